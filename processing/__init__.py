@@ -1,0 +1,1 @@
+"""Pixels, cameras and words in; metric boxes out."""

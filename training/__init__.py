@@ -1,0 +1,1 @@
+"""Everything that needs the truth: data, targets, losses, trainer, metrics."""

@@ -1,0 +1,1 @@
+"""IG3D: one row schema, one converter a source."""

@@ -1,0 +1,1 @@
+"""Metrics on metric, oriented 3D boxes."""
