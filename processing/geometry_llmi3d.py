@@ -251,17 +251,6 @@ def virtual_to_metric_depth(depth_virtual: Tensor, intrinsics: Tensor, virtual_f
     return depth_virtual * intrinsics[..., 1, 1] / virtual_focal_length
 
 
-def virtual_depth_from_height(height: Tensor, height_2d_px: Tensor, virtual_focal_length: float) -> Tensor:
-    """Depth in the virtual camera of an object from its height, f_v * H / h (as in MonoDETR).
-
-    Args:
-        height: [...], metres.
-        height_2d_px: [...], projected height, network pixels.
-    """
-    height, height_2d_px = _promote(height, height_2d_px)
-    return virtual_focal_length * height / height_2d_px
-
-
 # -------------------------------------------------------------------------------------------------------- rotations
 
 
