@@ -101,11 +101,16 @@ def fuse_depths(log_depths: Tensor, log_scales: Tensor, available: Tensor) -> tu
     return (weights * log_depths).sum(-1), weights
 
 
+class AnswerLinear(nn.Linear):
+    """The last layer of a head, whose bias starts at a sensible answer (see `_init_weights`)."""
+
+    def __init__(self, dim: int, initial_bias: list[float]):
+        super().__init__(dim, len(initial_bias))
+        self.initial_bias = initial_bias
+
+
 class Box3DHead(nn.Module):
     """Turns the hidden state at a 3D query token into a box. Float32 whatever the model's dtype, autocast or not."""
-
-    # Name and width of each answer, and where it starts: the middle of the picture, half its size, an upright metre cube.
-    OUTPUTS = {"center": 2, "sides": 4, "depth": 1, "log_scales": 3, "size": 3, "rotation": 6, "score": 1}
 
     def __init__(self, config: LLMI3DConfig):
         super().__init__()
@@ -115,12 +120,9 @@ class Box3DHead(nn.Module):
             *(nn.LayerNorm(config.text_config.hidden_size), nn.Linear(config.text_config.hidden_size, dim), nn.GELU()),
             *(nn.Linear(dim, dim), nn.GELU()),
         )
-        self.outputs = nn.ModuleDict({name: nn.Linear(dim, width) for name, width in self.OUTPUTS.items()})
-
-    def initial_biases(self) -> dict[str, list[float]]:
-        """Where each answer starts before training (in the units of the linear layers)."""
-        middle_depth = 0.5 * (math.log(self.config.depth_min_virtual) + math.log(self.config.depth_max_virtual))
-        return {
+        # Before training: an upright metre cube in the middle of the picture, a fifth of its side, at middle depth.
+        middle_depth = 0.5 * (math.log(config.depth_min_virtual) + math.log(config.depth_max_virtual))
+        initial = {
             "center": [0.5, 0.5],
             "sides": [math.log(0.1)] * 4,
             "depth": [middle_depth],
@@ -129,6 +131,7 @@ class Box3DHead(nn.Module):
             "rotation": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
             "score": [0.0],
         }
+        self.outputs = nn.ModuleDict({name: AnswerLinear(dim, bias) for name, bias in initial.items()})
 
     def forward(self, states: Tensor, mask: Tensor, depth_logits: Tensor | None = None) -> Box3DHeadOutput:
         """

@@ -32,14 +32,16 @@ def depth_bin_centers(config: LLMI3DConfig, device: torch.device | None = None) 
 
 
 def gather_windows(feature_map: Tensor, grid_size: int) -> Tensor:
-    """Cuts a map [B, C, H, W] into a view [B, N, P, C] of grid_size x grid_size windows, both in row-major order.
+    """Cuts a map [B, C, H, W] into grid_size x grid_size windows [B, N, P, C], windows and cells in row-major order.
 
     Raises:
         ValueError: a map that the grid does not divide.
     """
     batch, channels, height, width = feature_map.shape
     if height % grid_size or width % grid_size:
-        raise ValueError(f"feature_map: got {height}x{width} cells, want multiples of the {grid_size} tokens of a side.")
+        raise ValueError(
+            f"feature_map: got {height}x{width} cells, want multiples of the {grid_size} tokens of a side."
+        )
     rows, columns = height // grid_size, width // grid_size
     windows = feature_map.reshape(batch, channels, grid_size, rows, grid_size, columns)
     return windows.permute(0, 2, 4, 3, 5, 1).reshape(batch, grid_size**2, rows * columns, channels)
@@ -81,15 +83,16 @@ class _WindowAttend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query: Tensor, cells: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        # query [K, M], cells [K, P, M], bias [K, P]
-        variance, mean = torch.var_mean(cells.float(), dim=-1, correction=0)  # [K, P]
+        # query [K, M], cells [K, P, M], bias [K, P]; whatever has no M is at least float32
+        exact = torch.promote_types(cells.dtype, torch.float32)
+        variance, mean = torch.var_mean(cells.to(exact), dim=-1, correction=0)  # [K, P]
         rstd = (variance + eps).rsqrt()
         query = query.to(cells.dtype)
-        dots = torch.bmm(cells, query[..., None]).squeeze(-1).float()
-        scores = (dots - mean * query.float().sum(-1, keepdim=True)) * rstd
-        weights = (scores + bias.float()).softmax(-1)
+        dots = torch.bmm(cells, query[..., None]).squeeze(-1).to(exact)
+        scores = (dots - mean * query.sum(-1, keepdim=True, dtype=exact)) * rstd
+        weights = (scores + bias.to(exact)).softmax(-1)
         scaled = weights * rstd
-        attended = torch.bmm(scaled[:, None].to(cells.dtype), cells).squeeze(1).float()
+        attended = torch.bmm(scaled[:, None].to(cells.dtype), cells).squeeze(1).to(exact)
         attended = attended - (scaled * mean).sum(-1, keepdim=True)
         ctx.save_for_backward(query, cells, mean, rstd, scores, weights)
         return attended.to(cells.dtype), weights
@@ -98,20 +101,20 @@ class _WindowAttend(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_attended: Tensor, grad_weights: Tensor):
         query, cells, mean, rstd, scores, weights = ctx.saved_tensors
+        exact, channels = scores.dtype, cells.shape[-1]
         grad = grad_attended.to(cells.dtype)
+        grad_sum, query_sum = (x.sum(-1, keepdim=True, dtype=exact) for x in (grad, query))
         # With n_p the normalised cell, attended = sum_p weights_p n_p and scores_p = query . n_p: every term below is
         # a combination of query, grad and the raw cell with one scalar a cell.
-        along = (torch.bmm(cells, grad[..., None]).squeeze(-1).float() - mean * grad.float().sum(-1, keepdim=True)) * rstd
-        grad_weights = grad_weights.float() + along
+        along = (torch.bmm(cells, grad[..., None]).squeeze(-1).to(exact) - mean * grad_sum) * rstd
+        grad_weights = grad_weights.to(exact) + along
         grad_scores = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
         scaled = grad_scores * rstd
-        grad_query = torch.bmm(scaled[:, None].to(cells.dtype), cells).squeeze(1).float()
+        grad_query = torch.bmm(scaled[:, None].to(cells.dtype), cells).squeeze(1).to(exact)
         grad_query = grad_query - (scaled * mean).sum(-1, keepdim=True)
         grad_cells = None
         if ctx.needs_input_grad[1]:
-            channels = cells.shape[-1]
-            grad_mean = weights * grad.float().sum(-1, keepdim=True) + grad_scores * query.float().sum(-1, keepdim=True)
-            grad_mean = grad_mean / channels
+            grad_mean = (weights * grad_sum + grad_scores * query_sum) / channels
             grad_along = (weights * along + grad_scores * scores) / channels
             left = torch.stack((weights * rstd, grad_scores * rstd), -1).to(cells.dtype)  # [K, P, 2]
             grad_cells = torch.bmm(left, torch.stack((grad, query), 1))
@@ -119,6 +122,10 @@ class _WindowAttend(torch.autograd.Function):
             grad_cells.addcmul_(cells, (grad_along * rstd * rstd)[..., None].to(cells.dtype), value=-1)
             grad_cells.sub_(((grad_mean - grad_along * mean * rstd) * rstd)[..., None].to(cells.dtype))
         return grad_query, grad_cells, grad_scores, None
+
+
+class NeutralLinear(nn.Linear):
+    """A linear layer that starts at zero, so that what it feeds starts unchanged (see `_init_weights`)."""
 
 
 class CrossBranchAttention(nn.Module):
@@ -136,9 +143,9 @@ class CrossBranchAttention(nn.Module):
         self.key_norm = nn.LayerNorm(cell_dim, bias=False)
         self.key_proj = nn.Linear(cell_dim, dim, bias=False)
         self.value_norm = nn.LayerNorm(cell_dim)
-        self.value_proj = nn.Linear(cell_dim, dim)
-        self.depth_key_proj = nn.Linear(depth_dim, dim, bias=False) if depth_dim else None
-        self.depth_value_proj = nn.Linear(depth_dim, dim, bias=False) if depth_dim else None
+        self.value_proj = NeutralLinear(cell_dim, dim)
+        self.depth_key_proj = NeutralLinear(depth_dim, dim, bias=False) if depth_dim else None
+        self.depth_value_proj = NeutralLinear(depth_dim, dim, bias=False) if depth_dim else None
 
     def forward(self, tokens: Tensor, cells: Tensor, depth: Tensor | None = None) -> Tensor:
         """

@@ -29,9 +29,9 @@ from transformers.utils import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import select_hidden_states
 
-from .box_heads_llmi3d import Box3DHead, Box3DHeadOutput, gather_queries
+from .box_heads_llmi3d import AnswerLinear, Box3DHead, Box3DHeadOutput, gather_queries
 from .configuration_llmi3d import LLMI3DConfig
-from .feature_mining_llmi3d import CrossBranchAttention, FeatureMining
+from .feature_mining_llmi3d import FeatureMining, NeutralLinear
 
 
 logger = logging.get_logger(__name__)
@@ -147,15 +147,11 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, CrossBranchAttention):
-            # Neutral at first: tokens pass through unchanged until the value path is trained.
-            init.zeros_(module.value_proj.weight)
-            if module.depth_key_proj is not None:
-                init.zeros_(module.depth_key_proj.weight)
-                init.zeros_(module.depth_value_proj.weight)
-        elif isinstance(module, Box3DHead):
-            for name, bias in module.initial_biases().items():
-                init.copy_(module.outputs[name].bias, torch.tensor(bias))
+        # By leaf modules: transformers passes over modules of custom code that hold no parameter of their own.
+        if isinstance(module, NeutralLinear):
+            init.zeros_(module.weight)
+        elif isinstance(module, AnswerLinear):
+            init.copy_(module.bias, torch.tensor(module.initial_bias))
 
     def _set_gradient_checkpointing(self, enable=True, *args, **kwargs):
         super()._set_gradient_checkpointing(enable, *args, **kwargs)

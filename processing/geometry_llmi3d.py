@@ -32,7 +32,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 # Corner signs along (length, height, width), and the 12 edges between corners.
 CORNER_SIGNS = (
     (-1, -1, -1),
@@ -60,6 +59,11 @@ def _promote(*tensors: Tensor) -> tuple[Tensor, ...]:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, elementwise: `@` would be computed in half precision under autocast, and in TF32 where that is on."""
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
 # ---------------------------------------------------------------------------------------------------------- cameras
@@ -96,13 +100,13 @@ class Camera:
 
     def to_network(self, points_px: Tensor) -> Tensor:
         """Image-frame pixels [..., 2] (or boxes [..., 4] xyxy) to network-frame pixels."""
-        repeat = points_px.shape[-1] // 2
+        points_px, repeat = at_least_float32(points_px), points_px.shape[-1] // 2
         scale, offset = points_px.new_tensor(self.scale * repeat), points_px.new_tensor(self.offset * repeat)
         return points_px * scale + offset
 
     def to_image(self, points_px: Tensor) -> Tensor:
         """Network-frame pixels [..., 2] (or boxes [..., 4] xyxy) back to image-frame pixels."""
-        repeat = points_px.shape[-1] // 2
+        points_px, repeat = at_least_float32(points_px), points_px.shape[-1] // 2
         scale, offset = points_px.new_tensor(self.scale * repeat), points_px.new_tensor(self.offset * repeat)
         return (points_px - offset) / scale
 
@@ -138,8 +142,8 @@ def check_intrinsics(intrinsics: Tensor, image_size: tuple[int, int] | None = No
         width, height = image_size
         if not (0 < cx < width and 0 < cy < height):
             raise ValueError(
-                f"intrinsics: principal point ({cx:g}, {cy:g}) lies outside the {width}x{height} image; K belongs to a "
-                "picture of another size or orientation. Scale K along with the picture."
+                f"intrinsics: principal point ({cx:g}, {cy:g}) lies outside the {width}x{height} image; K belongs to "
+                "a picture of another size or orientation. Scale K along with the picture."
             )
     return intrinsics
 
@@ -173,8 +177,8 @@ def transform_intrinsics(intrinsics: Tensor, scale, offset) -> Tensor:
         intrinsics: [..., 3, 3].
         scale, offset: (x, y) pairs.
     """
-    move = intrinsics.new_tensor([[scale[0], 0, offset[0]], [0, scale[1], offset[1]], [0, 0, 1]])
-    return move @ intrinsics
+    intrinsics = at_least_float32(intrinsics)
+    return _matmul(intrinsics.new_tensor([[scale[0], 0, offset[0]], [0, scale[1], offset[1]], [0, 0, 1]]), intrinsics)
 
 
 def orient_intrinsics(intrinsics: Tensor, image_size: tuple[int, int], orientation: int) -> Tensor:
@@ -318,28 +322,16 @@ def matrix_to_quaternion(rotation: Tensor) -> Tensor:
     """Rotation [..., 3, 3] to a unit quaternion [..., 4] (w, x, y, z) with w >= 0."""
     r = at_least_float32(rotation)
     xx, yy, zz = r[..., 0, 0], r[..., 1, 1], r[..., 2, 2]
+    wx, wy, wz = r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]
+    xy, xz, yz = r[..., 1, 0] + r[..., 0, 1], r[..., 0, 2] + r[..., 2, 0], r[..., 2, 1] + r[..., 1, 2]
     # Each row is the quaternion times 4 of its own component; the largest one is the best conditioned.
-    candidates = torch.stack(
-        (
-            torch.stack(
-                (1 + xx + yy + zz, r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]),
-                -1,
-            ),
-            torch.stack(
-                (r[..., 2, 1] - r[..., 1, 2], 1 + xx - yy - zz, r[..., 1, 0] + r[..., 0, 1], r[..., 0, 2] + r[..., 2, 0]),
-                -1,
-            ),
-            torch.stack(
-                (r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] + r[..., 0, 1], 1 - xx + yy - zz, r[..., 2, 1] + r[..., 1, 2]),
-                -1,
-            ),
-            torch.stack(
-                (r[..., 1, 0] - r[..., 0, 1], r[..., 0, 2] + r[..., 2, 0], r[..., 2, 1] + r[..., 1, 2], 1 - xx - yy + zz),
-                -1,
-            ),
-        ),
-        -2,
+    rows = (
+        *(1 + xx + yy + zz, wx, wy, wz),
+        *(wx, 1 + xx - yy - zz, xy, xz),
+        *(wy, xy, 1 - xx + yy - zz, yz),
+        *(wz, xz, yz, 1 - xx - yy + zz),
     )
+    candidates = torch.stack(rows, -1).unflatten(-1, (4, 4))
     best = candidates.diagonal(dim1=-2, dim2=-1).argmax(-1)
     quaternion = candidates.gather(-2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)
     quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
@@ -347,10 +339,12 @@ def matrix_to_quaternion(rotation: Tensor) -> Tensor:
 
 
 def geodesic_angle(rotation_a: Tensor, rotation_b: Tensor) -> Tensor:
-    """Angle [...] in radians between two rotations [..., 3, 3]; accurate near 0 and near pi."""
+    """Angle [...] in radians between two rotations [..., 3, 3]; accurate, with finite gradients, from 0 to pi."""
     rotation_a, rotation_b = _promote(rotation_a, rotation_b)
-    chord = (rotation_a - rotation_b).flatten(-2).norm(dim=-1)  # = 2 sqrt(2) sin(angle / 2)
-    return 2 * torch.asin((chord / (2 * math.sqrt(2))).clamp(max=1))
+    between = _matmul(rotation_a.transpose(-1, -2), rotation_b)
+    sin = (between - between.transpose(-1, -2)).flatten(-2).norm(dim=-1) / math.sqrt(8)
+    cos = (between.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    return torch.atan2(sin, cos)
 
 
 def ray_rotation(points_cam: Tensor) -> Tensor:
@@ -371,13 +365,13 @@ def egocentric_to_allocentric(rotation: Tensor, center: Tensor) -> Tensor:
         center: [..., 3], any point on the ray, camera frame, in front of the camera.
     """
     rotation, center = _promote(rotation, center)
-    return ray_rotation(center).transpose(-1, -2) @ rotation
+    return _matmul(ray_rotation(center).transpose(-1, -2), rotation)
 
 
 def allocentric_to_egocentric(rotation: Tensor, center: Tensor) -> Tensor:
     """Inverse of `egocentric_to_allocentric`."""
     rotation, center = _promote(rotation, center)
-    return ray_rotation(center) @ rotation
+    return _matmul(ray_rotation(center), rotation)
 
 
 # ------------------------------------------------------------------------------------------------------------ boxes
@@ -394,14 +388,14 @@ def box_corners(center: Tensor, size: Tensor, rotation: Tensor) -> Tensor:
     center, size, rotation = _promote(center, size, rotation)
     signs = size.new_tensor(CORNER_SIGNS)
     local = 0.5 * signs * size[..., None, :]
-    return local @ rotation.transpose(-1, -2) + center[..., None, :]
+    return _matmul(local, rotation.transpose(-1, -2)) + center[..., None, :]
 
 
 def corners_to_box(corners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Inverse of `box_corners`: (center [..., 3], size [..., 3], rotation [..., 3, 3]) of true boxes with volume."""
     corners = at_least_float32(corners)
     signs = corners.new_tensor(CORNER_SIGNS)
-    axes = (signs.transpose(0, 1) @ corners) / 4  # rows: the box's axes, as long as the box
+    axes = _matmul(signs.transpose(0, 1), corners) / 4  # rows: the box's axes, as long as the box
     size = axes.norm(dim=-1)
     return corners.mean(-2), size, (axes / size[..., None]).transpose(-1, -2)
 

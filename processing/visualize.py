@@ -1,0 +1,350 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Pictures of answers: wireframes over the photograph and a bird's-eye view, with Pillow alone.
+
+A box to draw is a dict with `center`, `size` and `rotation` (camera frame, metres; see geometry_llmi3d), a `label` (or
+`category`) and, optionally, a `score`: what the pipeline returns, or an object of an IG3D row. Its corners are
+computed from these three, so that a drawing can never disagree with the numbers.
+
+The front face of a box is its +x (length) end. It is tinted and crossed in the picture, and the stroke from the
+middle of a footprint runs to it in the bird's-eye view. Distances are metres from the camera to the centre of the box
+(the length of `center`, not its depth).
+
+Coordinates on a canvas are image-frame pixels: (0, 0) is the top-left corner of the top-left pixel.
+"""
+
+import math
+import textwrap
+from itertools import pairwise, product
+
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+from .geometry_llmi3d import CORNER_SIGNS, EDGES, NEAR, back_project, box_corners, check_intrinsics, project
+
+# Okabe and Ito's colour-blind-safe palette without its black and its dark blue, which vanish on dark ground.
+PALETTE = ((230, 159, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (213, 94, 0), (204, 121, 167))
+WHITE, DARK = (255, 255, 255), (15, 17, 20)
+BACKGROUND, GRID, HORIZON, TEXT = (30, 34, 40), (58, 64, 73), (120, 127, 138), (205, 210, 217)
+
+# The four corners of the +x face, in order around it.
+FRONT_FACE = (1, 2, 6, 5)
+
+
+class _Canvas:
+    """A picture drawn `factor` times larger and averaged down at the end, which smooths every edge.
+
+    Enlarging by repetition and averaging back returns untouched pixels exactly. Text waits for the end: it is sharper
+    when it is drawn at its final size.
+    """
+
+    def __init__(self, image: Image.Image):
+        self.size = width, height = image.size
+        # Large pictures get by with less: their lines are wider, and memory grows with the square.
+        self.factor = 4 if max(image.size) <= 1600 else 2
+        self.font = ImageFont.load_default(max(11, round(0.019 * math.sqrt(width * height))))
+        self.line_width = max(1.25, 0.0024 * math.sqrt(width * height))
+        self.image = image.resize((width * self.factor, height * self.factor), Image.Resampling.NEAREST)
+        self.draw = ImageDraw.Draw(self.image, "RGBA")  # "RGBA" on an RGB picture blends instead of overwriting
+        self.texts = []  # (position, text, color, anchor)
+
+    def _scaled(self, point) -> tuple[float, float]:
+        return point[0] * self.factor - 0.5, point[1] * self.factor - 0.5
+
+    def path(self, points, color, width: float, dash: float = 0.0):
+        """Straight strokes with round ends, which join smoothly; `dash` is the pixels from one dash to the next."""
+        radius = width * self.factor / 2
+        for start, end in pairwise(points):
+            count = max(1, round(math.dist(start, end) / dash)) if dash else 1
+            for i in range(count):
+                # Each dash fills the middle of its share, which makes both ends of an edge look alike.
+                shares = ((i + 0.25) / count, (i + 0.75) / count) if dash else (0.0, 1.0)
+                ends = [self._scaled([a + t * (b - a) for a, b in zip(start, end, strict=True)]) for t in shares]
+                self.draw.line(ends, fill=color, width=max(1, round(2 * radius)))
+                for x, y in ends if radius > 2 else ():
+                    self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+
+    def polygon(self, points, color):
+        if len(points) > 2:
+            self.draw.polygon([self._scaled(point) for point in points], fill=color)
+
+    def plate(self, x_min, y_min, x_max, y_max, color):
+        ends = [self._scaled((x_min, y_min)), self._scaled((x_max, y_max))]
+        self.draw.rounded_rectangle(ends, radius=self.factor * (y_max - y_min) / 5, fill=color)
+
+    def finish(self) -> Image.Image:
+        image = self.image.reduce(self.factor)
+        draw = ImageDraw.Draw(image)
+        for position, text, color, anchor in self.texts:
+            draw.text(position, text, font=self.font, fill=color, anchor=anchor)
+        return image
+
+
+def draw_boxes(image: Image.Image, boxes: list, intrinsics, ground_truth=(), show_labels: bool = True) -> Image.Image:
+    """Draws boxes over their photograph: an RGB picture of the same size.
+
+    Edges that face away from the camera are thinner. What lies behind the camera or outside the picture is cut off; a
+    box wholly there is left out. Box i has colour i of the palette, here and in `draw_birds_eye_view`.
+
+    Args:
+        image: the photograph; an EXIF orientation that is still to be applied is applied. It is not changed.
+        boxes: dicts as described at the top of this file.
+        intrinsics: [3, 3], pixels, image frame.
+        ground_truth: further boxes, dashed in white, without labels.
+        show_labels: whether to write label, score and distance. A label moves away from others while there is room.
+
+    Raises:
+        ValueError: intrinsics that are no camera matrix.
+    """
+    intrinsics = check_intrinsics(intrinsics)
+    canvas = _Canvas(ImageOps.exif_transpose(image).convert("RGB"))
+    labels = []
+    # Far boxes first, so that near ones lie over them.
+    for i in sorted(range(len(boxes)), key=lambda i: -math.hypot(*boxes[i]["center"])):
+        extent = _draw_wireframe(canvas, boxes[i], intrinsics, _color(i))
+        if extent is not None:
+            labels.append((extent, _label_text(boxes[i]), _color(i)))
+    for box in ground_truth:
+        _draw_wireframe(canvas, box, intrinsics, WHITE, dashed=True)
+    if show_labels:
+        _draw_labels(canvas, labels[::-1])  # near boxes choose their place first
+    return canvas.finish()
+
+
+def draw_birds_eye_view(
+    boxes: list, intrinsics, image_size: tuple[int, int], ground_truth=(), size: tuple[int, int] = (480, 480)
+) -> Image.Image:
+    """Draws boxes from above on a metric grid: x to the right, z up, the camera and its field of view at the bottom.
+
+    The range fits every box; boxes behind the camera extend it downwards. A tilted box shows its outline from above.
+
+    Args:
+        boxes, intrinsics, ground_truth: as for `draw_boxes`.
+        image_size: (width, height) in pixels of the photograph: with K it sets the field of view.
+        size: (width, height) in pixels of the RGB picture that is returned.
+    """
+    intrinsics = check_intrinsics(intrinsics)
+    canvas = _Canvas(Image.new("RGB", size, BACKGROUND))
+    drawn = [(box, _color(i), 0.0) for i, box in enumerate(boxes)]
+    drawn += [(box, WHITE, 4 * canvas.line_width) for box in ground_truth]
+    outlines = [_outline_from_above(box) for box, _, _ in drawn]
+    ground = _Ground(outlines, size, margin_px=min(2 * canvas.font.size, 0.2 * min(size)))
+
+    sides_px = torch.tensor([[0.0, 0.0], [image_size[0], 0.0]], dtype=torch.float64)
+    sides = back_project(sides_px, torch.full((2,), ground.z_max, dtype=torch.float64), intrinsics)
+    left, right = (ground(x, z) for x, _, z in sides.tolist())
+    camera = ground(0, 0)
+    canvas.polygon([left, camera, right], (*WHITE, 18))
+    _draw_grid(canvas, ground)
+    canvas.path([left, camera, right], HORIZON, 0.6 * canvas.line_width)
+    triangle = ((-0.6, 0.5), (0.6, 0.5), (0, -0.5))
+    canvas.polygon([(camera[0] + x * canvas.font.size, camera[1] + y * canvas.font.size) for x, y in triangle], TEXT)
+
+    for (box, color, dash), outline in zip(drawn, outlines, strict=True):
+        points = [ground(*point) for point in outline]
+        if not dash:
+            canvas.polygon(points, (*color, 80))
+            corners = _corners(box)
+            heading = torch.stack((corners.mean(0), corners[list(FRONT_FACE)].mean(0)))[:, [0, 2]].tolist()
+            canvas.path([ground(*point) for point in heading], color, canvas.line_width)
+        canvas.path([*points, points[0]], color, canvas.line_width, dash)
+    return canvas.finish()
+
+
+def draw_answer(image: Image.Image, answer: dict, ground_truth=()) -> Image.Image:
+    """Draws one answer of the pipeline: picture and bird's-eye view side by side, the prompt below (RGB).
+
+    Args:
+        image: the photograph that was asked about.
+        answer: dict with `image_size` (width, height), `intrinsics` [3, 3], `intrinsics_source`, `prompt` and `boxes`.
+        ground_truth: as for `draw_boxes`.
+
+    Raises:
+        ValueError: an image of another size than the answer's.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.size != tuple(answer["image_size"]):
+        raise ValueError(f"image: got {image.size} pixels, but the answer is about {tuple(answer['image_size'])}.")
+    boxes, intrinsics = answer["boxes"], answer["intrinsics"]
+    picture = draw_boxes(image, boxes, intrinsics, ground_truth)
+    # Below some 300 pixels the grid cannot be read any more, however small the photograph.
+    view_size = (max(300, min(image.size)), max(300, image.height))
+    view = draw_birds_eye_view(boxes, intrinsics, image.size, ground_truth, view_size)
+
+    canvas = _Canvas(Image.new("RGB", (picture.width + view.width, view.height)))  # for its sizes
+    margin, step = round(0.6 * canvas.font.size), round(1.35 * canvas.font.size)
+    page_width = picture.width + margin + view.width
+    prompt = " ".join(answer["prompt"].split())
+    # Letters differ in width: a tenth is kept free.
+    letters = 0.9 * (page_width - 2 * margin) * len(prompt) / max(1.0, canvas.font.getlength(prompt))
+    lines = [(line, WHITE) for line in textwrap.wrap(prompt, max(1, int(letters)))]
+    count = "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
+    lines.append((f"{count}, intrinsics: {answer['intrinsics_source']}", TEXT))
+    page = Image.new("RGB", (page_width, view.height + len(lines) * step + 2 * margin), BACKGROUND)
+    page.paste(picture, (0, (view.height - picture.height) // 2))
+    page.paste(view, (picture.width + margin, 0))
+    draw = ImageDraw.Draw(page)
+    for i, (line, color) in enumerate(lines):
+        draw.text((margin, view.height + margin + i * step), line, font=canvas.font, fill=color)
+    return page
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    return PALETTE[index % len(PALETTE)]
+
+
+def _corners(box: dict) -> Tensor:
+    return box_corners(*(torch.as_tensor(box[name], dtype=torch.float64) for name in ("center", "size", "rotation")))
+
+
+def _label_text(box: dict) -> str:
+    score = "" if box.get("score") is None else f"{box['score']:.2f}"
+    parts = (box.get("label", box.get("category", "")), score, f"{math.hypot(*box['center']):.1f} m")
+    return "  ".join(part for part in parts if part)
+
+
+# --------------------------------------------------------------------------------------------------------- wireframes
+
+
+def _visible_part(points: list, intrinsics: Tensor, size: tuple[int, int], margin_px: float) -> list:
+    """The part of a polygon (of two points: of an edge) in view, in pixels; empty where nothing is.
+
+    Cutting in the camera frame, before the division by z, keeps every coordinate near the picture. One plane after
+    another, as Sutherland and Hodgman do: the near plane, then the four sides.
+    """
+    fx, fy, cx, cy = (intrinsics[i].item() for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    left, top, right, bottom = cx + margin_px, cy + margin_px, size[0] - cx + margin_px, size[1] - cy + margin_px
+    sides = ((fx, 0, left, 0), (-fx, 0, right, 0), (0, fy, top, 0), (0, -fy, bottom, 0))
+    count = len(points)
+    for a, b, c, d in ((0, 0, 1, -NEAR), *sides):
+        above = [a * x + b * y + c * z + d for x, y, z in points]
+        kept = []
+        for i, point in enumerate(points):
+            j = (i + 1) % len(points)
+            if above[i] >= 0:
+                kept.append(point)
+            if (above[i] >= 0) != (above[j] >= 0):
+                t = above[i] / (above[i] - above[j])
+                kept.append([p + t * (q - p) for p, q in zip(point, points[j], strict=True)])
+        points = kept[:2] if count == 2 else kept  # an edge must not run back to its start
+    return project(torch.tensor(points, dtype=torch.float64), intrinsics).tolist() if points else []
+
+
+def _hidden_edges(corners: Tensor) -> list[bool]:
+    """For each of EDGES: whether both faces that meet there look away from the camera (none, seen from inside)."""
+    signs = corners.new_tensor(CORNER_SIGNS)
+    half_axes, middle = signs.T @ corners / 8, corners.mean(0)
+    # A face looks at the camera, the origin, if that lies on the outer side: normal . (middle + normal) < 0. [8, 3]:
+    # the three faces that meet at each corner.
+    facing = signs * (half_axes @ middle) + (half_axes**2).sum(-1) < 0
+    start, end = torch.tensor(EDGES).T
+    return (~(facing[start] & (signs[start] == signs[end])).any(-1) & facing.any()).tolist()
+
+
+def _draw_wireframe(canvas: _Canvas, box: dict, intrinsics: Tensor, color, dashed: bool = False):
+    """Draws one box; returns the extent (x_min, y_min, x_max, y_max) of what is seen in the picture, or None."""
+    corners, width = _corners(box), canvas.line_width
+
+    def visible(*indices):
+        return _visible_part([corners[i].tolist() for i in indices], intrinsics, canvas.size, margin_px=3 * width)
+
+    edges = [visible(*edge) for edge in EDGES]
+    if dashed:
+        for tone, tone_width in ((DARK, 1.6 * width), (color, 0.8 * width)):
+            for edge in edges:
+                canvas.path(edge, tone, tone_width, dash=5 * width)
+    else:
+        canvas.polygon(visible(*FRONT_FACE), (*color, 70))
+        for diagonal in (FRONT_FACE[::2], FRONT_FACE[1::2]):
+            canvas.path(visible(*diagonal), (*color, 150), 0.5 * width)
+        hidden = _hidden_edges(corners)
+        # All dark casings before all colours: no casing may cut through a neighbouring edge.
+        for which, tone, tone_width in ((True, color, 0.5), (False, DARK, 1.9), (False, color, 1.0)):
+            for edge, is_hidden in zip(edges, hidden, strict=True):
+                if is_hidden == which:
+                    canvas.path(edge, tone, tone_width * width)
+    if not any(edges):
+        return None
+    x, y = zip(*(point for edge in edges for point in edge), strict=True)
+    extent = max(0, min(x)), max(0, min(y)), min(canvas.size[0], max(x)), min(canvas.size[1], max(y))
+    return extent if extent[0] < extent[2] and extent[1] < extent[3] else None
+
+
+def _draw_labels(canvas: _Canvas, labels: list[tuple]):
+    """Writes (extent, text, color) labels, each near the extent of its box and off the others while there is room."""
+    taken = []
+    height = round(1.4 * canvas.font.size)
+    for (x_min, y_min, x_max, y_max), text, color in labels:
+        width = canvas.font.getlength(text) + 0.8 * canvas.font.size
+        above, below = y_min - height - 2, y_max + 2
+        rows = [above, below, y_min + 2, *(y for k in range(1, 8) for y in (above - k * height, below + k * height))]
+        columns = (x_min, x_max - width, (x_min + x_max - width) / 2, x_min - width, x_max)
+        # The first free place, else the one that covers least of other labels.
+        least, x, y = math.inf, 0, 0
+        for row, column in product(rows, columns):
+            left, top = max(0, min(column, canvas.size[0] - width)), max(0, min(row, canvas.size[1] - height))
+            shared = [(min(left + width, b) - max(left, a), height - abs(top - c)) for a, b, c in taken]
+            covered = sum(max(0, across) * max(0, along) for across, along in shared)
+            if covered < least:
+                least, x, y = covered, left, top
+        taken.append((x, x + width, y))
+        if y + height < y_min - height or y > y_max + height:  # moved away: a thin line says whose it is
+            ends = (y + height, y_min) if y < y_min else (y, y_max)
+            canvas.path([(x + width / 2, ends[0]), ((x_min + x_max) / 2, ends[1])], color, 1)
+        canvas.plate(x, y, x + width, y + height, color)
+        canvas.texts.append(((x + width / 2, y + height / 2), text, DARK, "mm"))
+
+
+# ---------------------------------------------------------------------------------------------------- bird's-eye view
+
+
+def _outline_from_above(box: dict) -> list[tuple[float, float]]:
+    """(x, z) in metres around the convex hull of the corners seen from above (Andrew's monotone chain)."""
+    points = sorted((x, z) for x, _, z in _corners(box).tolist())
+    hull = []
+    for chain in (points, points[::-1]):
+        start = len(hull)
+        for x, z in chain:
+            while len(hull) > start + 1:
+                (x0, z0), (x1, z1) = hull[-2:]
+                if (x1 - x0) * (z - z0) - (z1 - z0) * (x - x0) > 1e-9:
+                    break
+                hull.pop()
+            hull.append((x, z))
+        hull.pop()  # the other chain starts with it
+    return hull
+
+
+class _Ground:
+    """Metres on the ground (x, z) to pixels of the view, at one scale that fits all outlines and the camera."""
+
+    def __init__(self, outlines: list, size: tuple[int, int], margin_px: float):
+        x, z = zip((0.0, 0.0), *(point for outline in outlines for point in outline), strict=True)
+        # Never closer than a metre, and a street's depth where there is nothing to fit.
+        z_max = max(1.0, *z) if outlines else 20.0
+        across, along = max(0.5, *map(abs, x)), z_max - min(z)
+        self.scale = min((size[0] / 2 - margin_px) / across, (size[1] - 2 * margin_px) / along)
+        self.origin = (size[0] / 2, size[1] - margin_px + min(z) * self.scale)
+        self.x_max = size[0] / 2 / self.scale
+        self.z_min, self.z_max = (self.origin[1] - size[1]) / self.scale, self.origin[1] / self.scale
+
+    def __call__(self, x: float, z: float) -> tuple[float, float]:
+        return self.origin[0] + self.scale * x, self.origin[1] - self.scale * z
+
+
+def _draw_grid(canvas: _Canvas, ground: _Ground):
+    """Grid lines at round metres, named along the left (z) and the bottom (x)."""
+    (width, height), letter = canvas.size, canvas.font.size
+    least = 4 * letter / ground.scale  # metres between lines
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+    for k in range(math.ceil(-ground.x_max / step), math.floor(ground.x_max / step) + 1):
+        x, _ = ground(k * step, 0)
+        canvas.path([(x, 0), (x, height)], GRID, 1)
+        if k and 2 * letter < x < width - 2 * letter:
+            canvas.texts.append(((x, height - 0.3 * letter), f"{k * step:g}", TEXT, "mb"))
+    for k in range(math.ceil(ground.z_min / step), math.floor(ground.z_max / step) + 1):
+        _, y = ground(0, k * step)
+        canvas.path([(0, y), (width, y)], GRID, 1)
+        if 0.6 * letter < y < height - 2 * letter:
+            canvas.texts.append(((0.4 * letter, y), f"{k * step:g} m", TEXT, "lm"))
