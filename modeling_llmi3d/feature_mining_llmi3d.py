@@ -1,9 +1,9 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Spatial-Enhanced Local Feature Mining: depth predictor and cross-branch attention.
 
-The low-resolution ViT's tokens query the high-resolution CNN's cells, each token in its own window, as in Mini-Gemini's
-patch info mining. An object-level depth map (as in MonoDETR) is predicted from the CNN and its embedding enters keys
-and values, so that attention sees where in depth a cell lies.
+The low-resolution ViT's tokens query the high-resolution CNN's cells, each token in its own window, as in
+Mini-Gemini's patch info mining. An object-level depth map (as in MonoDETR) is predicted from the CNN and its embedding
+enters keys and values, so that attention sees where in depth a cell lies.
 
 Shapes: B images, N tokens = windows (grid x grid), P cells in a window, C channels of a token, M channels of a cell
 (all CNN stages concatenated), E channels of the depth embedding, D depth bins.
@@ -65,7 +65,7 @@ class DepthPredictor(nn.Module):
         self.classifier = nn.Conv2d(dim, config.num_depth_bins + 1, 1)
 
     def forward(self, stages: list[Tensor]) -> Tensor:
-        """CNN stages, each [B, C_s, H_s, W_s] -> depth logits [B, D + 1, H, W] at the resolution of the chosen stage."""
+        """CNN stages, each [B, C_s, H_s, W_s] -> depth logits [B, D + 1, H, W] at the chosen stage's resolution."""
         size = stages[self.stage].shape[-2:]
         merged = sum(
             F.interpolate(lateral(stage), size=size, mode="bilinear", align_corners=False)
@@ -118,7 +118,7 @@ class _WindowAttend(torch.autograd.Function):
             grad_along = (weights * along + grad_scores * scores) / channels
             left = torch.stack((weights * rstd, grad_scores * rstd), -1).to(cells.dtype)  # [K, P, 2]
             grad_cells = torch.bmm(left, torch.stack((grad, query), 1))
-            # In place: these two would otherwise be the only tensors as large as the cells besides the gradient itself.
+            # In place: these two would otherwise be the only tensors of the cells' size besides the gradient itself.
             grad_cells.addcmul_(cells, (grad_along * rstd * rstd)[..., None].to(cells.dtype), value=-1)
             grad_cells.sub_(((grad_mean - grad_along * mean * rstd) * rstd)[..., None].to(cells.dtype))
         return grad_query, grad_cells, grad_scores, None

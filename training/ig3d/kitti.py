@@ -1,0 +1,210 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""KITTI object frames (image_2, calib, label_2) as IG3D rows.
+
+KITTI's conventions and what becomes of them
+    location    centre of the box's *bottom* face in the rectified frame of camera 0 -> `center`, the middle of the box
+    h, w, l     -> `size` = (length, height, width)
+    rotation_y  about the camera's y axis, positive from z towards x -> `rotation`
+    P2          3x4, K [I | t]: camera 2 stands some 6 cm beside camera 0. A row has K alone, so every centre moves by
+                t = K^-1 p4 into the frame of camera 2. K then projects it to exactly the pixels of P2.
+    alpha       rotation_y - atan2(x, z) with the location as given, in the frame of camera 0
+    DontCare    left out: a region of the picture, no object
+    Misc        kept with `ignore` set, and so is a box whose centre does not lie before the camera
+    truncated, occluded -> `truncation`, `occlusion` (0, 1, 2, or 3 for unknown)
+
+K is taken as published. It counts pixels from the middle of the top-left one where an image frame counts from its
+corner, a difference of half a pixel that readers of KITTI commonly leave.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llmi3d.processing.geometry_llmi3d import check_intrinsics, yaw_to_matrix
+
+from .schema import grounding_conversation, grounding_pairs, make_object
+
+__all__ = ["KittiLabel", "grounding_pairs", "read_kitti_frames", "read_kitti_labels", "read_kitti_projection"]
+
+_FOLDERS = {"image_2": ".png", "calib": ".txt", "label_2": ".txt"}
+
+
+@dataclass(frozen=True)
+class KittiLabel:
+    """One line of a label file, as given.
+
+    Attributes:
+        category: as written, "Car", "DontCare", ...
+        truncation: 0 to 1.
+        occlusion: 0, 1, 2, or 3 for unknown.
+        alpha: observation angle, radians.
+        box_2d: (x_min, y_min, x_max, y_max), pixels, within the picture.
+        height, width, length: metres.
+        location: (x, y, z) of the bottom face's centre, metres, frame of camera 0.
+        yaw: rotation_y, radians.
+    """
+
+    category: str
+    truncation: float
+    occlusion: int
+    alpha: float
+    box_2d: tuple[float, float, float, float]
+    height: float
+    width: float
+    length: float
+    location: tuple[float, float, float]
+    yaw: float
+
+
+def read_kitti_frames(root: str | Path) -> Iterator[dict]:
+    """Rows of a KITTI object folder, one a frame, in the order of the frames' ids.
+
+    Each object that is not ignored is asked for once, by a phrase that means it alone among the labelled objects: "the
+    car" where its category has one, else "the nearest car", "the second nearest car", ... "the farthest car", by the
+    distance of its centre from the camera. A frame without such an object gives no row, since nothing is asked of it.
+
+    Args:
+        root: folder with image_2, calib and label_2, or the folder above, in which it is called training.
+
+    Returns:
+        Rows as in schema.IG3D_FEATURES; `image` is a path.
+
+    Raises:
+        FileNotFoundError: a folder or a file of some frame is not there (named; raised before the first row).
+        ValueError: a file name that is not a frame id; file and line of a calibration or a label that cannot be read.
+    """
+    root = Path(root)
+    folder = root / "training" if (root / "training").is_dir() else root
+    frame_ids = set()
+    for name, suffix in _FOLDERS.items():
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f"{folder / name}: no such folder; a KITTI folder has {', '.join(_FOLDERS)}.")
+        for path in (folder / name).glob(f"*{suffix}"):
+            if not re.fullmatch("[0-9]+", path.stem):
+                raise ValueError(f"{path}: got the frame id {path.stem!r}, want digits alone.")
+            frame_ids.add(path.stem)
+    for frame_id in sorted(frame_ids):
+        for name, suffix in _FOLDERS.items():
+            if not (folder / name / f"{frame_id}{suffix}").is_file():
+                raise FileNotFoundError(f"{folder / name / frame_id}{suffix}: frame {frame_id} lacks this file.")
+    rows = (_read_frame(folder, frame_id) for frame_id in sorted(frame_ids))
+    return (row for row in rows if row["targets"])
+
+
+def read_kitti_projection(path: str | Path) -> torch.Tensor:
+    """P2 of a calibration file, float64 [3, 4]: from the rectified frame of camera 0 to pixels of image_2.
+
+    Raises:
+        ValueError: no P2, or one that is not K [I | t].
+    """
+    for line in Path(path).read_text().splitlines():
+        if not line.startswith("P2:"):
+            continue
+        values = line.split()[1:]
+        try:
+            projection = torch.tensor([float(value) for value in values], dtype=torch.float64).reshape(3, 4)
+            check_intrinsics(projection[:, :3])
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{path}: P2: got {' '.join(values)!r}, want 12 numbers of K [I | t] ({error})") from None
+        return projection
+    raise ValueError(f"{path}: no line starts with P2:.")
+
+
+def read_kitti_labels(path: str | Path) -> list[KittiLabel]:
+    """The lines of a label file, DontCare included.
+
+    Raises:
+        ValueError: names file and line.
+    """
+    labels = []
+    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            truncation, occlusion, alpha, *values = (float(word) for word in words[1:])
+            left, top, right, bottom, height, width, length, x, y, z, yaw = values
+        except ValueError:
+            raise ValueError(f"{path}:{number}: got {line!r}, want a category and 14 numbers.") from None
+        labels.append(
+            KittiLabel(
+                category=words[0],
+                truncation=truncation,
+                occlusion=int(occlusion),
+                alpha=alpha,
+                box_2d=(left, top, right, bottom),
+                height=height,
+                width=width,
+                length=length,
+                location=(x, y, z),
+                yaw=yaw,
+            )
+        )
+    return labels
+
+
+def _read_frame(folder: Path, frame_id: str) -> dict:
+    projection = read_kitti_projection(folder / "calib" / f"{frame_id}.txt")
+    intrinsics = projection[:, :3]
+    offset = torch.linalg.solve(intrinsics, projection[:, 3])
+    objects = []
+    for i, label in enumerate(read_kitti_labels(folder / "label_2" / f"{frame_id}.txt")):
+        if label.category == "DontCare":
+            continue
+        middle = label.location[0], label.location[1] - label.height / 2, label.location[2]
+        center = torch.tensor(middle, dtype=torch.float64) + offset
+        objects.append(
+            make_object(
+                str(i),
+                label.category.lower(),
+                center,
+                (label.length, label.height, label.width),
+                yaw_to_matrix(torch.tensor(label.yaw, dtype=torch.float64)),
+                intrinsics,
+                truncation=label.truncation,
+                occlusion=label.occlusion,
+                ignore=label.category == "Misc" or center[2].item() <= 0,
+            )
+        )
+    phrases = _phrases([entry for entry in objects if not entry["ignore"]])
+    return {
+        "image": str(folder / "image_2" / f"{frame_id}.png"),
+        "image_id": f"kitti/training/{frame_id}",
+        "source": "kitti",
+        "split": "training",
+        "intrinsics": intrinsics.tolist(),
+        "objects": objects,
+        "messages": grounding_conversation(list(phrases.values())),
+        "targets": list(phrases),
+        "task": ["grounding"] * len(phrases),
+    }
+
+
+def _phrases(objects: list[dict]) -> dict[str, str]:
+    """For each object, in the order given: its id and a phrase that means it alone."""
+    phrases = {}
+    for entry in objects:
+        alike = [other for other in objects if other["category"] == entry["category"]]
+        alike.sort(key=lambda other: math.hypot(*other["center"]))
+        rank = alike.index(entry)
+        words = [_nearest(rank, len(alike)), entry["category"].replace("_", " ")]
+        phrases[entry["id"]] = " ".join(["the", *filter(None, words)])
+    return phrases
+
+
+def _nearest(rank: int, count: int) -> str:
+    """Words for the place `rank`, from 0, among `count` by distance; none where there is one alone."""
+    if count == 1:
+        return ""
+    if rank == count - 1:
+        return "farthest"
+    ordinals = ("", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+    if rank < len(ordinals):
+        return f"{ordinals[rank]} nearest".strip()
+    number = rank + 1
+    last = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{last} nearest"

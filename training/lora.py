@@ -1,0 +1,44 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""LoRA on the language model; what is new in LLMI3D is trained in full."""
+
+import re
+
+from peft import LoraConfig
+from torch import nn
+
+
+def lora_config(
+    model: nn.Module, rank: int = 16, alpha: int | None = None, dropout: float = 0.0, train_towers: bool = False
+) -> LoraConfig:
+    """A `peft.LoraConfig` for a `LLMI3DForConditionalGeneration`; use it with `peft.get_peft_model`.
+
+    Adapters go on every linear layer inside the language model's blocks. Projector, feature mining and 3D heads are
+    trained in full and saved with the adapter; so are the rows of the 3D query token in the embeddings.
+
+    Args:
+        model: the model that will be wrapped; it is only read.
+        rank: of the adapters.
+        alpha: scale of the adapters, twice the rank by default.
+        dropout: on the adapters' input.
+        train_towers: train both vision towers in full too (for models whose towers were never pre-trained).
+    """
+    blocks = re.compile(r"model\.language_model\.(?:.*\.)?layers\.\d+\.")
+    leaves = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and blocks.match(name)
+    }
+    # Bare suffixes would also match the vision towers, the projector and the heads.
+    target_modules = rf".*language_model\.(?:.*\.)?layers\.\d+\..*\b({'|'.join(sorted(leaves))})"
+    trained = ["feature_mining", "multi_modal_projector", "box_head"]
+    if train_towers:
+        trained += ["vision_tower", "high_res_tower"]
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
+        lora_dropout=dropout,
+        target_modules=target_modules,
+        modules_to_save=trained,
+        trainable_token_indices={"embed_tokens": [model.config.box_3d_token_id]},
+        task_type="CAUSAL_LM",
+    )
