@@ -75,53 +75,69 @@ class DepthPredictor(nn.Module):
 
 
 class _WindowAttend(torch.autograd.Function):
-    """weights = softmax(query . normalised cells + bias); returns the weighted sum of the normalised cells.
+    """weights = softmax(query . normalised cells + depth_query . depth); the weighted sums of both.
 
     The cells are layer-normalised (without affine part) only in effect: their means and deviations are divided out of
     scores and sums, so that neither the normalised cells nor their gradient's intermediate terms are ever stored.
     """
 
     @staticmethod
-    def forward(ctx, query: Tensor, cells: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        # query [K, M], cells [K, P, M], bias [K, P]; whatever has no M is at least float32
+    def forward(
+        ctx, query: Tensor, cells: Tensor, depth_query: Tensor | None, depth: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor | None]:
+        # query [K, M], cells [K, P, M], depth_query [K, E], depth [K, P, E]. What has no M or E is at least float32.
         exact = torch.promote_types(cells.dtype, torch.float32)
         variance, mean = torch.var_mean(cells.to(exact), dim=-1, correction=0)  # [K, P]
         rstd = (variance + eps).rsqrt()
         query = query.to(cells.dtype)
         dots = torch.bmm(cells, query[..., None]).squeeze(-1).to(exact)
         scores = (dots - mean * query.sum(-1, keepdim=True, dtype=exact)) * rstd
-        weights = (scores + bias.to(exact)).softmax(-1)
+        weights = scores
+        if depth is not None:
+            depth_query = depth_query.to(depth.dtype)
+            weights = scores + torch.bmm(depth, depth_query[..., None]).squeeze(-1).to(exact)
+        weights = weights.softmax(-1)
         scaled = weights * rstd
         attended = torch.bmm(scaled[:, None].to(cells.dtype), cells).squeeze(1).to(exact)
         attended = attended - (scaled * mean).sum(-1, keepdim=True)
-        ctx.save_for_backward(query, cells, mean, rstd, scores, weights)
-        return attended.to(cells.dtype), weights
+        attended_depth = None
+        if depth is not None:
+            attended_depth = torch.bmm(weights[:, None].to(depth.dtype), depth).squeeze(1).to(depth.dtype)
+        ctx.save_for_backward(query, cells, depth_query, depth, mean, rstd, scores, weights)
+        return attended.to(cells.dtype), attended_depth
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_attended: Tensor, grad_weights: Tensor):
-        query, cells, mean, rstd, scores, weights = ctx.saved_tensors
+    def backward(ctx, grad_attended: Tensor, grad_attended_depth: Tensor | None):
+        query, cells, depth_query, depth, mean, rstd, scores, weights = ctx.saved_tensors
         exact, channels = scores.dtype, cells.shape[-1]
         grad = grad_attended.to(cells.dtype)
         grad_sum, query_sum = (x.sum(-1, keepdim=True, dtype=exact) for x in (grad, query))
         # With n_p the normalised cell, attended = sum_p weights_p n_p and scores_p = query . n_p: every term below is
         # a combination of query, grad and the raw cell with one scalar a cell.
         along = (torch.bmm(cells, grad[..., None]).squeeze(-1).to(exact) - mean * grad_sum) * rstd
-        grad_weights = grad_weights.to(exact) + along
+        grad_weights = along
+        if depth is not None:
+            grad_depth_sum = grad_attended_depth.to(depth.dtype)
+            grad_weights = along + torch.bmm(depth, grad_depth_sum[..., None]).squeeze(-1).to(exact)
         grad_scores = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
         scaled = grad_scores * rstd
         grad_query = torch.bmm(scaled[:, None].to(cells.dtype), cells).squeeze(1).to(exact)
         grad_query = grad_query - (scaled * mean).sum(-1, keepdim=True)
-        grad_cells = None
+        grad_cells = grad_depth_query = grad_depth = None
         if ctx.needs_input_grad[1]:
             grad_mean = (weights * grad_sum + grad_scores * query_sum) / channels
             grad_along = (weights * along + grad_scores * scores) / channels
-            left = torch.stack((weights * rstd, grad_scores * rstd), -1).to(cells.dtype)  # [K, P, 2]
+            left = torch.stack((weights * rstd, scaled), -1).to(cells.dtype)  # [K, P, 2]
             grad_cells = torch.bmm(left, torch.stack((grad, query), 1))
             # In place: these two would otherwise be the only tensors of the cells' size besides the gradient itself.
             grad_cells.addcmul_(cells, (grad_along * rstd * rstd)[..., None].to(cells.dtype), value=-1)
             grad_cells.sub_(((grad_mean - grad_along * mean * rstd) * rstd)[..., None].to(cells.dtype))
-        return grad_query, grad_cells, grad_scores, None
+        if depth is not None:
+            grad_depth_query = torch.bmm(grad_scores[:, None].to(depth.dtype), depth).squeeze(1)
+            left = torch.stack((weights, grad_scores), -1).to(depth.dtype)
+            grad_depth = torch.bmm(left, torch.stack((grad_depth_sum, depth_query), 1))
+        return grad_query, grad_cells, grad_depth_query, grad_depth, None
 
 
 class NeutralLinear(nn.Linear):
@@ -157,22 +173,20 @@ class CrossBranchAttention(nn.Module):
         Returns:
             [B, N, C], what the tokens found (to be added to them).
         """
-        batch, num_tokens, num_cells, cell_dim = cells.shape
         query = self.query_proj(self.query_norm(tokens)) / math.sqrt(tokens.shape[-1])
         folded = (query @ self.key_proj.weight) * self.key_norm.weight
-        if depth is None:
-            bias = cells.new_zeros(batch, num_tokens, num_cells)
-        else:
-            bias = (depth @ (query @ self.depth_key_proj.weight)[..., None]).squeeze(-1)
-        attended, weights = _WindowAttend.apply(
-            folded.flatten(0, 1), cells.flatten(0, 1), bias.flatten(0, 1), self.key_norm.eps
+        depth_query = None if depth is None else (query @ self.depth_key_proj.weight).flatten(0, 1)
+        attended, attended_depth = _WindowAttend.apply(
+            folded.flatten(0, 1),
+            cells.flatten(0, 1),
+            depth_query,
+            None if depth is None else depth.flatten(0, 1),
+            self.key_norm.eps,
         )
-        attended = attended.view(batch, num_tokens, cell_dim) * self.value_norm.weight + self.value_norm.bias
-        mined = self.value_proj(attended)
+        mined = self.value_proj(attended * self.value_norm.weight + self.value_norm.bias)
         if depth is not None:
-            weights = weights.view(batch, num_tokens, 1, num_cells).to(depth.dtype)
-            mined = mined + self.depth_value_proj((weights @ depth).squeeze(-2))
-        return mined
+            mined = mined + self.depth_value_proj(attended_depth)
+        return mined.view(tokens.shape)
 
     def reference_forward(self, tokens: Tensor, cells: Tensor, depth: Tensor | None = None) -> Tensor:
         """The same by the plain arithmetic of attention, with every cell projected; slow, for comparison."""

@@ -26,9 +26,7 @@ from .geometry_llmi3d import CORNER_SIGNS, EDGES, NEAR, back_project, box_corner
 PALETTE = ((230, 159, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (213, 94, 0), (204, 121, 167))
 WHITE, DARK = (255, 255, 255), (15, 17, 20)
 BACKGROUND, GRID, HORIZON, TEXT = (30, 34, 40), (58, 64, 73), (120, 127, 138), (205, 210, 217)
-
-# The four corners of the +x face, in order around it.
-FRONT_FACE = (1, 2, 6, 5)
+FRONT_FACE = (1, 2, 6, 5)  # the four corners of the +x face, in order around it
 
 
 class _Canvas:

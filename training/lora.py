@@ -32,7 +32,12 @@ def lora_config(
     target_modules = rf".*language_model\.(?:.*\.)?layers\.\d+\..*\b({'|'.join(sorted(leaves))})"
     trained = ["feature_mining", "multi_modal_projector", "box_head"]
     if train_towers:
-        trained += ["vision_tower", "high_res_tower"]
+        tower = model.model.vision_tower
+        parts = {f"encoder.layers.{i}": layer for i, layer in enumerate(tower.encoder.layers)}
+        parts |= {name: part for name, part in tower.named_children() if name != "encoder"}
+        # Not the layers behind the one that is read: they never get a gradient.
+        used = [name for name, part in parts.items() if any(weight.requires_grad for weight in part.parameters())]
+        trained += ["high_res_tower", *(f"vision_tower.{name}" for name in used)]
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,

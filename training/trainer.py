@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from llmi3d.training.arguments import LLMI3DTrainingArguments
-from llmi3d.training.losses import Box3DCriterion, Box3DTargets
+from llmi3d.training.losses import Box3DCriterion, Box3DLossWeights, Box3DTargets
 
 
 class LLMI3DTrainer(Trainer):
     """Trains `LLMI3DForConditionalGeneration`, plain or wrapped by PEFT, on what `LLMI3DDataCollator` makes.
 
     The loss is that of the whole optimisation step: language loss by the step's tokens, box losses by its boxes, depth-map
-    loss by its images, whatever the split into accumulated batches and processes. Each component is logged.
+    loss by its images, whatever the split into accumulated batches and processes. Each component is logged, and
+    the mean 3D IoU that the training boxes achieved (`box_iou`).
 
     Example:
 
@@ -66,18 +67,22 @@ class LLMI3DTrainer(Trainer):
         if model.training:
             for name, value in {"lm": language.detach(), **boxes.components}.items():
                 self._component_sums[name] += value
+            if boxes.iou is not None:
+                self._component_sums["iou"] += boxes.iou.sum() / (counts["num_boxes"] or len(boxes.iou))
             # Gradients are averaged over processes, while the counts are those of all of them.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._component_sums and "loss" in logs:
-            names = sorted(self._component_sums)
-            sums = torch.stack([torch.as_tensor(self._component_sums[name], device=self.args.device) for name in names])
+            # The same names on every process, whatever its batches held.
+            names = ["lm", *Box3DLossWeights.__dataclass_fields__, "iou"]
+            sums = torch.tensor([float(self._component_sums[name]) for name in names], device=self.args.device)
             if self.args.world_size > 1:
                 sums = self.accelerator.reduce(sums, "sum")
             steps = max(self.state.global_step - self._steps_at_last_log, 1)
-            logs = {**logs, **{f"loss_{name}": value.item() / steps for name, value in zip(names, sums, strict=True)}}
+            means = dict(zip(names, (sums / steps).tolist(), strict=True))
+            logs = {**logs, "box_iou": means.pop("iou"), **{f"loss_{name}": value for name, value in means.items()}}
             self._component_sums.clear()
             self._steps_at_last_log = self.state.global_step
         super().log(logs, start_time)

@@ -73,12 +73,16 @@ def iou_2d(a, b):
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def mean_iou(real, change=lambda center, size, rotation, offset: (center, size, rotation)):
-    """Mean 2D IoU of projected and given boxes over the objects that lie wholly in the picture."""
+def unchanged(center, size, rotation, offset):
+    return center, size, rotation
+
+
+def mean_iou(real, change=unchanged, pedestrians=True):
+    """Mean 2D IoU of projected and given boxes over the objects that are not truncated."""
     overlaps = []
     for row, labels, projection, (width, height) in real:
         for entry, label in zip(row["objects"], labels, strict=True):
-            if label.truncation > 0:
+            if label.truncation > 0 or (label.category == "Pedestrian" and not pedestrians):
                 continue
             corners = box_corners(*change(*box(entry), camera_offset(projection)))
             projected = project_box_2d(corners, torch.tensor(row["intrinsics"], dtype=torch.float64))
@@ -100,26 +104,25 @@ def alpha_errors(real, negate_yaw=False):
 
 
 def test_real_boxes_project_onto_the_given_2d_boxes(real):
-    assert mean_iou(real) >= 0.90
+    assert mean_iou(real, pedestrians=False) >= 0.96
+    # The 2D box of a person hugs what is seen, the 3D box spans a whole stride: half of the frames' objects, IoU 0.68.
+    assert mean_iou(real) >= 0.84
 
 
 @pytest.mark.parametrize(
-    "misreading, at_most",
+    "change, at_most",
     [
-        ("bottom centre as centre", 0.6),
-        ("width and length swapped", 0.8),
-        ("yaw negated", 0.9),
-        ("fourth column of P2 ignored", 0.9),
+        pytest.param(
+            lambda c, s, r, t: (c + torch.tensor([0, s[1] / 2, 0]), s, r), 0.45, id="bottom centre as centre"
+        ),
+        pytest.param(lambda c, s, r, t: (c, s.flip(-1), r), 0.60, id="width and length swapped"),
+        pytest.param(lambda c, s, r, t: (c, s, r.T), 0.93, id="yaw negated"),
+        pytest.param(lambda c, s, r, t: (c - t, s, r), 0.945, id="fourth column of P2 ignored"),
     ],
 )
-def test_a_misreading_of_the_format_shows(real, misreading, at_most):
-    change = {
-        "bottom centre as centre": lambda c, s, r, t: (c + torch.tensor([0, s[1] / 2, 0]), s, r),
-        "width and length swapped": lambda c, s, r, t: (c, s.flip(-1), r),
-        "yaw negated": lambda c, s, r, t: (c, s, r.T),
-        "fourth column of P2 ignored": lambda c, s, r, t: (c - t, s, r),
-    }[misreading]
-    assert mean_iou(real, change) < min(at_most, mean_iou(real) - 0.01)
+def test_a_misreading_of_the_format_shows(real, change, at_most):
+    assert mean_iou(real, change, pedestrians=False) < at_most
+    assert mean_iou(real, change) < mean_iou(real) - 0.02
 
 
 def test_real_yaw_agrees_with_alpha(real):

@@ -218,7 +218,7 @@ def test_grounding_pairs_pass_over_other_turns():
     ]
     row = make_row(messages=messages, task=["vqa", "grounding"])
     assert [(phrase, entry["id"]) for phrase, entry in grounding_pairs(row)] == [("the brown table", "b")]
-    with pytest.raises(ValueError, match="got the grounding question 'Name them.'"):
+    with pytest.raises(ValueError, match=r"got the grounding question .Name them\."):
         grounding_pairs({**row, "task": ["grounding", "grounding"]})
 
 

@@ -39,11 +39,11 @@ from PIL import ExifTags
 from PIL import Image as PILImage
 
 from llmi3d.processing.geometry_llmi3d import box_corners, check_intrinsics, project_box_2d
+from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 
 TASKS = ("grounding", "multi", "absent", "vqa", "caption")
 IMAGE_PLACEHOLDER = "<image>"
 BOX_PLACEHOLDER = "<box_3d>"
-GROUNDING_PROMPT = "Locate {phrase} in 3D."
 GROUNDING_ANSWER = BOX_PLACEHOLDER
 
 

@@ -46,7 +46,7 @@ UPRIGHT_TOLERANCE = 1e-9
 ON_PLANE = 1e-11
 
 # Pairs worked on at a time: few enough to stay in a CPU's cache, many enough to fill an accelerator.
-PAIRS_PER_CHUNK = {"cpu": 2048, "other": 65536}
+PAIRS_PER_CHUNK = {"cpu": 4096, "other": 65536}
 
 
 def box3d_iou(
@@ -58,8 +58,8 @@ def box3d_iou(
         corners_a: [N, 8, 3] in the order of `box_corners`, metres.
         corners_b: [M, 8, 3], same frame and device.
         paired: compare box i with box i (M = N) instead of every box with every other.
-        pairs_per_chunk: how many pairs are worked on at a time (`PAIRS_PER_CHUNK`). It bounds the
-            memory and changes no result.
+        pairs_per_chunk: how many pairs are worked on at a time (default `PAIRS_PER_CHUNK`). It bounds the memory and
+            changes no result.
 
     Returns:
         float64 [N, M], or [N] when `paired`; within [0, 1], exactly 0 for boxes that a face plane separates.
@@ -105,12 +105,9 @@ class _Boxes:
 def _to_boxes(corners: Tensor, name: str) -> _Boxes:
     if corners.ndim != 3 or corners.shape[1:] != (8, 3):
         raise ValueError(f"{name}: got shape {tuple(corners.shape)}, want (number of boxes, 8, 3).")
-    parts = [_boxes_of_part(part, name, first) for first, part in _split(corners)]
+    part = 8192 if corners.device.type == "cpu" else 131072
+    parts = [_boxes_of_part(some, name, part * index) for index, some in enumerate(corners.split(part))]
     return _Boxes(*(torch.cat(tensors, -1) for tensors in zip(*parts, strict=True)))
-
-
-def _split(corners: Tensor) -> list[tuple[int, Tensor]]:
-    return [(first, corners[first : first + 65536]) for first in range(0, max(len(corners), 1), 65536)]
 
 
 def _boxes_of_part(corners: Tensor, name: str, first: int) -> tuple[Tensor, ...]:
@@ -227,8 +224,9 @@ def _pair_volumes(offset: Tensor, half_axes_a: Tensor, inverse_b: Tensor, differ
     # The quick route takes the upright axes as equal and knows no derivative with respect to tilt.
     quick = meet & upright & (not differentiable)
     general, quick = (meet & ~quick).nonzero().squeeze(1), quick.nonzero().squeeze(1)
-    volumes = _general_volume(offset[:, general], axes[:, :, general])
-    shared = offset.new_zeros(offset.shape[1]).index_put((general,), volumes)
+    shared = offset.new_zeros(offset.shape[1])
+    if len(general) or differentiable:  # without pairs too, so that there is something to differentiate
+        shared = shared.index_put((general,), _general_volume(offset[:, general], axes[:, :, general]))
     if len(quick):
         volumes = _upright_volume(offset[:, quick], axes[:, :, quick], row[quick], column[quick])
         shared = shared.index_put((quick,), volumes)
@@ -336,18 +334,18 @@ def _clip(polygons: Sequence[Tensor], excess: Tensor) -> Sequence[Tensor]:
     value = excess.detach()
     farthest = ((value == value.amax(0)) * slot[:count]).amax(0)
     order = farthest + slot
-    order = order - count * (order >= count)
+    order = order - count * (order >= count).byte()
     inside = _take(value, order.long() * width + column) <= ON_PLANE
     first, last = count - ((count - slot) * inside).amax(0), (slot * inside).amax(0)
 
     # The edges that cross: from the slot before the first one kept, and to the slot after the last one kept.
     ends = torch.stack((first - (first > 0).byte(), last + (last < count).byte(), first, last)) + farthest
-    outer, inner = ((ends - count * (ends >= count)).long() * width + column).unflatten(0, (2, 2))
+    outer, inner = ((ends - count * (ends >= count).byte()).long() * width + column).unflatten(0, (2, 2))
     depth = -_take(excess, inner).clamp(max=0)
     part = depth / (_take(excess, outer) + depth).clamp(min=ON_PLANE)
 
     before, after, empty = slot < first, slot > last, first == count
-    source = (order * ~(before | after) + count * before + (count + 1) * after) * ~empty
+    source = (order * ~(before | after) + count * before.byte() + (count + 1) * after.byte()) * ~empty
     source = source.long() * width + column
     clipped = []
     for coordinate in polygons:

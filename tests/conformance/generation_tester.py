@@ -1,0 +1,3 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+class GenerationTesterMixin:
+    pass

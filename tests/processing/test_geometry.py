@@ -1,0 +1,663 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""The geometry against scipy, PIL and plain numpy.
+
+Shapes: n boxes, 8 corners. Cameras are realistic: fx != fy and a principal point off the centre.
+"""
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from scipy.spatial.transform import Rotation
+
+from llmi3d.processing import geometry_llmi3d as geometry
+from llmi3d.processing.geometry_llmi3d import (
+    EDGES,
+    NEAR,
+    Camera,
+    allocentric_to_egocentric,
+    back_project,
+    box_corners,
+    check_intrinsics,
+    corners_to_box,
+    decode_boxes,
+    egocentric_to_allocentric,
+    encode_boxes,
+    geodesic_angle,
+    intrinsics_from_focal,
+    intrinsics_from_fov,
+    matrix_to_quaternion,
+    matrix_to_rotation_6d,
+    matrix_to_yaw,
+    metric_to_virtual_depth,
+    orient_intrinsics,
+    project,
+    project_box_2d,
+    quaternion_to_matrix,
+    ray_rotation,
+    rotation_6d_to_matrix,
+    transform_intrinsics,
+    virtual_to_metric_depth,
+    yaw_to_matrix,
+)
+
+IMAGE_SIZE = (640, 480)
+FX, FY, CX, CY = 531.0, 517.0, 331.5, 227.25
+K = intrinsics_from_focal(FX, FY, CX, CY)
+VIRTUAL_FOCAL = 768.0
+
+
+def random_boxes(n: int = 32, seed: int = 0, dtype=torch.float64):
+    """(center, size, rotation) of boxes at 1-40 m, each wholly before the camera, also outside the picture."""
+    rng = np.random.default_rng(seed)
+    z = np.exp(rng.uniform(np.log(1.5), np.log(40), n))
+    center = np.stack((rng.uniform(-0.9, 0.9, n) * z, rng.uniform(-0.7, 0.7, n) * z, z), -1)
+    size = np.exp(rng.uniform(np.log(0.05), np.log(1.5), (n, 3)))
+    rotation = Rotation.random(n, rng=rng).as_matrix()
+    return tuple(torch.from_numpy(x).to(dtype) for x in (center, size, rotation))
+
+
+def random_cameras(n: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    rows = zip(rng.uniform(200, 2000, n), rng.uniform(200, 2000, n), rng.uniform(100, 900, n), rng.uniform(90, 700, n))
+    return torch.stack([intrinsics_from_focal(*row) for row in rows]).to(dtype)
+
+
+def decode(encoded, intrinsics):
+    return decode_boxes(
+        encoded.center_2d_px,
+        encoded.depth_virtual,
+        encoded.size,
+        encoded.rotation_allocentric,
+        intrinsics,
+        VIRTUAL_FOCAL,
+    )
+
+
+def assert_rotations(matrices: torch.Tensor, tolerance: float):
+    eye = torch.eye(3, dtype=matrices.dtype).expand_as(matrices)
+    torch.testing.assert_close(matrices @ matrices.mT, eye, atol=tolerance, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(matrices), torch.ones(matrices.shape[:-2], dtype=matrices.dtype))
+
+
+# ------------------------------------------------------------------------------------------------ encode and decode
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_decoding_what_was_encoded_gives_the_box_back(dtype, tolerance):
+    boxes, cameras = random_boxes(200, dtype=dtype), random_cameras(200, dtype=dtype)
+    for got, want in zip(decode(encode_boxes(*boxes, cameras, VIRTUAL_FOCAL), cameras), boxes, strict=True):
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, want, atol=tolerance, rtol=tolerance)
+
+
+def test_encoding_is_what_the_pinhole_camera_says():
+    center, size, rotation = random_boxes()
+    encoded = encode_boxes(center, size, rotation, K, VIRTUAL_FOCAL)
+    for i in range(len(center)):
+        x, y, z = center[i].numpy()
+        np.testing.assert_allclose(encoded.center_2d_px[i], (FX * x / z + CX, FY * y / z + CY))
+        np.testing.assert_allclose(encoded.depth_virtual[i], z * VIRTUAL_FOCAL / FY)
+        # The projected vertical extent in virtual pixels follows from virtual depth alone.
+        half = size[i, 1].item() / 2
+        upright = project(torch.tensor([[x, y - half, z], [x, y + half, z]]), K)
+        height_px = (upright[1, 1] - upright[0, 1]).item()
+        assert height_px == pytest.approx(VIRTUAL_FOCAL * 2 * half / encoded.depth_virtual[i].item())
+
+
+# A letterbox, an anisotropic resize, a crop (negative offset) and a flip-free chain of all three.
+PIXEL_OPERATIONS = {
+    "letterbox": ((1.2, 1.2), (0.0, 96.0)),
+    "anisotropic resize": ((1.2, 1.6), (0.0, 0.0)),
+    "crop": ((1.0, 1.0), (-123.0, -77.0)),
+    "shrink, crop and pad": ((0.37, 0.41), (-51.3, 210.0)),
+}
+
+
+@pytest.mark.parametrize("name", PIXEL_OPERATIONS)
+def test_a_pixel_operation_does_not_change_the_metric_box(name):
+    scale, offset = PIXEL_OPERATIONS[name]
+    boxes = random_boxes(dtype=torch.float32)
+    camera = Camera(tuple(map(tuple, K.tolist())), IMAGE_SIZE, "given", scale, offset)
+    moved = camera.network_intrinsics()
+    assert not torch.equal(moved, K)
+    encoded = encode_boxes(*boxes, moved.float(), VIRTUAL_FOCAL)
+    for got, want in zip(decode(encoded, moved.float()), boxes, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    # The moved camera sees each centre where the moved pixels show it.
+    torch.testing.assert_close(
+        encoded.center_2d_px, camera.to_network(project(boxes[0], K.float())), atol=1e-2, rtol=1e-5
+    )
+
+
+def test_transform_intrinsics_moves_the_projection_of_points():
+    points = random_boxes()[0]
+    before, after = project(points, K), project(points, transform_intrinsics(K, (1.3, 0.7), (11.0, -5.0)))
+    expected = before.numpy() * (1.3, 0.7) + (11.0, -5.0)
+    np.testing.assert_allclose(after, expected, atol=1e-9)
+
+
+def test_camera_moves_points_and_boxes_there_and_back():
+    camera = Camera(tuple(map(tuple, K.tolist())), IMAGE_SIZE, scale=(0.5, 2.0), offset=(3.0, -7.0))
+    box = torch.tensor([10.0, 20.0, 110.0, 220.0])
+    torch.testing.assert_close(camera.to_network(box), torch.tensor([8.0, 33.0, 58.0, 433.0]))
+    torch.testing.assert_close(camera.to_image(camera.to_network(box)), box)
+    torch.testing.assert_close(camera.to_network(box[:2]), torch.tensor([8.0, 33.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64])
+def test_camera_moves_pixels_of_any_type_in_float32(dtype):
+    camera = Camera(tuple(map(tuple, K.tolist())), IMAGE_SIZE, scale=(0.3, 0.3), offset=(0.25, 0.25))
+    points = torch.tensor([101, 203]).to(dtype)
+    torch.testing.assert_close(camera.to_network(points), points.float() * 0.3 + 0.25)
+    torch.testing.assert_close(camera.to_image(points), (points.float() - 0.25) / 0.3)
+
+
+def test_half_the_focal_length_halves_the_depth_of_the_same_answer():
+    encoded = encode_boxes(*random_boxes(), K, VIRTUAL_FOCAL)
+    halved = intrinsics_from_focal(FX / 2, FY / 2, CX, CY)
+    center, size, _ = decode(encoded, K)
+    center_halved, size_halved, _ = decode(encoded, halved)
+    torch.testing.assert_close(center_halved[..., 2], center[..., 2] / 2)
+    torch.testing.assert_close(size_halved, size)
+    # Both centres project to the same pixel: depth alone has changed along with the ray.
+    torch.testing.assert_close(project(center_halved, halved), project(center, K))
+
+
+def test_rescaling_picture_and_camera_together_changes_no_encoding():
+    boxes = random_boxes()
+    network_side = 768.0
+    small = Camera(tuple(map(tuple, K.tolist())), IMAGE_SIZE, scale=(network_side / 640,) * 2, offset=(0.0, 96.0))
+    large_k = transform_intrinsics(K, (2.5, 2.5), (0.0, 0.0))
+    large = Camera(
+        tuple(map(tuple, large_k.tolist())), (1600, 1200), scale=(network_side / 1600,) * 2, offset=(0, 96.0)
+    )
+    a, b = (encode_boxes(*boxes, camera.network_intrinsics(), VIRTUAL_FOCAL) for camera in (small, large))
+    for name in vars(a):
+        torch.testing.assert_close(getattr(a, name), getattr(b, name), msg=name)
+
+
+def test_virtual_depth_is_inverted():
+    depth, cameras = random_boxes(9)[0][:, 2], random_cameras(9)
+    virtual = metric_to_virtual_depth(depth, cameras, VIRTUAL_FOCAL)
+    assert not torch.allclose(virtual, depth)
+    torch.testing.assert_close(virtual_to_metric_depth(virtual, cameras, VIRTUAL_FOCAL), depth)
+
+
+def test_back_project_inverts_project():
+    points, cameras = random_boxes(9)[0], random_cameras(9)
+    torch.testing.assert_close(back_project(project(points, cameras), points[:, 2], cameras), points)
+
+
+def test_encode_refuses_a_centre_behind_the_camera():
+    center, size, rotation = random_boxes(3)
+    center[1, 2] = -2.5
+    with pytest.raises(ValueError, match=r"got a depth of -2\.5 m, want every centre at z > 0"):
+        encode_boxes(center, size, rotation, K, VIRTUAL_FOCAL)
+
+
+# -------------------------------------------------------------------------------------------------------- rotations
+
+
+def test_quaternion_is_scipys():
+    rotations = Rotation.random(100, rng=1)
+    # Half turns about the axes and diagonals are where a naive formula divides by zero.
+    half_turns = Rotation.from_rotvec(
+        math.pi * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.8, 0], [0, 0.6, -0.8], [-0.8, 0, 0.6]])
+    )
+    for rotation in (rotations, half_turns, Rotation.identity(1)):
+        xyzw = rotation.as_quat(canonical=False)
+        wxyz = torch.from_numpy(xyzw[:, [3, 0, 1, 2]])
+        matrices = torch.from_numpy(rotation.as_matrix())
+        torch.testing.assert_close(quaternion_to_matrix(wxyz), matrices)
+        torch.testing.assert_close(quaternion_to_matrix(-3.7 * wxyz), matrices)
+        got = matrix_to_quaternion(matrices)
+        assert (got[:, 0] >= 0).all()
+        torch.testing.assert_close(got.norm(dim=-1), torch.ones(len(got), dtype=torch.float64))
+        # q and -q are one rotation: compare up to sign.
+        torch.testing.assert_close((got * wxyz).sum(-1).abs(), torch.ones(len(got), dtype=torch.float64))
+        torch.testing.assert_close(quaternion_to_matrix(got), matrices)
+
+
+def test_yaw_turns_about_the_cameras_y_axis():
+    yaw = np.linspace(-3.1, 3.1, 23)
+    want = torch.from_numpy(Rotation.from_euler("y", yaw).as_matrix())
+    matrices = yaw_to_matrix(torch.from_numpy(yaw))
+    torch.testing.assert_close(matrices, want)
+    torch.testing.assert_close(matrix_to_yaw(matrices), torch.from_numpy(yaw))
+
+
+def test_yaw_of_a_tilted_box_is_the_heading_of_its_length_axis():
+    rotation = Rotation.from_euler("y", 0.7) * Rotation.from_euler("xz", (0.3, 0.2))
+    x, _, z = rotation.apply([1, 0, 0])
+    got = matrix_to_yaw(torch.from_numpy(rotation.as_matrix()))
+    assert got.item() == pytest.approx(math.atan2(-z, x))
+
+
+def test_6d_is_the_first_two_columns_and_back():
+    matrices = torch.from_numpy(Rotation.random(50, rng=2).as_matrix())
+    six = matrix_to_rotation_6d(matrices)
+    np.testing.assert_array_equal(six[:, :3], matrices[:, :, 0])
+    np.testing.assert_array_equal(six[:, 3:], matrices[:, :, 1])
+    torch.testing.assert_close(rotation_6d_to_matrix(six), matrices)
+
+
+def test_6d_of_any_vectors_is_gram_schmidt():
+    six = np.random.default_rng(3).normal(size=(50, 6))
+    for vectors, got in zip(six, rotation_6d_to_matrix(torch.from_numpy(six)).numpy(), strict=True):
+        q, r = np.linalg.qr(np.stack((vectors[:3], vectors[3:]), -1))
+        q = q * np.sign(np.diag(r))  # QR leaves the signs open; Gram-Schmidt has a positive diagonal
+        np.testing.assert_allclose(got, np.column_stack((q, np.cross(q[:, 0], q[:, 1]))), atol=1e-12)
+
+
+DEGENERATE_6D = {
+    "zeros": [0.0] * 6,
+    "first zero": [0, 0, 0, 0.3, -2, 1],
+    "first zero, second the x axis": [0, 0, 0, 1, 0, 0],
+    "second zero": [1, 2, 3, 0, 0, 0],
+    "second zero, first the y axis": [0, 1, 0, 0, 0, 0],
+    "parallel": [1, 2, 3, 2, 4, 6],
+    "opposite": [1, 2, 3, -1, -2, -3],
+    "almost parallel": [1, 2, 3, 1, 2, 3 + 1e-5],
+    "tiny": [1e-7, 2e-7, 0, 0, 1e-7, 3e-7],
+    "vanishing": [1e-30, 0, 0, 0, 1e-30, 0],
+    "large": [1e9, 2e9, 0, -1e9, 5e8, 1e9],
+    "long and short": [1e6, 0, 1e6, 0, 1e-4, 0],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", DEGENERATE_6D)
+def test_6d_always_gives_a_rotation_with_finite_gradients(name, dtype):
+    six = torch.tensor(DEGENERATE_6D[name], dtype=dtype, requires_grad=True)
+    matrix = rotation_6d_to_matrix(six)
+    assert_rotations(matrix, 1e-5)
+    (matrix * torch.arange(9.0).view(3, 3)).sum().backward()
+    assert torch.isfinite(six.grad).all()
+
+
+def test_every_rotation_function_stays_in_so3():
+    boxes = random_boxes(64, dtype=torch.float32)
+    encoded = encode_boxes(*boxes, K.float(), VIRTUAL_FOCAL)
+    assert_rotations(encoded.rotation_allocentric, 1e-5)
+    assert_rotations(decode(encoded, K.float())[2], 1e-5)
+    assert_rotations(ray_rotation(boxes[0]), 1e-5)
+    assert_rotations(rotation_6d_to_matrix(torch.randn(64, 6, generator=torch.Generator().manual_seed(0))), 1e-5)
+    assert_rotations(quaternion_to_matrix(torch.randn(64, 4, generator=torch.Generator().manual_seed(0))), 1e-5)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-4, 0.5, math.pi / 2, 3.0, math.pi - 1e-4, math.pi])
+def test_geodesic_angle_is_the_angle_between(angle):
+    rng = np.random.default_rng(4)
+    axes = rng.normal(size=(50, 3))
+    axes /= np.linalg.norm(axes, axis=-1, keepdims=True)
+    a = Rotation.random(50, rng=rng)
+    b = a * Rotation.from_rotvec(angle * axes)
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
+        matrix_a = torch.from_numpy(a.as_matrix()).to(dtype).requires_grad_()
+        got = geodesic_angle(matrix_a, torch.from_numpy(b.as_matrix()).to(dtype))
+        torch.testing.assert_close(got, torch.full_like(got, angle), atol=tolerance, rtol=0)
+        got.sum().backward()
+        # Rotating one of them changes the angle at most as fast as it is rotated.
+        assert (matrix_a.grad.abs() <= 1).all()
+
+
+def test_ray_rotation_is_the_smallest_turn_of_the_optical_axis_onto_the_ray():
+    points = random_boxes(50)[0].numpy()
+    rays = points / np.linalg.norm(points, axis=-1, keepdims=True)
+    z = np.array([0.0, 0.0, 1.0])
+    axes = np.cross(z, rays)
+    angles = np.arccos(rays[:, 2])
+    want = Rotation.from_rotvec(axes / np.linalg.norm(axes, axis=-1, keepdims=True) * angles[:, None]).as_matrix()
+    got = ray_rotation(torch.from_numpy(points)).numpy()
+    np.testing.assert_allclose(got @ z, rays, atol=1e-12)
+    np.testing.assert_allclose(got, want, atol=1e-9)
+
+
+def test_ray_rotation_on_the_optical_axis_is_the_identity_and_smooth():
+    point = torch.tensor([0.0, 0.0, 3.0], requires_grad=True)
+    matrix = ray_rotation(point)
+    assert torch.equal(matrix, torch.eye(3))
+    jacobian = torch.autograd.functional.jacobian(ray_rotation, point.detach())
+    # x moves the ray's x and -z's; 1/depth is the angle a unit of length spans.
+    assert jacobian[0, 2, 0].item() == pytest.approx(1 / 3)
+    assert jacobian[2, 0, 0].item() == pytest.approx(-1 / 3)
+    assert torch.isfinite(jacobian).all()
+
+
+def test_allocentric_and_egocentric_are_inverse_and_relative_to_the_ray():
+    center, _, rotation = random_boxes(50)
+    allocentric = egocentric_to_allocentric(rotation, center)
+    assert not torch.allclose(allocentric, rotation)
+    torch.testing.assert_close(allocentric_to_egocentric(allocentric, center), rotation)
+    # A box that turns along with the ray to it keeps its allocentric rotation.
+    want = allocentric[0].expand_as(rotation)
+    turned = ray_rotation(center) @ want
+    torch.testing.assert_close(egocentric_to_allocentric(turned, center), want)
+    on_axis = torch.tensor([0.0, 0.0, 5.0], dtype=torch.float64).expand_as(center)
+    torch.testing.assert_close(egocentric_to_allocentric(rotation, on_axis), rotation)
+
+
+# ------------------------------------------------------------------------------------------------------------ boxes
+
+
+def test_corners_are_in_omni3ds_order():
+    length, height, width = 2.0, 4.0, 6.0
+    corners = box_corners(torch.zeros(3), torch.tensor([length, height, width]), torch.eye(3))
+    want = [
+        [-1, -2, -3],  # near face, first the top ones (y points down)
+        [1, -2, -3],
+        [1, 2, -3],
+        [-1, 2, -3],
+        [-1, -2, 3],
+        [1, -2, 3],
+        [1, 2, 3],
+        [-1, 2, 3],
+    ]
+    assert corners.tolist() == want
+
+
+def test_edges_join_corners_that_differ_along_one_axis():
+    corners = box_corners(torch.zeros(3), torch.ones(3), torch.eye(3))
+    moved = [(corners[a] != corners[b]).sum().item() for a, b in EDGES]
+    assert moved == [1] * 12
+    assert len({frozenset(edge) for edge in EDGES}) == 12
+
+
+def test_corners_against_a_loop():
+    center, size, rotation = (x.numpy() for x in random_boxes(20))
+    got = box_corners(*random_boxes(20)).numpy()
+    signs = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
+    for i in range(20):
+        for k in range(8):
+            (sx, sy), sz = signs[k % 4], -1 if k < 4 else 1
+            local = np.array([sx, sy, sz]) * size[i] / 2
+            np.testing.assert_allclose(got[i, k], rotation[i] @ local + center[i], atol=1e-12)
+
+
+def test_corners_to_box_inverts_box_corners():
+    boxes = random_boxes(50)
+    for got, want in zip(corners_to_box(box_corners(*boxes)), boxes, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def surface_points(center, size, rotation, steps: int = 220) -> np.ndarray:
+    """Points [m, 3] on the six faces of one box, camera frame."""
+    line = np.linspace(-0.5, 0.5, steps)
+    u, v = (x.ravel() for x in np.meshgrid(line, line))
+    faces = []
+    for axis in range(3):
+        for side in (-0.5, 0.5):
+            face = np.insert(np.stack((u, v), -1), axis, side, axis=-1)
+            faces.append(face)
+    return np.concatenate(faces) * np.asarray(size) @ np.asarray(rotation).T + np.asarray(center)
+
+
+@pytest.mark.parametrize(
+    ("center", "near"),
+    [((0.4, -0.2, 6.0), NEAR), ((0.4, -0.2, 0.7), 0.2), ((-0.5, 0.3, 0.1), 0.2), ((2.0, 0.5, -0.6), 0.2)],
+    ids=["before the camera", "around the near plane", "centre before the plane", "mostly behind the camera"],
+)
+def test_project_box_2d_is_the_extent_of_the_visible_surface(center, near):
+    size, rotation = (2.0, 1.2, 3.0), Rotation.from_euler("yxz", (0.6, 0.25, -0.1)).as_matrix()
+    points = surface_points(center, size, rotation)
+    visible = points[points[:, 2] >= near]
+    assert len(visible) > 0 and (len(visible) == len(points)) == (center[2] == 6.0)
+    pixels = np.stack((FX * visible[:, 0] / visible[:, 2] + CX, FY * visible[:, 1] / visible[:, 2] + CY), -1)
+    want = np.concatenate((pixels.min(0), pixels.max(0)))
+    corners = box_corners(*(torch.tensor(np.asarray(x), dtype=torch.float64) for x in (center, size, rotation)))
+    got = project_box_2d(corners, K, near).numpy()
+    extent = np.tile(want[2:] - want[:2], 2)
+    # The samples lie on the box, so never outside; the gap is what falls between two of them at the plane.
+    assert (got[:2] <= want[:2] + 1e-6).all() and (got[2:] >= want[2:] - 1e-6).all()
+    np.testing.assert_array_less(np.abs(got - want), 0.05 * extent + 1e-6)
+    if center[2] == 6.0:
+        np.testing.assert_allclose(got, want, atol=1e-9)
+
+
+def test_project_box_2d_is_not_clipped_to_the_picture():
+    corners = box_corners(torch.tensor([30.0, 0.0, 5.0]), torch.ones(3), torch.eye(3))
+    assert project_box_2d(corners, K.float())[0] > IMAGE_SIZE[0]
+
+
+def test_project_box_2d_behind_the_camera_is_nan_and_leaves_its_neighbours_alone():
+    boxes = random_boxes(3, dtype=torch.float32)
+    boxes[0][1, 2] *= -1
+    got = project_box_2d(box_corners(*boxes), K.float())
+    assert got[1].isnan().all()
+    assert torch.isfinite(got[[0, 2]]).all()
+
+
+# ---------------------------------------------------------------------------------------------------------- cameras
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orient_intrinsics_follows_the_pixels(orientation):
+    width, height = 40, 30
+    stored_k = intrinsics_from_focal(35.0, 28.0, 17.0, 16.5)
+    column, row = 31, 4  # the marked pixel, as stored
+    picture = np.zeros((height, width), np.uint8)
+    picture[row, column] = 255
+    image = Image.fromarray(picture)
+    image.getexif()[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    (new_row,), (new_column,) = np.nonzero(upright)
+
+    moved_k = orient_intrinsics(stored_k, (width, height), orientation)
+    check_intrinsics(moved_k, upright.shape[::-1])
+    # The camera frame turns with the picture: the ray of the marked pixel has the same coordinates along the picture's
+    # columns and rows, up to the swap and the signs of this orientation.
+    pixel_middle = torch.tensor([[column + 0.5, row + 0.5]], dtype=torch.float64)
+    x, y, z = back_project(pixel_middle, torch.ones(1, dtype=torch.float64), stored_k)[0].tolist()
+    turned = {
+        1: (x, y),
+        2: (-x, y),
+        3: (-x, -y),
+        4: (x, -y),
+        5: (y, x),
+        6: (-y, x),
+        7: (-y, -x),
+        8: (y, -x),
+    }[orientation]
+    got = project(torch.tensor([*turned, z], dtype=torch.float64), moved_k)
+    np.testing.assert_allclose(got, (new_column + 0.5, new_row + 0.5), atol=1e-9)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, "6"])
+def test_orient_intrinsics_refuses_other_orientations(orientation):
+    with pytest.raises(ValueError, match=f"got {orientation}, want an EXIF orientation from 1 to 8"):
+        orient_intrinsics(K, IMAGE_SIZE, orientation)
+
+
+@pytest.mark.parametrize("fov_deg", [10, 53.13, 90, 150])
+def test_intrinsics_from_fov_spans_the_picture(fov_deg):
+    k = intrinsics_from_fov(fov_deg, IMAGE_SIZE)
+    left, right = back_project(torch.tensor([[0.0, 240.0], [640.0, 240.0]]), torch.ones(2), k)
+    span = np.arctan2(right[0], 1) - np.arctan2(left[0], 1)
+    assert math.degrees(span) == pytest.approx(fov_deg)
+    assert k[0, 0] == k[1, 1] and k[:2, 2].tolist() == [320, 240]
+
+
+@pytest.mark.parametrize("fov_deg", [0, -5, 180, 400, math.nan])
+def test_intrinsics_from_fov_refuses_angles_out_of_range(fov_deg):
+    with pytest.raises(ValueError, match=f"got {fov_deg}, want a horizontal field of view in degrees"):
+        intrinsics_from_fov(fov_deg, IMAGE_SIZE)
+
+
+def k_with(row: int, column: int, value: float) -> torch.Tensor:
+    changed = K.clone()
+    changed[row, column] = value
+    return changed
+
+
+BAD_INTRINSICS = {
+    "shape": (torch.eye(4), r"got shape \(4, 4\), want \(3, 3\)"),
+    "batch of one": (K[None], r"got shape \(1, 3, 3\), want \(3, 3\)"),
+    "nan": (k_with(0, 2, math.nan), "got non-finite values .*nan.*, want finite numbers"),
+    "infinite": (k_with(1, 1, math.inf), "got non-finite values .*inf"),
+    "zero focal length": (k_with(0, 0, 0), r"got focal lengths fx=0, fy=517, want both above 0"),
+    "negative focal length": (k_with(1, 1, -517), r"got focal lengths fx=531, fy=-517, want both above 0"),
+    "skew": (k_with(0, 1, 2.0), r"want \[\[fx, 0, cx\], \[0, fy, cy\], \[0, 0, 1\]\] \(no skew"),
+    "second row": (k_with(1, 0, 0.5), r"want \[\[fx, 0, cx\]"),
+    "last row": (k_with(2, 2, 2.0), r"want \[\[fx, 0, cx\]"),
+    "transposed": (K.T, r"want \[\[fx, 0, cx\]"),
+    "x outside": (k_with(0, 2, 640.0), r"principal point \(640, 227\.25\) lies outside the 640x480 image"),
+    "y outside": (k_with(1, 2, 500.0), r"principal point \(331\.5, 500\) lies outside the 640x480 image"),
+    "negative centre": (k_with(0, 2, -1.0), r"principal point \(-1, 227\.25\) lies outside the 640x480 image"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INTRINSICS)
+def test_check_intrinsics_says_what_is_wrong(name):
+    intrinsics, message = BAD_INTRINSICS[name]
+    with pytest.raises(ValueError, match="^intrinsics: .*" + message):
+        check_intrinsics(intrinsics, IMAGE_SIZE)
+
+
+def test_check_intrinsics_takes_lists_and_returns_float64():
+    got = check_intrinsics(K.tolist(), IMAGE_SIZE)
+    assert got.dtype == torch.float64 and torch.equal(got, K)
+    check_intrinsics(k_with(0, 2, 700.0))  # without an image size the principal point may lie anywhere
+
+
+def test_camera_holds_plain_numbers():
+    camera = Camera(tuple(map(tuple, K.tolist())), IMAGE_SIZE, scale=(0.5, 0.5), offset=(1.0, 2.0))
+    assert torch.equal(camera.intrinsics_tensor(), K)
+    want = [[FX / 2, 0, CX / 2 + 1], [0, FY / 2, CY / 2 + 2], [0, 0, 1]]
+    np.testing.assert_allclose(camera.network_intrinsics(), want)
+    assert camera.network_intrinsics().dtype == torch.float64
+
+
+# ---------------------------------------------------------------------------------------------- properties of it all
+
+HARD_BOXES = {
+    "seen edge-on": ((0.0, 0.0, 3.0), (2.0, 1.0, 1e-6), np.eye(3)),
+    "flat": ((0.1, 0.2, 3.0), (2.0, 0.0, 1.0), np.eye(3)),
+    "centre outside the image": ((40.0, -3.0, 5.0), (1.0, 1.0, 1.0), Rotation.from_euler("y", 1.0).as_matrix()),
+    "on the optical axis": ((0.0, 0.0, 8.0), (1.0, 2.0, 3.0), Rotation.from_euler("y", 1.0).as_matrix()),
+    "identity": ((0.5, 0.3, 8.0), (1.0, 2.0, 3.0), np.eye(3)),
+    "half turn": ((0.5, 0.3, 8.0), (1.0, 2.0, 3.0), np.diag([-1.0, 1.0, -1.0])),
+    "straddles the near plane": ((0.2, 0.1, 0.6), (2.0, 2.0, 2.0), Rotation.from_euler("y", 0.3).as_matrix()),
+    "a face on the near plane": ((0.2, 0.1, 0.5 + NEAR), (1.0, 1.0, 1.0), np.eye(3)),
+    "almost in the camera": ((1e-4, 0.0, 2e-3), (1e-3, 1e-3, 1e-3), np.eye(3)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", HARD_BOXES)
+def test_gradients_are_finite(name, dtype):
+    leaves = [torch.tensor(np.asarray(x), dtype=dtype, requires_grad=True) for x in HARD_BOXES[name]]
+    center, size, rotation = leaves
+    intrinsics = K.to(dtype)
+    encoded = encode_boxes(center, size, rotation, intrinsics, VIRTUAL_FOCAL)
+    decoded = decode(encoded, intrinsics)
+    outputs = [*vars(encoded).values(), *decoded]
+    outputs += [box_corners(*decoded), matrix_to_quaternion(rotation), matrix_to_yaw(rotation)]
+    outputs += [geodesic_angle(rotation, torch.eye(3, dtype=dtype)), geodesic_angle(rotation, rotation)]
+    outputs += [rotation_6d_to_matrix(matrix_to_rotation_6d(rotation))]
+    for output in outputs:
+        weights = torch.linspace(0.5, 1.5, output.numel(), dtype=dtype).view_as(output)
+        for gradient in torch.autograd.grad((output * weights).sum(), leaves, retain_graph=True, allow_unused=True):
+            assert gradient is None or torch.isfinite(gradient).all()
+
+
+def test_gradients_are_right():
+    """Against finite differences, at a box that straddles the near plane."""
+    center, size, rotation = (
+        torch.tensor(np.asarray(x), dtype=torch.float64) for x in HARD_BOXES["straddles the near plane"]
+    )
+    center, size = center.requires_grad_(), size.requires_grad_()
+    six = matrix_to_rotation_6d(rotation).requires_grad_()
+
+    def through(center, size, six):
+        encoded = encode_boxes(center, size, rotation_6d_to_matrix(six), K, VIRTUAL_FOCAL)
+        return (encoded.box_2d_px, *decode(encoded, K))
+
+    assert torch.autograd.gradcheck(through, (center, size, six))
+
+
+def test_the_depth_gets_no_gradient_from_the_rotation():
+    encoded = encode_boxes(*random_boxes(4), K, VIRTUAL_FOCAL)
+    depth = encoded.depth_virtual.clone().requires_grad_()
+    center_2d = encoded.center_2d_px.clone().requires_grad_()
+    rotation = decode_boxes(center_2d, depth, encoded.size, encoded.rotation_allocentric, K, VIRTUAL_FOCAL)[2]
+    to_depth, to_center = torch.autograd.grad(rotation[:, 0].sum(), (depth, center_2d), allow_unused=True)
+    assert to_depth is None or not to_depth.any()
+    assert to_center.any()
+
+
+def everything(center, size, rotation, intrinsics) -> list[torch.Tensor]:
+    """The output of every function of the module on boxes [n, ...]."""
+    encoded = encode_boxes(center, size, rotation, intrinsics, VIRTUAL_FOCAL)
+    corners = box_corners(center, size, rotation)
+    return [
+        *vars(encoded).values(),
+        *decode(encoded, intrinsics),
+        corners,
+        *corners_to_box(corners),
+        project_box_2d(corners, intrinsics),
+        project(center, intrinsics),
+        back_project(encoded.center_2d_px, center[..., 2], intrinsics),
+        metric_to_virtual_depth(center[..., 2], intrinsics, VIRTUAL_FOCAL),
+        virtual_to_metric_depth(center[..., 2], intrinsics, VIRTUAL_FOCAL),
+        transform_intrinsics(intrinsics, (0.3, 0.4), (5.0, 6.0)),
+        ray_rotation(center),
+        egocentric_to_allocentric(rotation, center),
+        allocentric_to_egocentric(rotation, center),
+        matrix_to_quaternion(rotation),
+        quaternion_to_matrix(matrix_to_quaternion(rotation)),
+        matrix_to_rotation_6d(rotation),
+        rotation_6d_to_matrix(matrix_to_rotation_6d(rotation)),
+        yaw_to_matrix(matrix_to_yaw(rotation)),
+        geodesic_angle(rotation, ray_rotation(center)),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    inputs = [x.to(dtype) for x in (*random_boxes(8), random_cameras(8))]
+    for got, want in zip(everything(*inputs), everything(*(x.float() for x in inputs)), strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, want, equal_nan=True)
+
+
+def test_autocast_does_not_reach_the_geometry():
+    inputs = [*random_boxes(8, dtype=torch.float32), random_cameras(8, dtype=torch.float32)]
+    want = everything(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = everything(*inputs)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b)
+
+
+def test_batched_is_one_by_one():
+    inputs = [*random_boxes(12), random_cameras(12)]
+    batched = everything(*inputs)
+    two_dimensional = everything(*(x.unflatten(0, (3, 4)) for x in inputs))
+    for i in range(12):
+        for single, many, grid in zip(everything(*(x[i] for x in inputs)), batched, two_dimensional, strict=True):
+            torch.testing.assert_close(single, many[i])
+            torch.testing.assert_close(single, grid.flatten(0, 1)[i])
+
+
+def test_one_camera_serves_a_batch_of_boxes():
+    boxes = random_boxes(5)
+    one, many = (encode_boxes(*boxes, k, VIRTUAL_FOCAL) for k in (K, K.expand(5, 3, 3)))
+    for name in vars(one):
+        torch.testing.assert_close(getattr(one, name), getattr(many, name))
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_empty_batches_pass_through(shape):
+    boxes = torch.zeros(*shape, 3), torch.zeros(*shape, 3), torch.zeros(*shape, 3, 3)
+    for output in everything(*boxes, torch.zeros(*shape, 3, 3)):
+        assert output.shape[: len(shape)] == shape and output.numel() == 0
+
+
+def test_the_modules_own_example_runs():
+    results = doctest.testmod(geometry)
+    assert results.attempted > 0 and results.failed == 0
