@@ -138,6 +138,10 @@ class LLMI3DConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self._refuse_unknown(kwargs)
+        # A checkpoint names the pipeline that it carries, and `pipeline()` would then run that copy or nothing. Where
+        # llmi3d is installed, its own registered pipeline serves, and no remote code needs to be trusted.
+        if not type(self).__module__.startswith("transformers_modules."):
+            kwargs.pop("custom_pipelines", None)
         if self.virtual_focal_length is None:
             self.virtual_focal_length = float(self.high_res_image_size)
         super().__post_init__(**kwargs)

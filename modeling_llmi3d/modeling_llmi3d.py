@@ -32,9 +32,26 @@ from transformers.utils.output_capturing import select_hidden_states
 from .box_heads_llmi3d import AnswerLinear, Box3DHead, Box3DHeadOutput, gather_queries
 from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import FeatureMining, NeutralLinear
+from .model_card_llmi3d import write_model_card
 
 
 logger = logging.get_logger(__name__)
+
+# What a checkpoint tells the Auto classes and `pipeline` where llmi3d is not installed (`trust_remote_code=True`). The
+# processor brings the files of its side, the pipeline's too.
+AUTO_MAP = {
+    "AutoConfig": "configuration_llmi3d.LLMI3DConfig",
+    "AutoModel": "modeling_llmi3d.LLMI3DModel",
+    "AutoModelForImageTextToText": "modeling_llmi3d.LLMI3DForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_llmi3d.LLMI3DForConditionalGeneration",
+}
+CUSTOM_PIPELINES = {
+    "image-3d-grounding": {
+        "impl": "pipeline_llmi3d.Image3DGroundingPipeline",
+        "pt": ["AutoModelForImageTextToText"],
+        "type": "multimodal",
+    }
+}
 
 
 @dataclass
@@ -157,6 +174,18 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
         # timm keeps a switch of its own, which the search for HF modules does not find.
         self.base_model.high_res_tower._set_gradient_checkpointing(enable)
+
+    def save_pretrained(self, save_directory, *args, is_main_process=True, **kwargs):
+        """As every model; the checkpoint also carries its code (see `AUTO_MAP`) and, where it has none, a model card."""
+        if self._auto_class is not None:
+            self.config.auto_map = dict(AUTO_MAP)
+            self.config.custom_pipelines = CUSTOM_PIPELINES
+        try:
+            super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+        finally:  # it belongs in the file alone (see `LLMI3DConfig.__post_init__`)
+            self.config.__dict__.pop("custom_pipelines", None)
+        if is_main_process:
+            write_model_card(save_directory, self.config, self.num_parameters())
 
     def set_attn_implementation(self, attn_implementation, *args, **kwargs):
         self._attention_was_chosen = True

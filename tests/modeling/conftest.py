@@ -6,7 +6,6 @@ import torch
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
 
-
 IMAGE, QUERY = 3, 4  # ids of <image> and <|box_3d|> in the tiny vocabulary
 
 

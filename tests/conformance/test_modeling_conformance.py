@@ -1,0 +1,101 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""transformers' common tests of models, and our tests of generation, on LLMI3D with CLIP and with SigLIP."""
+
+import unittest
+
+import torch
+from generation_tester import GenerationTesterMixin
+from transformers.testing_utils import torch_device
+from transformers_common_tests.test_configuration_common import ConfigTester
+from transformers_common_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
+
+from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DModel
+
+
+class LLMI3DTester:
+    """A tiny two-branch model: 2 x 2 visual tokens, 8 x 8 cells in a token's window, every part switched on."""
+
+    def __init__(self, parent, vision_model_type="clip_vision_model"):
+        self.parent = parent
+        self.is_training = True
+        self.batch_size = 3
+        self.text_config = {
+            "model_type": "llama",
+            "vocab_size": 99,
+            "hidden_size": 32,
+            "intermediate_size": 37,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "pad_token_id": 1,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        }
+        self.vision_config = {
+            "model_type": vision_model_type,
+            "hidden_size": 32,
+            "intermediate_size": 37,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 8,
+            "patch_size": 4,
+        }
+        if vision_model_type == "clip_vision_model":
+            self.vision_config["projection_dim"] = 32
+        self.high_res_vision_config = {
+            "model_type": "timm_wrapper",
+            "architecture": "convnext_atto",
+            "model_args": {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]},
+            "do_pooling": False,
+        }
+        self.high_res_image_size = 32
+        # Above what the common tests draw at random (they take the lowest ids).
+        self.image_token_id, self.box_3d_token_id = 97, 98
+        self.num_image_tokens = 4
+        self.num_text_tokens = 7
+        self.seq_length = self.num_image_tokens + self.num_text_tokens
+        # The common tests read the text model's sizes here.
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "pad_token_id"):
+            setattr(self, name, self.text_config[name])
+
+    def get_config(self):
+        return LLMI3DConfig(
+            text_config=self.text_config,
+            vision_config=self.vision_config,
+            high_res_vision_config=self.high_res_vision_config,
+            high_res_image_size=self.high_res_image_size,
+            vision_feature_select_strategy="default" if "clip" in self.vision_config["model_type"] else "full",
+            depth_predictor_dim=16,
+            depth_embedding_dim=8,
+            num_depth_bins=10,
+            box_head_dim=32,
+            image_token_id=self.image_token_id,
+            box_3d_token_id=self.box_3d_token_id,
+        )
+
+    def prepare_config_and_inputs_for_common(self):
+        text = ids_tensor([self.batch_size, self.num_text_tokens], self.image_token_id - 5) + 5
+        text[:, 2] = self.box_3d_token_id
+        text[0, 4] = self.box_3d_token_id  # one sample asks for two boxes
+        images = torch.full((self.batch_size, self.num_image_tokens), self.image_token_id, device=torch_device)
+        input_ids = torch.cat((text[:, :1], images, text[:, 1:]), 1)
+        low, high = self.vision_config["image_size"], self.high_res_image_size
+        return self.get_config(), {
+            "input_ids": input_ids,
+            "attention_mask": torch.ones_like(input_ids),
+            "pixel_values": floats_tensor([self.batch_size, 3, low, low]),
+            "high_res_pixel_values": floats_tensor([self.batch_size, 3, high, high]),
+        }
+
+
+class LLMI3DModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
+    all_model_classes = (LLMI3DModel, LLMI3DForConditionalGeneration)
+    _is_composite = True
+
+    def setUp(self):
+        self.model_tester = LLMI3DTester(self)
+        self.config_tester = ConfigTester(self, config_class=LLMI3DConfig, has_text_modality=False)
+
+    def test_config(self):
+        self.config_tester.run_common_tests()
