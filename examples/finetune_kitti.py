@@ -54,7 +54,7 @@ def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditionalGeneration, LLMI3DProcessor]:
-    """A model of the paper's shape, small enough for a laptop: 12x12 visual tokens, each over 8x8 cells of the CNN."""
+    """A model of the paper's shape, small enough for a laptop: 8x8 visual tokens, each over 8x8 cells of the CNN."""
     config = LLMI3DConfig(
         text_config={
             "model_type": "llama",
@@ -74,7 +74,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditiona
             "intermediate_size": 512,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
-            "image_size": 192,
+            "image_size": 128,
             "patch_size": 16,
             "projection_dim": 192,
         },
@@ -82,9 +82,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditiona
             "model_type": "timm_wrapper",
             "architecture": "convnext_atto",
             # Layer scale starts at 1: there are no pre-trained weights that a small one would protect.
-            "model_args": {"depths": [2, 2, 3, 2], "dims": [32, 64, 128, 256], "ls_init_value": 1.0},
+            "model_args": {"depths": [1, 1, 2, 1], "dims": [32, 64, 128, 256], "ls_init_value": 1.0},
         },
-        high_res_image_size=384,
+        high_res_image_size=256,
         depth_predictor_dim=64,
         depth_embedding_dim=32,
         box_head_dim=256,
@@ -110,7 +110,7 @@ class ShuffledTurns(torch.utils.data.Dataset):
         pairs = list(self.pairs[frame])
         draw = random.Random(index)
         draw.shuffle(pairs)
-        pairs = pairs[: draw.randint(1, 6)]
+        pairs = pairs[: draw.randint(1, 4)]
         return {
             **self.rows[frame],
             "messages": grounding_conversation([phrase for phrase, _ in pairs]),

@@ -1,0 +1,31 @@
+# Every target runs in the project's own virtual environment, made on first use.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: install demo test conformance lint clean
+
+$(VENV)/installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+install: $(VENV)/installed
+
+demo: install
+	$(BIN)/python examples/finetune_kitti.py --out outputs/demo
+
+test: install
+	$(BIN)/python -m pytest
+
+conformance: install
+	$(BIN)/python tests/conformance/fetch.py
+	$(BIN)/python -m pytest tests/conformance
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
