@@ -149,7 +149,6 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
     _no_split_modules = ["FeatureMining", "Box3DHead"]
-    _keep_in_fp32_modules_strict = ["box_head"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -158,7 +157,8 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: LLMI3DConfig, *args, **kwargs):
         # What the user did not choose may follow the device and dtype (see `_follow_device`).
-        self._attention_was_chosen = config._attn_implementation is not None
+        parts = (config, config.text_config, config.vision_config)
+        self._attention_was_chosen = any(part._attn_implementation is not None for part in parts)
         super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()
@@ -188,7 +188,10 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
             write_model_card(save_directory, self.config, self.num_parameters())
 
     def set_attn_implementation(self, attn_implementation, *args, **kwargs):
-        self._attention_was_chosen = True
+        self.base_model._attention_was_chosen = True
+        if isinstance(attn_implementation, str) and attn_implementation not in ("eager", "sdpa"):
+            # The CNN has no attention, but refuses what timm does not know.
+            attn_implementation = dict.fromkeys(("", "text_config", "vision_config"), attn_implementation)
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
     def _follow_device(self) -> None:
@@ -207,8 +210,9 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
     def __init__(self, config: LLMI3DConfig):
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
-        # timm resolves its own attention and declares sdpa alone.
-        self.high_res_tower = AutoModel.from_config(config.high_res_vision_config, attn_implementation="sdpa")
+        # timm resolves its own attention and declares eager and sdpa alone.
+        attention = "eager" if config.high_res_vision_config._attn_implementation == "eager" else "sdpa"
+        self.high_res_tower = AutoModel.from_config(config.high_res_vision_config, attn_implementation=attention)
         self.high_res_tower.timm_model.head = nn.Identity()  # unused, and its weights would never get a gradient
         stage_channels = [stage["num_chs"] for stage in self.high_res_tower.timm_model.feature_info]
         self.feature_mining = FeatureMining(config, stage_channels)
@@ -356,10 +360,12 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    _keep_in_fp32_modules_strict = ["box_head"]
 
     def __init__(self, config: LLMI3DConfig):
         super().__init__(config)
         self.model = LLMI3DModel(config)
+        self.model._attention_was_chosen = self._attention_was_chosen  # by now it looks chosen to the part
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.box_head = Box3DHead(config)
         self.post_init()
@@ -394,7 +400,6 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
             logits_to_keep: the last positions to compute logits for (0: all); 1 where only boxes are wanted.
             output_boxes: whether the 3D heads run at the query tokens of `input_ids`.
         """
-        self._follow_device()
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,

@@ -2,14 +2,17 @@
 """transformers' common tests of models, and our tests of generation, on LLMI3D with CLIP and with SigLIP."""
 
 import unittest
+from unittest import mock
 
 import torch
 from generation_tester import GenerationTesterMixin
+from transformers import PreTrainedModel
 from transformers.testing_utils import torch_device
 from transformers_common_tests.test_configuration_common import ConfigTester
 from transformers_common_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 
-from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DModel
+from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DModel, modeling_llmi3d
+from llmi3d.box_heads_llmi3d import gather_queries
 
 
 class LLMI3DTester:
@@ -50,8 +53,8 @@ class LLMI3DTester:
             "do_pooling": False,
         }
         self.high_res_image_size = 32
-        # Above what the common tests draw at random (they take the lowest ids).
-        self.image_token_id, self.box_3d_token_id = 97, 98
+        # Outside the ids that common tests draw (below 5) and cut off (the last 15).
+        self.image_token_id, self.box_3d_token_id = 5, 6
         self.num_image_tokens = 4
         self.num_text_tokens = 7
         self.seq_length = self.num_image_tokens + self.num_text_tokens
@@ -75,7 +78,7 @@ class LLMI3DTester:
         )
 
     def prepare_config_and_inputs_for_common(self):
-        text = ids_tensor([self.batch_size, self.num_text_tokens], self.image_token_id - 5) + 5
+        text = ids_tensor([self.batch_size, self.num_text_tokens], self.vocab_size - 7) + 7
         text[:, 2] = self.box_3d_token_id
         text[0, 4] = self.box_3d_token_id  # one sample asks for two boxes
         images = torch.full((self.batch_size, self.num_image_tokens), self.image_token_id, device=torch_device)
@@ -92,6 +95,8 @@ class LLMI3DTester:
 class LLMI3DModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
     all_model_classes = (LLMI3DModel, LLMI3DForConditionalGeneration)
     _is_composite = True
+    # The loss of the 3D heads is no part of the model (it is `llmi3d.training.losses`): `test_all_parameters_get_gradients`.
+    test_all_params_have_gradient = False
 
     def setUp(self):
         self.model_tester = LLMI3DTester(self)
@@ -99,3 +104,31 @@ class LLMI3DModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase
 
     def test_config(self):
         self.config_tester.run_common_tests()
+
+    def test_all_parameters_get_gradients(self):
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        for checkpointing in (False, True):
+            model = LLMI3DForConditionalGeneration(config).to(torch_device).train()
+            if checkpointing:
+                model.gradient_checkpointing_enable()
+            outputs = model(**inputs, labels=inputs["input_ids"])
+            boxes = [value.sum() for name, value in outputs.boxes_3d.items() if name != "mask"]
+            (outputs.loss + sum(boxes)).backward()
+            for name, parameter in model.named_parameters():
+                with self.subTest(name, checkpointing=checkpointing):
+                    self.assertEqual(parameter.grad is not None, parameter.requires_grad)
+
+    def test_can_init_all_missing_weights(self):
+        # In models outside its own tree transformers passes over modules without a parameter of their own, through which
+        # CLIP and SigLIP draw their layers. Our own `_init_weights` goes by leaf modules and is the same either way.
+        with mock.patch.object(PreTrainedModel, "is_custom_code", return_value=False):
+            super().test_can_init_all_missing_weights()
+
+    def test_model_outputs_equivalence(self):
+        # The common test subtracts what it compares, which torch refuses for `boxes_3d.mask`.
+        def gather_with_integer_mask(*args):
+            states, mask = gather_queries(*args)
+            return states, mask.int()
+
+        with mock.patch.object(modeling_llmi3d, "gather_queries", gather_with_integer_mask):
+            super().test_model_outputs_equivalence()

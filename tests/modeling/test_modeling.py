@@ -290,8 +290,15 @@ def test_saved_is_loaded(tiny_model, tiny_inputs, tmp_path, max_shard_size):
     want, got = answer(tiny_model, inputs), answer(loaded, inputs)
     assert torch.equal(got.logits, want.logits)
     assert all(torch.equal(got.boxes_3d[name], want.boxes_3d[name]) for name in want.boxes_3d)
+
+
+def test_unused_layers_are_frozen_after_loading_too(tiny_model, tmp_path):
     frozen = {name for name, p in tiny_model.named_parameters() if not p.requires_grad}
-    assert frozen == {name for name, p in loaded.named_parameters() if not p.requires_grad} != set()
+    tiny_model.save_pretrained(tmp_path)
+    loaded = LLMI3DForConditionalGeneration.from_pretrained(tmp_path)
+    assert {name for name, p in loaded.named_parameters() if not p.requires_grad} == frozen != set()
+    base = LLMI3DModel.from_pretrained(tmp_path)
+    assert {f"model.{name}" for name, p in base.named_parameters() if not p.requires_grad} == frozen
 
 
 def test_a_llava_checkpoint_starts_neutral_whatever_memory_held(tiny_model, tiny_config, tiny_inputs, tmp_path):
