@@ -59,11 +59,12 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditiona
         text_config={
             "model_type": "llama",
             "vocab_size": len(tokenizer),
-            "hidden_size": 256,
-            "intermediate_size": 768,
-            "num_hidden_layers": 4,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
+            "initializer_range": 0.06,  # by its width: 0.02 is for thousands of channels
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
@@ -72,7 +73,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditiona
             "model_type": "clip_vision_model",
             "hidden_size": 192,
             "intermediate_size": 512,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "image_size": 128,
             "patch_size": 16,
@@ -125,7 +126,7 @@ def train(rows: list[dict], out: Path, steps: int) -> Path:
     phrases = [phrase for row in rows for phrase, _ in grounding_pairs(row)]
     tokenizer = build_tokenizer(["USER: ASSISTANT: Locate in 3D.", *phrases])
     model, processor = build_model(tokenizer)
-    model = get_peft_model(model, lora_config(model, rank=16, train_towers=True))
+    model = get_peft_model(model, lora_config(model, rank=16, from_scratch=True))
     model.print_trainable_parameters()
     arguments = LLMI3DTrainingArguments(
         output_dir=str(out / "training"),

@@ -101,6 +101,10 @@ def fuse_depths(log_depths: Tensor, log_scales: Tensor, available: Tensor) -> tu
     return (weights * log_depths).sum(-1), weights
 
 
+class TrunkLinear(nn.Linear):
+    """A hidden layer of the heads, initialised by its width (see `_init_weights`)."""
+
+
 class AnswerLinear(nn.Linear):
     """The last layer of a head, whose bias starts at a sensible answer (see `_init_weights`)."""
 
@@ -117,8 +121,8 @@ class Box3DHead(nn.Module):
         self.config = config
         dim = config.box_head_dim
         self.trunk = nn.Sequential(
-            *(nn.LayerNorm(config.text_config.hidden_size), nn.Linear(config.text_config.hidden_size, dim), nn.GELU()),
-            *(nn.Linear(dim, dim), nn.GELU()),
+            *(nn.LayerNorm(config.text_config.hidden_size), TrunkLinear(config.text_config.hidden_size, dim), nn.GELU()),
+            *(TrunkLinear(dim, dim), nn.GELU()),
         )
         # Before training: an upright metre cube in the middle of the picture, a fifth of its side, at middle depth.
         middle_depth = 0.5 * (math.log(config.depth_min_virtual) + math.log(config.depth_max_virtual))
@@ -170,7 +174,8 @@ class Box3DHead(nn.Module):
             raise ValueError("depth_logits: got none, but the configuration reads depth from the depth map alone.")
         available = torch.tensor(switches, device=states.device)
         log_depths = torch.stack((regressed, from_height, from_map), -1)
-        log_scales = raw["log_scales"].clamp(-7, 4)
+        # Not below 2 % of the distance: no single picture tells more, and surer sources would drown all other losses.
+        log_scales = raw["log_scales"].clamp(-4, 4)
         log_depth, weights = fuse_depths(log_depths, log_scales, available)
         return Box3DHeadOutput(
             mask=mask,

@@ -87,7 +87,9 @@ class LLMI3DConfig(PreTrainedConfig):
     model_type = "llmi3d"
     sub_configs_defaults = {
         "text_config": SubConfigSpec(
-            config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32064, "rms_norm_eps": 1e-5}
+            config_class=AutoConfig,
+            model_type="llama",
+            init_kwargs={"vocab_size": 32064, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
         ),
         "vision_config": SubConfigSpec(
             config_class=AutoConfig,

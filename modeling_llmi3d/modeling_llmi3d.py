@@ -29,7 +29,7 @@ from transformers.utils import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import select_hidden_states
 
-from .box_heads_llmi3d import AnswerLinear, Box3DHead, Box3DHeadOutput, gather_queries
+from .box_heads_llmi3d import AnswerLinear, Box3DHead, Box3DHeadOutput, TrunkLinear, gather_queries
 from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import FeatureMining, NeutralLinear
 from .model_card_llmi3d import write_model_card
@@ -167,6 +167,9 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
         # By leaf modules: transformers passes over modules of custom code that hold no parameter of their own.
         if isinstance(module, NeutralLinear):
             init.zeros_(module.weight)
+        elif isinstance(module, TrunkLinear):
+            # At the language model's 0.02 a narrow trunk would damp answers and gradients a hundredfold.
+            init.xavier_uniform_(module.weight)
         elif isinstance(module, AnswerLinear):
             init.copy_(module.bias, torch.tensor(module.initial_bias))
 
@@ -433,8 +436,8 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
             boxes_3d=boxes,
         )
 
-    def prepare_inputs_for_generation(self, *args, **kwargs):
-        model_inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+    def prepare_inputs_for_generation(self, *args, inputs_embeds=None, **kwargs):  # named, or `generate` refuses them
+        model_inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)
         model_inputs["output_boxes"] = False  # the prompt's queries are not the answer's
         return model_inputs
 

@@ -462,7 +462,7 @@ def encode_boxes(
     Raises:
         ValueError: a centre at or behind the camera plane.
     """
-    if center.numel() and not (center[..., 2] > 0).all():
+    if not (center[..., 2] > 0).all():
         raise ValueError(f"center: got a depth of {center[..., 2].min().item():g} m, want every centre at z > 0.")
     corners = box_corners(center, size, rotation)
     return EncodedBoxes(

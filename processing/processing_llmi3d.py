@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .geometry_llmi3d import Camera, box_corners, decode_boxes, rotation_6d_to_matrix
@@ -20,7 +21,8 @@ GROUNDING_PROMPT = "Locate {phrase} in 3D."
 
 # LLaVA-1.5's turns. The generation block tells which tokens are learned: the assistant's words and its end of turn.
 CHAT_TEMPLATE = """{% for message in messages -%}
-{% if message['role'] == 'system' %}{{ message['content'] + ' ' }}{% endif -%}
+{% if message['role'] == 'system' %}{% if message['content'] is string %}{{ message['content'] }}{% else -%}
+{% for block in message['content'] %}{{ block['text'] }}{% endfor %}{% endif %}{{ ' ' }}{% endif -%}
 {% if message['role'] == 'user' %}{{ 'USER: ' }}{% endif -%}
 {% if message['role'] == 'assistant' %}{{ 'ASSISTANT: ' }}{% endif -%}
 {% if message['role'] == 'assistant' -%}
@@ -124,7 +126,9 @@ class LLMI3DProcessor(ProcessorMixin):
 
     # ------------------------------------------------------------------------------------------------ into the network
 
-    def __call__(self, images=None, text=None, **kwargs) -> CameraBatchFeature:
+    def __call__(
+        self, images: ImageInput | None = None, text: str | list[str] | None = None, **kwargs
+    ) -> CameraBatchFeature:
         """Pictures and complete prompts to network inputs.
 
         Args:

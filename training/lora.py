@@ -8,7 +8,7 @@ from torch import nn
 
 
 def lora_config(
-    model: nn.Module, rank: int = 16, alpha: int | None = None, dropout: float = 0.0, train_towers: bool = False
+    model: nn.Module, rank: int = 16, alpha: int | None = None, dropout: float = 0.0, from_scratch: bool = False
 ) -> LoraConfig:
     """A `peft.LoraConfig` for a `LLMI3DForConditionalGeneration`; use it with `peft.get_peft_model`.
 
@@ -20,7 +20,7 @@ def lora_config(
         rank: of the adapters.
         alpha: scale of the adapters, twice the rank by default.
         dropout: on the adapters' input.
-        train_towers: train both vision towers in full too (for models whose towers were never pre-trained).
+        from_scratch: train both vision towers and the output embeddings in full too, for models never pre-trained.
     """
     blocks = re.compile(r"model\.language_model\.(?:.*\.)?layers\.\d+\.")
     leaves = {
@@ -31,13 +31,13 @@ def lora_config(
     # Bare suffixes would also match the vision towers, the projector and the heads.
     target_modules = rf".*language_model\.(?:.*\.)?layers\.\d+\..*\b({'|'.join(sorted(leaves))})"
     trained = ["feature_mining", "multi_modal_projector", "box_head"]
-    if train_towers:
+    if from_scratch:
         tower = model.model.vision_tower
         parts = {f"encoder.layers.{i}": layer for i, layer in enumerate(tower.encoder.layers)}
         parts |= {name: part for name, part in tower.named_children() if name != "encoder"}
         # Not the layers behind the one that is read: they never get a gradient.
         used = [name for name, part in parts.items() if any(weight.requires_grad for weight in part.parameters())]
-        trained += ["high_res_tower", *(f"vision_tower.{name}" for name in used)]
+        trained += ["lm_head", "high_res_tower", *(f"vision_tower.{name}" for name in used)]
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,

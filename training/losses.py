@@ -3,8 +3,8 @@
 
 Cube R-CNN fixes the disentanglement (each group of outputs is judged with the others taken from the truth) and the chamfer
 distance for symmetric objects; MonoDETR the Laplace uncertainty of depth and the focal loss of the depth map; the
-confidence is regressed to the achieved 3D IoU. Lengths are divided by the true box's diagonal, so that a cup and a lorry
-weigh the same, as they do in IoU.
+confidence is regressed to the achieved 3D IoU. Unlike theirs, lengths are divided by the true box's diagonal, so that a cup
+and a lorry weigh the same, as they do in IoU.
 
 Shapes: B samples, Q query tokens of a sample (padded), K boxes of a batch, M objects of an image (padded), D depth bins.
 """
@@ -111,13 +111,14 @@ def corner_distance(corners: Tensor, true_corners: Tensor, symmetric: Tensor) ->
         symmetric: bool [K].
 
     Returns:
-        [K], in units of the true box's diagonal.
+        [K], log(1 + distance in true diagonals): near the truth it is the distance, and far from it, where IoU is 0
+        whatever the distance, no single far box outweighs all others.
     """
     diagonal = (true_corners[:, 0] - true_corners[:, 6]).norm(dim=-1)
     direct = (corners - true_corners).abs().sum(-1).mean(-1)
     pairwise = (corners[:, :, None] - true_corners[:, None]).abs().sum(-1)
     chamfer = 0.5 * (pairwise.amin(1).mean(-1) + pairwise.amin(2).mean(-1))
-    return torch.where(symmetric, chamfer, direct) / diagonal
+    return (torch.where(symmetric, chamfer, direct) / diagonal).log1p()
 
 
 @dataclass

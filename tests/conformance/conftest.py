@@ -12,18 +12,7 @@ from pathlib import Path
 
 import pytest
 
-
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
-from fetch import PACKAGE, cache_folder  # noqa: E402
-
-
-# Markers of transformers' own configuration, which is not in its source distribution.
-MARKERS = (
-    *("flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "torch_compile_test", "torch_export_test"),
-    *("generate", "is_training_test", "all_flash_attn_test"),
-)
 
 
 def is_asked_for(config: pytest.Config) -> bool:
@@ -37,10 +26,13 @@ def pytest_ignore_collect(config):
 
 
 def pytest_configure(config):
-    for marker in MARKERS:
-        config.addinivalue_line("markers", f"{marker}: of transformers' common tests")
     if not is_asked_for(config):
         return
+    # The markers are declared in transformers' own configuration, which is not in its source distribution.
+    config.addinivalue_line("filterwarnings", "ignore::pytest.PytestUnknownMarkWarning")
+    sys.path.insert(0, str(HERE))
+    from fetch import PACKAGE, cache_folder
+
     if not (cache_folder() / PACKAGE).is_dir():
         raise pytest.UsageError(f"no common tests at {cache_folder()}: run `python {HERE / 'fetch.py'}` first")
     sys.path.insert(0, str(cache_folder()))

@@ -22,7 +22,6 @@ from pathlib import Path
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
-
 # Not `tests`, as it is called there: that name is taken by the folder this file lies in.
 PACKAGE = "transformers_common_tests"
 

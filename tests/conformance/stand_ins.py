@@ -9,13 +9,11 @@ The distribution holds the files `tests/test*.py` alone. What stands in for the 
 """
 
 import sys
-import tempfile
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from fetch import PACKAGE
+from fetch import PACKAGE, cache_folder
 from PIL import Image
 
 
@@ -36,7 +34,7 @@ def local_picture(url: str) -> str:
     """The path of a picture instead of a picture's address; other addresses (video, sound) are never opened."""
     if not url.endswith((".png", ".jpg")):
         return url
-    path = Path(tempfile.gettempdir(), "llmi3d_conformance.png")
+    path = cache_folder() / "picture.png"
     if not path.is_file():
         pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)

@@ -185,7 +185,7 @@ def test_the_2d_box_encloses_the_projected_centre(tiny_config):
 
 
 def test_a_new_head_starts_at_a_sensible_answer(tiny_config):
-    """In the middle of the picture, a metre cube, upright, at the middle of the depth range in log."""
+    """In the middle of the picture, a fifth of its side, a metre cube, upright, at the middle of the depth range."""
     config = tiny_config()
     head = LLMI3DForConditionalGeneration(config).box_head
     with torch.no_grad():
@@ -193,6 +193,8 @@ def test_a_new_head_starts_at_a_sensible_answer(tiny_config):
             layer.weight.zero_()  # what the small random weights add
         out = head(**make_inputs())
     torch.testing.assert_close(out.center_2d_px, torch.full((B, Q, 2), CANVAS / 2))
+    fifth = torch.tensor([-1.0, -1.0, 1.0, 1.0]) * CANVAS / 10
+    torch.testing.assert_close(out.box_2d_px, (CANVAS / 2 + fifth).expand(B, Q, 4))
     torch.testing.assert_close(out.size, torch.ones(B, Q, 3))
     torch.testing.assert_close(out.rotation_6d, torch.tensor([1.0, 0, 0, 0, 1, 0]).expand(B, Q, 6))
     middle = math.log(math.sqrt(config.depth_min_virtual * config.depth_max_virtual))

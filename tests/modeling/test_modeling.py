@@ -320,6 +320,7 @@ def test_a_llava_checkpoint_starts_neutral_whatever_memory_held(tiny_model, tiny
             torch.testing.assert_close(got, typical, msg=name)
         else:  # weights are drawn anew, as widely as in a new model (zeros where they are zeros there)
             assert got.std().item() == pytest.approx(typical.std().item(), rel=0.5, abs=1e-9), name
+    assert loaded.box_head.outputs["center"].bias.tolist() == [0.5, 0.5]
     tokens = torch.randn(1, IMAGE_TOKENS, 24)
     stages = loaded.model.high_res_tower(
         tiny_inputs(batch=1)["high_res_pixel_values"], output_hidden_states=[0, 1, 2, 3], do_pooling=False
@@ -585,8 +586,14 @@ def test_attention_follows_the_device_only_where_the_user_has_not_chosen(new_tin
     assert attention_of(chosen) == {"sdpa"}
 
 
-def test_the_cnn_does_not_mind_a_global_attention_request(tiny_config):
-    model = LLMI3DForConditionalGeneration._from_config(tiny_config(), attn_implementation="eager")
+@pytest.mark.parametrize("when", ["at the start", "later"])
+def test_the_cnn_does_not_mind_an_attention_that_timm_does_not_know(tiny_config, new_tiny_model, when):
+    if when == "later":
+        model = new_tiny_model()
+        model.set_attn_implementation("flex_attention")
+    else:
+        model = LLMI3DForConditionalGeneration._from_config(tiny_config(), attn_implementation="flex_attention")
+    assert attention_of(model) == {"flex_attention"}
     assert model.config.high_res_vision_config._attn_implementation == "sdpa"
 
 

@@ -398,8 +398,14 @@ def surface_points(center, size, rotation, steps: int = 220) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("center", "near"),
-    [((0.4, -0.2, 6.0), NEAR), ((0.4, -0.2, 0.7), 0.2), ((-0.5, 0.3, 0.1), 0.2), ((2.0, 0.5, -0.6), 0.2)],
-    ids=["before the camera", "around the near plane", "centre before the plane", "mostly behind the camera"],
+    [
+        ((0.4, -0.2, 6.0), NEAR),
+        ((0.4, -0.2, 0.7), 0.2),
+        ((-0.5, 0.3, 0.1), 0.2),
+        ((2.0, 0.5, -0.6), 0.2),
+        ((0.1, 0.1, 1.9), 1.0),
+    ],
+    ids=["in front", "around the near plane", "centre before the plane", "mostly behind the camera", "distant plane"],
 )
 def test_project_box_2d_is_the_extent_of_the_visible_surface(center, near):
     size, rotation = (2.0, 1.2, 3.0), Rotation.from_euler("yxz", (0.6, 0.25, -0.1)).as_matrix()
@@ -541,6 +547,7 @@ HARD_BOXES = {
     "identity": ((0.5, 0.3, 8.0), (1.0, 2.0, 3.0), np.eye(3)),
     "half turn": ((0.5, 0.3, 8.0), (1.0, 2.0, 3.0), np.diag([-1.0, 1.0, -1.0])),
     "straddles the near plane": ((0.2, 0.1, 0.6), (2.0, 2.0, 2.0), Rotation.from_euler("y", 0.3).as_matrix()),
+    "a face in the camera plane": ((0.2, 0.1, 0.5), (1.0, 1.0, 1.0), np.eye(3)),
     "a face on the near plane": ((0.2, 0.1, 0.5 + NEAR), (1.0, 1.0, 1.0), np.eye(3)),
     "almost in the camera": ((1e-4, 0.0, 2e-3), (1e-3, 1e-3, 1e-3), np.eye(3)),
 }

@@ -1,5 +1,46 @@
 """Metrics on metric, oriented 3D boxes."""
 
+from .bootstrap import Statistic
+from .calibration import expected_calibration_error, grounding_calibration, reliability, risk_coverage
+from .detection import Detections, detection_metrics
+from .grounding import grounding_metrics, question_values
 from .iou3d import box3d_iou, intersection_volume, volume
+from .overlaps import box_2d_iou, mono3dvg_iou
+from .protocols import PROTOCOLS, Protocol, get_protocol
+from .records import Boxes3D, Record, detection_record, make_boxes, make_record, records_from_row, with_predictions
+from .report import Comparison, Estimate, Report, compare, evaluate_records
+from .symmetry import align_axes, rotation_error
 
-__all__ = ["box3d_iou", "intersection_volume", "volume"]
+__all__ = [
+    "PROTOCOLS",
+    "Boxes3D",
+    "Comparison",
+    "Detections",
+    "Estimate",
+    "Protocol",
+    "Record",
+    "Report",
+    "Statistic",
+    "align_axes",
+    "box3d_iou",
+    "box_2d_iou",
+    "compare",
+    "detection_metrics",
+    "detection_record",
+    "evaluate_records",
+    "expected_calibration_error",
+    "get_protocol",
+    "grounding_calibration",
+    "grounding_metrics",
+    "intersection_volume",
+    "make_boxes",
+    "make_record",
+    "mono3dvg_iou",
+    "question_values",
+    "records_from_row",
+    "reliability",
+    "risk_coverage",
+    "rotation_error",
+    "volume",
+    "with_predictions",
+]

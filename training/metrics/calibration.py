@@ -1,0 +1,165 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Does the score mean what it says, and does it sort right answers before wrong ones?
+
+An answer is right when its exact IoU is above a threshold (0.25). Questions to which no box was given have no score:
+they do not enter the calibration error, and stand, wrong, at the end of the risk-coverage curve.
+
+Shapes: N answers, B bins.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A reliability diagram: bins of score, lowest first; nan where a bin is empty.
+
+    Attributes:
+        edges: [B + 1].
+        count: [B] answers of the bin.
+        score: [B] their mean score.
+        accuracy: [B] the share of them that is right.
+        expected_calibration_error: mean |accuracy - score| over bins, weighted by count (Naeini et al., AAAI 2015).
+        maximum_calibration_error: the largest of them.
+    """
+
+    edges: list[float]
+    count: list[int]
+    score: list[float]
+    accuracy: list[float]
+    expected_calibration_error: float
+    maximum_calibration_error: float
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """The error rate that is left when only the answers of the highest scores are taken.
+
+    Attributes:
+        coverage: [N] share of the questions taken: 1/N, 2/N, ... 1.
+        risk: [N] share of those that is wrong. Among equal scores any order may come: the expected risk is given.
+        area: mean risk over all coverages (AURC; Geifman et al., ICLR 2019).
+        excess_area: area minus that of a score which sorts every right answer before every wrong one.
+    """
+
+    coverage: list[float]
+    risk: list[float]
+    area: float
+    excess_area: float
+
+
+def reliability(scores: Tensor, correct: Tensor, bins: int = BINS, equal_mass: bool = False) -> Reliability:
+    """The reliability diagram of scores, with the expected calibration error.
+
+    Args:
+        scores: [N] within [0, 1].
+        correct: [N] bool.
+        bins: how many.
+        equal_mass: bins that hold equally many answers, instead of equally wide ones. A score on an edge belongs to
+            the bin below (0 to the first).
+
+    Raises:
+        ValueError: scores outside [0, 1] or nan, lengths that differ, fewer than one bin.
+    """
+    scores, correct = _check(scores, correct)
+    if bins < 1:
+        raise ValueError(f"bins: got {bins}, want at least 1.")
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    if equal_mass and len(scores):
+        edges = torch.quantile(scores, edges)
+        edges[0], edges[-1] = 0.0, 1.0
+    index = (torch.searchsorted(edges.contiguous(), scores) - 1).clamp(0, bins - 1)
+    count = torch.bincount(index, minlength=bins)
+    score = torch.bincount(index, scores, minlength=bins) / count
+    accuracy = torch.bincount(index, correct, minlength=bins) / count
+    gap = (accuracy - score).abs().nan_to_num(nan=0.0)
+    return Reliability(
+        edges=edges.tolist(),
+        count=count.tolist(),
+        score=score.tolist(),
+        accuracy=accuracy.tolist(),
+        expected_calibration_error=((gap * count).sum() / len(scores)).item() if len(scores) else math.nan,
+        maximum_calibration_error=gap.max().item() if len(scores) else math.nan,
+    )
+
+
+def expected_calibration_error(scores: Tensor, correct: Tensor, bins: int = BINS, equal_mass: bool = False) -> float:
+    """As `reliability`; nan without any answer."""
+    return reliability(scores, correct, bins, equal_mass).expected_calibration_error
+
+
+def risk_coverage(scores: Tensor, correct: Tensor, unanswered: int = 0) -> RiskCoverage:
+    """The risk-coverage curve and its area.
+
+    Args:
+        scores: [N], any order-giving numbers.
+        correct: [N] bool.
+        unanswered: further questions that nobody answered: wrong, and taken last.
+
+    Raises:
+        ValueError: nan scores, lengths that differ.
+    """
+    scores, correct = _check(scores, correct, within=False)
+    levels, level = torch.unique(-scores, return_inverse=True)
+    count = torch.bincount(level, minlength=len(levels))
+    wrong = torch.bincount(level, 1 - correct, minlength=len(levels))
+    # Within a level of equal scores every place holds a wrong answer equally likely.
+    errors = (wrong / count).repeat_interleave(count)
+    errors = torch.cat((errors, torch.ones(unanswered, dtype=torch.float64)))
+    if not len(errors):
+        return RiskCoverage([], [], math.nan, math.nan)
+    taken = torch.arange(1, len(errors) + 1, dtype=torch.float64)
+    risk = errors.cumsum(0) / taken
+    right = len(errors) - round(errors.sum().item())
+    best = (taken - right).clamp(min=0) / taken
+    return RiskCoverage(
+        coverage=(taken / len(taken)).tolist(),
+        risk=risk.tolist(),
+        area=risk.mean().item(),
+        excess_area=(risk.mean() - best.mean()).item(),
+    )
+
+
+def grounding_calibration(values: dict[str, Tensor], threshold: float = 0.25, bins: int = BINS) -> dict:
+    """Reliability and risk-coverage of the `grounding` questions in `grounding.question_values`, as plain values.
+
+    Returns:
+        `threshold`, `answers`, `unanswered`, `reliability`, `risk_coverage` (coverage thinned to at most 101 points).
+
+    Raises:
+        ValueError: scores outside [0, 1].
+    """
+    asked = ~values["iou"].isnan()
+    answered = asked & ~values["score"].isnan()
+    scores, correct = values["score"][answered], values["iou"][answered] > threshold
+    unanswered = int(asked.sum() - answered.sum())
+    curve = asdict(risk_coverage(scores, correct, unanswered))
+    if len(curve["coverage"]) > 101:
+        places = torch.linspace(0, len(curve["coverage"]) - 1, 101).round().long().tolist()
+        curve |= {name: [curve[name][place] for place in places] for name in ("coverage", "risk")}
+    return {
+        "threshold": threshold,
+        "answers": int(answered.sum()),
+        "unanswered": unanswered,
+        "reliability": asdict(reliability(scores, correct, bins)),
+        "risk_coverage": curve,
+    }
+
+
+def _check(scores: Tensor, correct: Tensor, within: bool = True) -> tuple[Tensor, Tensor]:
+    scores, correct = torch.as_tensor(scores, dtype=torch.float64), torch.as_tensor(correct).double()
+    if scores.ndim != 1 or scores.shape != correct.shape:
+        raise ValueError(
+            f"scores and correct: got shapes {tuple(scores.shape)} and {tuple(correct.shape)}, want [N] and [N]."
+        )
+    if scores.isnan().any():
+        raise ValueError(f"scores: got nan at {int(scores.isnan().int().argmax())}, want numbers.")
+    if within and len(scores) and ((scores < 0) | (scores > 1)).any():
+        raise ValueError(f"scores: got {scores.min():g} to {scores.max():g}, want values within 0 to 1.")
+    return scores, correct
