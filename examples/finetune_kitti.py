@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Fine-tunes a small LLMI3D on a handful of real KITTI frames and grounds phrases in them: the whole chain, in minutes.
+"""Trains a small LLMI3D on a few real KITTI frames and grounds phrases in them: the whole chain, in minutes.
 
     python examples/finetune_kitti.py --samples ../shared/samples/kitti --out outputs/demo
 
@@ -21,7 +21,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, pipeline, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
+from llmi3d import (
+    LLMI3DConfig,
+    LLMI3DForConditionalGeneration,
+    LLMI3DProcessor,
+    LLMI3DTrainer,
+    LLMI3DTrainingArguments,
+)
 from llmi3d.processing.visualize import draw_answer
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.ig3d.kitti import read_kitti_frames
@@ -173,7 +179,9 @@ def evaluate(rows: list[dict], checkpoint: Path, out: Path) -> dict:
             iou = box3d_iou(torch.tensor([box["corners"]]), truth[None], paired=True).item()
             depths = box["center"][2], entry["center"][2]
             results.append({"frame": row["image_id"], "phrase": phrase, "iou": iou, "score": box["score"], "box": box})
-            print(f"{row['image_id']:<22}{phrase:<36}{iou:>6.2f}{box['score']:>7.2f}{depths[0]:>9.2f}{depths[1]:>8.2f}")
+            print(
+                f"{row['image_id']:<22}{phrase:<36}{iou:>6.2f}{box['score']:>7.2f}{depths[0]:>9.2f}{depths[1]:>8.2f}"
+            )
         together = {**answers[0], "prompt": "", "boxes": [box for answer in answers for box in answer["boxes"]]}
         picture = draw_answer(Image.open(row["image"]).convert("RGB"), together)
         picture.save(out / f"{Path(row['image']).stem}.png")
@@ -199,15 +207,19 @@ def box_of(entry: dict) -> torch.Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     samples = Path(os.environ.get("LLMI3D_SAMPLES", "../shared/samples")) / "kitti"
-    parser.add_argument("--samples", type=Path, default=samples, help="folder with KITTI's training/image_2, calib, label_2")
+    parser.add_argument(
+        "--samples", type=Path, default=samples, help="folder with KITTI's training/image_2, calib, label_2"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
     parser.add_argument("--steps", type=int, default=400, help="optimisation steps")
     options = parser.parse_args()
     if not (options.samples / "training" / "image_2").is_dir():
         sys.exit(
-            f"No KITTI frames in {options.samples}/training.\nGet the left colour images, camera calibration and training "
+            f"No KITTI frames in {options.samples}/training.\nGet the left colour images, camera calibration and "
+            f"training "
             "labels of the KITTI object benchmark (https://www.cvlibs.net/datasets/kitti/eval_object.php), put a few "
-            "frames under training/image_2, training/calib and training/label_2 of one folder, and give that folder by "
+            "frames under training/image_2, training/calib and training/label_2 of one folder, and give that folder "
+            "by "
             "--samples, or its parent by the environment variable LLMI3D_SAMPLES."
         )
     options.out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-
 __version__ = "0.1.0"
 
 _MODULE_OF = {
@@ -75,7 +74,7 @@ def register() -> None:
     LLMI3DProcessor.register_for_auto_class()
 
 
-# The `llmi3d` command must answer `--help` at once, so it registers when it needs to. Python calls itself "-m" while it
-# looks for a module to run.
+# The `llmi3d` command must answer `--help` at once, so it registers when it needs to. Python calls itself "-m" while
+# it looks for a module to run.
 if Path((sys.argv or [""])[0]).stem not in ("llmi3d", "-m"):
     register()

@@ -3,5 +3,4 @@
 
 from .cli import app
 
-
 app(prog_name="llmi3d")

@@ -17,7 +17,6 @@ from transformers.utils import ModelOutput
 from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import depth_bin_centers
 
-
 # Order of the last dimension of everything that is kept a depth source.
 DEPTH_SOURCES = ("regression", "height", "map")
 
@@ -121,7 +120,11 @@ class Box3DHead(nn.Module):
         self.config = config
         dim = config.box_head_dim
         self.trunk = nn.Sequential(
-            *(nn.LayerNorm(config.text_config.hidden_size), TrunkLinear(config.text_config.hidden_size, dim), nn.GELU()),
+            *(
+                nn.LayerNorm(config.text_config.hidden_size),
+                TrunkLinear(config.text_config.hidden_size, dim),
+                nn.GELU(),
+            ),
             *(TrunkLinear(dim, dim), nn.GELU()),
         )
         # Before training: an upright metre cube in the middle of the picture, a fifth of its side, at middle depth.

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-
 app = typer.Typer(
     name="llmi3d",
     help="Metric, oriented 3D boxes from one photograph, its camera and a sentence.",
@@ -100,7 +99,11 @@ def predict(
             )
         except ValueError as error:
             _fail(f"{source}: {error}")
-        together = {**answers[0], "prompt": "; ".join(prompt), "boxes": [box for one in answers for box in one["boxes"]]}
+        together = {
+            **answers[0],
+            "prompt": "; ".join(prompt),
+            "boxes": [box for one in answers for box in one["boxes"]],
+        }
         draw_answer(ImageOps.exif_transpose(image).convert("RGB"), together).save(f"{target}.png")
         Path(f"{target}.json").write_text(json.dumps({"image": source, "answers": answers}, indent=1))
         for answer in answers:

@@ -8,7 +8,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-
 # Keys that transformers itself writes into or takes out of a configuration without declaring a field for them.
 _HOUSEKEEPING_KEYS = {
     "_commit_hash",
@@ -171,7 +170,8 @@ class LLMI3DConfig(PreTrainedConfig):
         grid = vision.image_size // vision.patch_size
         if self.high_res_image_size % grid or self.high_res_image_size % 32:
             raise ValueError(
-                f"high_res_image_size: got {self.high_res_image_size}, want a multiple of 32 (the CNN's last stride) and "
+                f"high_res_image_size: got {self.high_res_image_size}, want a multiple of 32 (the CNN's last "
+                f"stride) and "
                 f"of {grid} (the ViT's tokens along a side), so that each token has its own window of cells."
             )
         has_class_token = vision.model_type.startswith("clip")
@@ -191,7 +191,8 @@ class LLMI3DConfig(PreTrainedConfig):
         """Refuses depth settings that contradict each other."""
         if not 0 < self.depth_min_virtual < self.depth_max_virtual:
             raise ValueError(
-                f"depth_min_virtual, depth_max_virtual: got {self.depth_min_virtual} and {self.depth_max_virtual}, want "
+                f"depth_min_virtual, depth_max_virtual: got {self.depth_min_virtual} and {self.depth_max_virtual}, "
+                f"want "
                 "0 < depth_min_virtual < depth_max_virtual."
             )
         if self.num_depth_bins < 2:

@@ -7,7 +7,6 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .configuration_llmi3d import LLMI3DConfig
 
-
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -46,8 +45,8 @@ metric: the virtual camera is already undone.
 
 ## Training data, evaluation, licence of the weights, limits
 
-Not stated yet by whoever trained these weights. A camera or scene unlike those trained on gives boxes that look sure and
-are wrong; do not rely on them where people could be hurt.
+Not stated yet by whoever trained these weights. A camera or scene unlike those trained on gives boxes that look sure
+and are wrong; do not rely on them where people could be hurt.
 """
 
 
@@ -75,8 +74,8 @@ def write_model_card(directory: str | Path, config: LLMI3DConfig, num_parameters
         f"{vision.image_size} px in patches of {vision.patch_size}",
         high_res=f"{high_res.architecture} at {config.high_res_image_size} px",
         tokens=str(config.image_seq_length),
-        bins=f"{config.num_depth_bins} from {config.depth_min_virtual:g} to {config.depth_max_virtual:g} virtual metres "
-        f"at a focal length of {config.virtual_focal_length:g} px",
+        bins=f"{config.num_depth_bins} from {config.depth_min_virtual:g} to {config.depth_max_virtual:g} virtual "
+        f"metres at a focal length of {config.virtual_focal_length:g} px",
         sources=", ".join(name for name, used in sources.items() if used),
         parameters=f"{num_parameters:,}",
     ).save(path)

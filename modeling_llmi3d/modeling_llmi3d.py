@@ -3,8 +3,8 @@
 
 The network works inside one virtual camera: no intrinsics enter here.
 
-Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, Q 3D query tokens of a sample (padded),
-C channels, D depth bins.
+Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, Q 3D query tokens of a sample
+(padded), C channels, D depth bins.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,6 @@ from .box_heads_llmi3d import AnswerLinear, Box3DHead, Box3DHeadOutput, TrunkLin
 from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import FeatureMining, NeutralLinear
 from .model_card_llmi3d import write_model_card
-
 
 logger = logging.get_logger(__name__)
 
@@ -179,7 +178,7 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
         self.base_model.high_res_tower._set_gradient_checkpointing(enable)
 
     def save_pretrained(self, save_directory, *args, is_main_process=True, **kwargs):
-        """As every model; the checkpoint also carries its code (see `AUTO_MAP`) and, where it has none, a model card."""
+        """As every model; the checkpoint also carries its code (see `AUTO_MAP`) and a model card, if it has none."""
         if self._auto_class is not None:
             self.config.auto_map = dict(AUTO_MAP)
             self.config.custom_pipelines = CUSTOM_PIPELINES

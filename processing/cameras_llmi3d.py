@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""From what a user knows about the camera to a `Camera`: given K, field of view, EXIF or a stated default, in that order."""
+"""What a user knows about a camera becomes a `Camera`: given K or field of view, else EXIF, else a stated default."""
 
 import logging
 import math
@@ -16,10 +16,10 @@ from .geometry_llmi3d import (
     orient_intrinsics,
 )
 
-
 logger = logging.getLogger(__name__)
 
-# Across the longer side; between a phone's main camera (about 65-70 degrees) and a webcam or dash camera (about 50-60).
+# Across the longer side; between a phone's main camera (about 65-70 degrees) and a webcam or dash camera (about
+# 50-60).
 DEFAULT_FOV_DEG = 60.0
 
 EXIF_ORIENTATION = 0x0112
@@ -39,8 +39,8 @@ def exif_orientation(image: Image.Image) -> int:
 def exif_focal_length(image: Image.Image) -> float | None:
     """Focal length in pixels of the stored picture from its EXIF data, None where it says nothing usable.
 
-    The 35 mm-equivalent focal length is tried first (equal diagonals, as CIPA defines it), then the focal length with the
-    sensor's resolution.
+    The 35 mm-equivalent focal length is tried first (equal diagonals, as CIPA defines it), then the focal length with
+    the sensor's resolution.
     """
     exif = image.getexif().get_ifd(_EXIF_IFD)
     width, height = image.size
@@ -118,7 +118,8 @@ def resolve_camera(
             focal = 0.5 * max(image_size) / math.tan(math.radians(DEFAULT_FOV_DEG) / 2)
             k, source = intrinsics_from_focal(focal, focal, width / 2, height / 2), "default"
             logger.warning(
-                "No intrinsics, no fov_deg and no focal length in the EXIF data of a %dx%d image: a field of view of %g "
+                "No intrinsics, no fov_deg and no focal length in the EXIF data of a %dx%d image: a field of view "
+                "of %g "
                 "degrees across its longer side is assumed. Every distance scales with this guess.",
                 *image_size,
                 DEFAULT_FOV_DEG,

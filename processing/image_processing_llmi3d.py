@@ -88,8 +88,8 @@ class LLMI3DImageProcessor(TorchvisionBackend):
     Turns pictures into `pixel_values` [I, 3, size] and `high_res_pixel_values` [I, 3, high_res_size], and keeps a
     `Camera` for each in the attribute `cameras` of what it returns.
 
-    The picture is turned upright by its EXIF orientation, scaled to fit the high-resolution canvas without changing its
-    aspect, centred and padded with the mean colour; the low-resolution input is a smaller copy of that canvas.
+    The picture is turned upright by its EXIF orientation, scaled to fit the high-resolution canvas without changing
+    its aspect, centred and padded with the mean colour; the low-resolution input is a smaller copy of that canvas.
 
     Example:
 
@@ -154,9 +154,7 @@ class LLMI3DImageProcessor(TorchvisionBackend):
             focal_lengths.append(focal_length)
         given = _one_for_each("intrinsics", intrinsics, sizes, is_one_camera)
         fovs = _one_for_each("fov_deg", fov_deg, sizes, lambda value: not isinstance(value, list | tuple))
-        cameras = [
-            resolve_camera(*args) for args in zip(sizes, orientations, given, fovs, focal_lengths, strict=True)
-        ]
+        cameras = [resolve_camera(*args) for args in zip(sizes, orientations, given, fovs, focal_lengths, strict=True)]
         return self._preprocess(prepared, cameras=cameras, **kwargs)
 
     def _preprocess(
@@ -178,7 +176,8 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         canvas_height, canvas_width = high_res_size.height, high_res_size.width
         if size.height * canvas_width != size.width * canvas_height:
             raise ValueError(
-                f"size, high_res_size: got {size.width}x{size.height} and {canvas_width}x{canvas_height}, want one aspect."
+                f"size, high_res_size: got {size.width}x{size.height} and {canvas_width}x{canvas_height}, want one "
+                f"aspect."
             )
         high, moved = [], []
         for image, camera in zip(images, cameras, strict=True):
@@ -191,7 +190,8 @@ class LLMI3DImageProcessor(TorchvisionBackend):
             left, top = (canvas_width - new_width) // 2, (canvas_height - new_height) // 2
             if left < 0 or top < 0:
                 raise ValueError(
-                    f"do_resize: got False with a {width}x{height} image, want one that fits {canvas_width}x{canvas_height}."
+                    f"do_resize: got False with a {width}x{height} image, want one that fits "
+                    f"{canvas_width}x{canvas_height}."
                 )
             image = self.rescale_and_normalize(
                 image[None], do_rescale, rescale_factor, do_normalize, image_mean, image_std
@@ -226,7 +226,9 @@ def _one_for_each(name: str, value: Any, sizes: list[tuple[int, int]], is_one) -
         return [None] * len(sizes)
     if is_one(value):
         if name == "intrinsics" and len(set(sizes)) > 1:
-            raise ValueError(f"{name}: got one camera for images of the sizes {sorted(set(sizes))}, want one for each.")
+            raise ValueError(
+                f"{name}: got one camera for images of the sizes {sorted(set(sizes))}, want one for each."
+            )
         return [value] * len(sizes)
     if len(value) != len(sizes):
         raise ValueError(f"{name}: got {len(value)} for {len(sizes)} images, want one for each.")

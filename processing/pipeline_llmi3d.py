@@ -58,8 +58,8 @@ class Image3DGroundingPipeline(Pipeline):
 
         Returns:
             For one picture and one phrase a dictionary that `json.dumps` takes:
-            `prompt`, `mode`, `text` (the words of the answer), `image_size` (width, height), `intrinsics` (the K used),
-            `intrinsics_source` (`given`, `fov`, `exif` or `default`) and `boxes`, a list of
+            `prompt`, `mode`, `text` (the words of the answer), `image_size` (width, height), `intrinsics` (the K
+            used), `intrinsics_source` (`given`, `fov`, `exif` or `default`) and `boxes`, a list of
             {`label`, `score`, `center`, `size`, `rotation`, `corners`, `box_2d`, `center_2d`, `depth_weights`}; units
             and frames as in `LLMI3DProcessor.post_process_grounding_3d`.
             For several phrases a list of them; for a list of pictures a list with the above for each; for a generator
@@ -74,9 +74,7 @@ class Image3DGroundingPipeline(Pipeline):
             prompts = _for_each_image("prompt", prompt, len(images), isinstance(prompt, str))
             cameras = _for_each_image("intrinsics", intrinsics, len(images), is_one_camera(intrinsics))
             fovs = _for_each_image("fov_deg", fov_deg, len(images), isinstance(fov_deg, int | float))
-            samples = [
-                _sample(image, *rest) for image, *rest in zip(images, prompts, cameras, fovs, strict=True)
-            ]
+            samples = [_sample(image, *rest) for image, *rest in zip(images, prompts, cameras, fovs, strict=True)]
         elif _is_stream(images):
             samples = (_sample(image, prompt, intrinsics, fov_deg) for image in images)
         else:
@@ -104,7 +102,9 @@ class Image3DGroundingPipeline(Pipeline):
         outputs = self.forward(self.preprocess(samples, **preprocess_params), **forward_params)
         answers = iter(self.postprocess(outputs, **postprocess_params))
         return [
-            next(answers) if isinstance(sample["prompt"], str) else list(itertools.islice(answers, len(sample["prompt"])))
+            next(answers)
+            if isinstance(sample["prompt"], str)
+            else list(itertools.islice(answers, len(sample["prompt"])))
             for sample in samples
         ]
 
@@ -114,7 +114,9 @@ class Image3DGroundingPipeline(Pipeline):
         for name in ("intrinsics", "fov_deg"):
             values = [sample[name] for sample in samples]
             cameras[name] = None if all(value is None for value in values) else values
-        inputs = self.processor.grounding_inputs([sample["image"] for sample in samples], phrases, mode=mode, **cameras)
+        inputs = self.processor.grounding_inputs(
+            [sample["image"] for sample in samples], phrases, mode=mode, **cameras
+        )
         prompts = [phrase for group in phrases for phrase in group]
         return {"inputs": dict(inputs), "cameras": inputs.cameras, "prompts": prompts}
 
@@ -159,7 +161,9 @@ def _sample(image: Any, prompt: Any, intrinsics: Any, fov_deg: Any) -> dict[str,
     sample = {"prompt": prompt, "intrinsics": intrinsics, "fov_deg": fov_deg}
     if isinstance(image, dict):
         if "image" not in image:
-            raise ValueError(f"image: got a dictionary with the keys {sorted(image)}, want the key 'image' among them.")
+            raise ValueError(
+                f"image: got a dictionary with the keys {sorted(image)}, want the key 'image' among them."
+            )
         sample.update({key: image[key] for key in sample if image.get(key) is not None})
         image = image["image"]
     if not sample["prompt"]:

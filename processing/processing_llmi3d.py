@@ -11,7 +11,6 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 from .geometry_llmi3d import Camera, box_corners, decode_boxes, rotation_6d_to_matrix
 from .image_processing_llmi3d import CameraBatchFeature, LLMI3DImageProcessor
 
-
 IMAGE_TOKEN = "<image>"
 BOX_3D_TOKEN = "<|box_3d|>"
 # Order of the last dimension of `depth_weights`, as the model's 3D heads write it.
@@ -38,7 +37,8 @@ CHAT_TEMPLATE = """{% for message in messages -%}
 
 class LLMI3DProcessor(ProcessorMixin):
     r"""
-    Bundles the image processor, the tokenizer, the chat template and the way from the network's answer to metric boxes.
+    Bundles the image processor, the tokenizer, the chat template and the way from the network's answer to metric
+    boxes.
 
     Args:
         image_processor: a `LLMI3DImageProcessor`.
@@ -79,7 +79,8 @@ class LLMI3DProcessor(ProcessorMixin):
             if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
                 raise ValueError(
                     f"tokenizer: '{token}' is not one token of it; add it with "
-                    "tokenizer.add_special_tokens({'additional_special_tokens': [...]}) and resize the model's embeddings."
+                    "tokenizer.add_special_tokens({'additional_special_tokens': [...]}) and resize the model's "
+                    "embeddings."
                 )
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.box_3d_token_id = tokenizer.convert_tokens_to_ids(BOX_3D_TOKEN)
@@ -113,7 +114,9 @@ class LLMI3DProcessor(ProcessorMixin):
         }
         for name, (mine, its) in pairs.items():
             if mine != its:
-                raise ValueError(f"processor: its {name} is {mine}, the model's is {its}; load both from one checkpoint.")
+                raise ValueError(
+                    f"processor: its {name} is {mine}, the model's is {its}; load both from one checkpoint."
+                )
 
     def save_pretrained(self, save_directory, **kwargs):
         """As every processor; the pipeline's code goes along, for loading with `trust_remote_code=True`."""
@@ -158,9 +161,7 @@ class LLMI3DProcessor(ProcessorMixin):
             return MultiModalData()
         size = self.image_processor.size
         tokens = (size["height"] // self.patch_size) * (size["width"] // self.patch_size)
-        return MultiModalData(
-            num_image_tokens=[tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
-        )
+        return MultiModalData(num_image_tokens=[tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes))
 
     @property
     def unused_input_names(self) -> list[str]:
@@ -183,7 +184,8 @@ class LLMI3DProcessor(ProcessorMixin):
 
         Args:
             phrase: what to find ("the nearest car"); words only.
-            mode: `direct` ends in the query token, so that one forward pass answers; `generate` leaves the answer open.
+            mode: `direct` ends in the query token, so that one forward pass answers; `generate` leaves the answer
+            open.
 
         Raises:
             ValueError: an empty phrase, special tokens in it, or an unknown mode.
@@ -224,7 +226,9 @@ class LLMI3DProcessor(ProcessorMixin):
             images, prompts = [images], [prompts]
         elif isinstance(prompts, str) or len(prompts) != len(images):
             given = "one phrase" if isinstance(prompts, str) else f"{len(prompts)} prompts"
-            raise ValueError(f"prompts: got {given} for {len(images)} images, want a phrase or list of phrases for each.")
+            raise ValueError(
+                f"prompts: got {given} for {len(images)} images, want a phrase or list of phrases for each."
+            )
         phrases = [[item] if isinstance(item, str) else list(item) for item in prompts]
         if not any(phrases):
             raise ValueError("prompts: got no phrase, want at least one.")
@@ -232,7 +236,8 @@ class LLMI3DProcessor(ProcessorMixin):
         pixels = self.image_processor(list(images), intrinsics=intrinsics, fov_deg=fov_deg, return_tensors="pt")
         owners = [index for index, group in enumerate(phrases) for _ in group]
         tokens = self.image_token * (
-            (pixels["pixel_values"].shape[-2] // self.patch_size) * (pixels["pixel_values"].shape[-1] // self.patch_size)
+            (pixels["pixel_values"].shape[-2] // self.patch_size)
+            * (pixels["pixel_values"].shape[-1] // self.patch_size)
         )
         texts = [text.replace(self.image_token, tokens) for text in texts]
         batch = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
@@ -250,7 +255,7 @@ class LLMI3DProcessor(ProcessorMixin):
         labels: list[list[str]] | None = None,
         threshold: float = 0.0,
     ) -> list[dict[str, Any]]:
-        """Raw network answers to metric boxes: virtual depth to metres, back-projection with K, allocentric to egocentric.
+        """Raw network answers to metric boxes, in the original picture (see `geometry_llmi3d.decode_boxes`).
 
         Args:
             outputs: what the model or `generate_boxes` returned (anything with `boxes_3d`).

@@ -18,8 +18,8 @@ class LLMI3DTrainingArguments(TrainingArguments):
         box_loss_weights: weights of the components of the 3D loss, by the names of `Box3DLossWeights`; those not named
             keep their default of 1.
 
-    Defaults that differ from `TrainingArguments`: columns of the data set are kept for the collator, and only `labels` is
-    a label (the 3D targets are not).
+    Defaults that differ from `TrainingArguments`: columns of the data set are kept for the collator, and only
+    `labels` is a label (the 3D targets are not).
     """
 
     lm_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the language-modelling loss."})

@@ -17,8 +17,8 @@ from llmi3d.training.losses import Box3DTargets
 class LLMI3DDataCollator:
     """Turns IG3D rows (`llmi3d.training.ig3d.schema`) into a batch for `LLMI3DTrainer`.
 
-    Only the assistant's words are learned. Every object of a row that lies before the camera is painted into the target
-    of the depth map, ignored ones too.
+    Only the assistant's words are learned. Every object of a row that lies before the camera is painted into the
+    target of the depth map, ignored ones too.
 
     Args:
         processor: the model's `LLMI3DProcessor`.
@@ -87,7 +87,8 @@ class LLMI3DDataCollator:
             placeholders = sum(message["content"].count(BOX_PLACEHOLDER) for message in row["messages"])
             if placeholders != len(wanted):
                 raise ValueError(
-                    f"targets: row '{row.get('image_id')}' has {placeholders} {BOX_PLACEHOLDER} and {len(wanted)} targets."
+                    f"targets: row '{row.get('image_id')}' has {placeholders} {BOX_PLACEHOLDER} and {len(wanted)} "
+                    f"targets."
                 )
             targets.append(
                 {

@@ -1,12 +1,13 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """The 3D criterion: disentangled corner losses, uncertainty-weighted depth, 2D box, depth map and confidence.
 
-Cube R-CNN fixes the disentanglement (each group of outputs is judged with the others taken from the truth) and the chamfer
-distance for symmetric objects; MonoDETR the Laplace uncertainty of depth and the focal loss of the depth map; the
-confidence is regressed to the achieved 3D IoU. Unlike theirs, lengths are divided by the true box's diagonal, so that a cup
-and a lorry weigh the same, as they do in IoU.
+Cube R-CNN fixes the disentanglement (each group of outputs is judged with the others taken from the truth) and the
+chamfer distance for symmetric objects; MonoDETR the Laplace uncertainty of depth and the focal loss of the depth map;
+the confidence is regressed to the achieved 3D IoU. Unlike theirs, lengths are divided by the true box's diagonal, so that
+a cup and a lorry weigh the same, as they do in IoU.
 
-Shapes: B samples, Q query tokens of a sample (padded), K boxes of a batch, M objects of an image (padded), D depth bins.
+Shapes: B samples, Q query tokens of a sample (padded), K boxes of a batch, M objects of an image (padded), D depth
+bins.
 """
 
 from dataclasses import dataclass, field
@@ -159,8 +160,8 @@ class Box3DLoss:
 class Box3DCriterion(nn.Module):
     """Judges raw network answers against the truth, box by box.
 
-    Losses are sums over the boxes (and, of the depth map, over the images) divided by counts that the caller gives, so that
-    batches of an accumulated or distributed step add up to the loss of the whole.
+    Losses are sums over the boxes (and, of the depth map, over the images) divided by counts that the caller gives,
+    so that batches of an accumulated or distributed step add up to the loss of the whole.
     """
 
     def __init__(self, config: LLMI3DConfig, weights: Box3DLossWeights | None = None):
@@ -188,7 +189,9 @@ class Box3DCriterion(nn.Module):
         """
         predicted, wanted = boxes.mask.sum(-1), targets.mask.sum(-1)
         if not torch.equal(predicted, wanted):
-            raise ValueError(f"targets: got {wanted.tolist()} boxes for {predicted.tolist()} query tokens of the samples.")
+            raise ValueError(
+                f"targets: got {wanted.tolist()} boxes for {predicted.tolist()} query tokens of the samples."
+            )
         num_boxes = wanted.sum().clamp(min=1) if num_boxes is None else num_boxes
         num_images = len(wanted) if num_images is None else num_images
 

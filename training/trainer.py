@@ -15,9 +15,9 @@ from llmi3d.training.losses import Box3DCriterion, Box3DLossWeights, Box3DTarget
 class LLMI3DTrainer(Trainer):
     """Trains `LLMI3DForConditionalGeneration`, plain or wrapped by PEFT, on what `LLMI3DDataCollator` makes.
 
-    The loss is that of the whole optimisation step: language loss by the step's tokens, box losses by its boxes, depth-map
-    loss by its images, whatever the split into accumulated batches and processes. Each component is logged, and
-    the mean 3D IoU that the training boxes achieved (`box_iou`).
+    The loss is that of the whole optimisation step: language loss by the step's tokens, box losses by its boxes,
+    depth-map loss by its images, whatever the split into accumulated batches and processes. Each component is logged,
+    and the mean 3D IoU that the training boxes achieved (`box_iou`).
 
     Example:
 
@@ -89,9 +89,13 @@ class LLMI3DTrainer(Trainer):
 
     @torch.no_grad()
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ):
-        """Loss alone: boxes are ragged over samples and do not gather; the metrics of `llmi3d.training.metrics` judge them."""
+        """Loss alone: boxes are ragged over samples and do not gather. `llmi3d.training.metrics` judges them."""
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)

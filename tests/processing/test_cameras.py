@@ -49,7 +49,8 @@ def test_default_says_so(caplog):
 
 
 def test_equivalent_focal_length_compares_diagonals():
-    # 43.27 mm is the diagonal of 35 mm film: at that focal length the focal length in pixels is the picture's diagonal.
+    # 43.27 mm is the diagonal of 35 mm film: at that focal length the focal length in pixels is the picture's
+    # diagonal.
     assert exif_focal_length(with_exif(focal_length_35mm=43)) == pytest.approx(500 * 43 / 43.2666, rel=1e-4)
 
 

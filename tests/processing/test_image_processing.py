@@ -39,7 +39,7 @@ def test_camera_moves_with_the_pixels(image_processor):
     batch = image_processor(image, intrinsics=K, return_tensors="pt")
     brightness = batch["high_res_pixel_values"][0].sum(0)
     brightness = (brightness - brightness.min()).clamp(min=0)
-    brightness[: int(24)] = brightness[104:] = 0  # the padding is grey, not black
+    brightness[:24] = brightness[104:] = 0  # the padding is grey, not black
     brightness = brightness * (brightness > 0.3 * brightness.max())
     rows, columns = torch.meshgrid(torch.arange(128) + 0.5, torch.arange(128) + 0.5, indexing="ij")
     found = torch.stack(((brightness * columns).sum(), (brightness * rows).sum())) / brightness.sum()

@@ -131,9 +131,7 @@ def test_camera_reported_is_the_camera_used(ground, photograph):
 def test_saved_pipeline_is_loaded(ground, photograph, tmp_path):
     ground.save_pretrained(tmp_path)
     loaded = pipeline("image-3d-grounding", model=str(tmp_path), device="cpu")
-    assert_same(
-        loaded(photograph, prompt="the car", intrinsics=K), ground(photograph, prompt="the car", intrinsics=K)
-    )
+    assert_same(loaded(photograph, prompt="the car", intrinsics=K), ground(photograph, prompt="the car", intrinsics=K))
 
 
 @pytest.mark.parametrize(

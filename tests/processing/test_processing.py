@@ -65,9 +65,7 @@ def test_chat_template_marks_the_assistants_words(processor, photograph):
         {"role": "assistant", "content": [{"type": "text", "text": "No."}]},
     ]
     text = processor.apply_chat_template(conversation)
-    assert text == (
-        "Be brief. USER: <image>\nHello? ASSISTANT: Yes. <|box_3d|></s>USER: More? ASSISTANT: No.</s>"
-    )
+    assert text == ("Be brief. USER: <image>\nHello? ASSISTANT: Yes. <|box_3d|></s>USER: More? ASSISTANT: No.</s>")
     batch = processor.apply_chat_template(
         conversation,
         tokenize=True,

@@ -67,7 +67,9 @@ def perfect(targets: Box3DTargets, config, **changes) -> Box3DHeadOutput:
         "score_logits": torch.full(shape, 20.0),
         **changes,
     }
-    return Box3DHeadOutput(**{key: value.clone().requires_grad_(value.is_floating_point()) for key, value in outputs.items()})
+    return Box3DHeadOutput(
+        **{key: value.clone().requires_grad_(value.is_floating_point()) for key, value in outputs.items()}
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- whole loss
@@ -210,7 +212,9 @@ def test_corner_distance_of_a_shifted_box():
 
 def test_symmetric_boxes_may_be_turned():
     size = torch.tensor([[2.0, 1.0, 2.0]])
-    corners, turned = (box_corners(torch.zeros(1, 3), size, yaw_to_matrix(torch.tensor([a]))) for a in (0.0, math.pi / 2))
+    corners, turned = (
+        box_corners(torch.zeros(1, 3), size, yaw_to_matrix(torch.tensor([a]))) for a in (0.0, math.pi / 2)
+    )
     assert corner_distance(turned, corners, torch.tensor([True])) == pytest.approx(0, abs=1e-6)
     assert corner_distance(turned, corners, torch.tensor([False])) > 0.3
 
