@@ -118,14 +118,9 @@ class Box3DHead(nn.Module):
     def __init__(self, config: LLMI3DConfig):
         super().__init__()
         self.config = config
-        dim = config.box_head_dim
+        state_dim, dim = config.text_config.hidden_size, config.box_head_dim
         self.trunk = nn.Sequential(
-            *(
-                nn.LayerNorm(config.text_config.hidden_size),
-                TrunkLinear(config.text_config.hidden_size, dim),
-                nn.GELU(),
-            ),
-            *(TrunkLinear(dim, dim), nn.GELU()),
+            nn.LayerNorm(state_dim), TrunkLinear(state_dim, dim), nn.GELU(), TrunkLinear(dim, dim), nn.GELU()
         )
         # Before training: an upright metre cube in the middle of the picture, a fifth of its side, at middle depth.
         middle_depth = 0.5 * (math.log(config.depth_min_virtual) + math.log(config.depth_max_virtual))
@@ -139,6 +134,18 @@ class Box3DHead(nn.Module):
             "score": [0.0],
         }
         self.outputs = nn.ModuleDict({name: AnswerLinear(dim, bias) for name, bias in initial.items()})
+        self.float()  # also where the default dtype of the moment is a half
+
+    def _apply(self, fn, recurse=True):
+        """Casts of the whole model (`.to(torch.bfloat16)`, `.half()`) move the head, but leave it in float32."""
+
+        def in_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.dtype == torch.float32:
+                return moved
+            return tensor.to(moved.device) if tensor.dtype == torch.float32 else moved.float()
+
+        return super()._apply(in_float32, recurse)
 
     def forward(self, states: Tensor, mask: Tensor, depth_logits: Tensor | None = None) -> Box3DHeadOutput:
         """

@@ -168,12 +168,15 @@ class LLMI3DConfig(PreTrainedConfig):
                 f"vision_config: image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}."
             )
         grid = vision.image_size // vision.patch_size
-        if self.high_res_image_size % grid or self.high_res_image_size % 32:
+        if self.high_res_image_size <= 0 or self.high_res_image_size % (4 * grid) or self.high_res_image_size % 32:
             raise ValueError(
-                f"high_res_image_size: got {self.high_res_image_size}, want a multiple of 32 (the CNN's last "
-                f"stride) and "
-                f"of {grid} (the ViT's tokens along a side), so that each token has its own window of cells."
+                f"high_res_image_size: got {self.high_res_image_size}, want a multiple of 32 (the CNN's last stride) "
+                f"and of {4 * grid} (its first stride times the ViT's {grid} tokens along a side), so that each token "
+                "has its own window of cells."
             )
+        for name in ("box_head_dim", "depth_predictor_dim", "depth_embedding_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1.")
         has_class_token = vision.model_type.startswith("clip")
         if has_class_token != (self.vision_feature_select_strategy == "default"):
             raise ValueError(

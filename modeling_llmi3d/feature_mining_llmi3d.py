@@ -87,7 +87,9 @@ class _WindowAttend(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         # query [K, M], cells [K, P, M], depth_query [K, E], depth [K, P, E]. What has no M or E is at least float32.
         exact = torch.promote_types(cells.dtype, torch.float32)
-        variance, mean = torch.var_mean(cells.to(exact), dim=-1, correction=0)  # [K, P]
+        # In parts, so that half-precision cells are never held in float32 as a whole.
+        statistics = [torch.var_mean(part.to(exact), dim=-1, correction=0) for part in cells.chunk(8)]
+        variance, mean = (torch.cat(parts) for parts in zip(*statistics, strict=True))  # [K, P]
         rstd = (variance + eps).rsqrt()
         query = query.to(cells.dtype)
         dots = torch.bmm(cells, query[..., None]).squeeze(-1).to(exact)

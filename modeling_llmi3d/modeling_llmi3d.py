@@ -189,6 +189,14 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
         if is_main_process:
             write_model_card(save_directory, self.config, self.num_parameters())
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        # Loading makes new parameters, all of them trainable.
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model._freeze_unused_vision_layers()
+        return loaded
+
     def set_attn_implementation(self, attn_implementation, *args, **kwargs):
         self.base_model._attention_was_chosen = True
         if isinstance(attn_implementation, str) and attn_implementation not in ("eager", "sdpa"):
@@ -472,7 +480,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
                 states = states[rows, torch.arange(rows.shape[1], device=rows.device)]
         else:
             states = self.lm_head.weight.new_zeros(len(answer), 1, self.config.text_config.hidden_size)
-        steps = min(states.shape[1], answer.shape[1])
+        steps = min(len(generated.hidden_states) - 1, answer.shape[1])
         if is_query[:, steps:].any():
             logger.warning("generate_boxes: the answer was cut off right after a 3D query token, which gives no box.")
         usable = torch.zeros(states.shape[:2], dtype=torch.bool, device=is_query.device)

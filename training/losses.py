@@ -2,12 +2,11 @@
 """The 3D criterion: disentangled corner losses, uncertainty-weighted depth, 2D box, depth map and confidence.
 
 Cube R-CNN fixes the disentanglement (each group of outputs is judged with the others taken from the truth) and the
-chamfer distance for symmetric objects; MonoDETR the Laplace uncertainty of depth and the focal loss of the depth map;
-the confidence is regressed to the achieved 3D IoU. Unlike theirs, lengths are divided by the true box's diagonal, so that
-a cup and a lorry weigh the same, as they do in IoU.
+chamfer distance for symmetric objects; MonoDETR the Laplace uncertainty of depth and the focal loss of the depth map.
+The confidence is regressed to the achieved 3D IoU. Unlike theirs, lengths are divided by the true box's diagonal, so
+that a cup and a lorry weigh the same, as they do in IoU.
 
-Shapes: B samples, Q query tokens of a sample (padded), K boxes of a batch, M objects of an image (padded), D depth
-bins.
+Shapes: B samples, Q query tokens of a sample (padded), K boxes of a batch, M objects of an image (padded), D bins.
 """
 
 from dataclasses import dataclass, field

@@ -226,9 +226,9 @@ def reference_ap(records, ious, category: str, threshold: float, low: float, hig
     return float(np.mean(best))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1, 11])
 def test_equals_an_independent_implementation(seed):
-    records = random_records(seed)
+    records = random_records(seed, pictures=12)
     detections, ious = Detections(records), [all_ious(record) for record in records]
     ranges = {"all": (0, 1e5), "near": (0, 10), "medium": (10, 35), "far": (35, 1e5)}
     for name, (low, high) in ranges.items():

@@ -489,8 +489,11 @@ def test_evaluate_module_by_path(tmp_path, monkeypatch):
     assert metric.compute(**evaluate_inputs()) == grounding_metrics(example())
 
 
-def test_evaluate_module_refuses_other_frames(tmp_path):
+@pytest.mark.parametrize("side", ["predictions", "references"])
+@pytest.mark.parametrize("of_the_box", [False, True])
+def test_evaluate_module_refuses_other_frames(tmp_path, side, of_the_box):
     inputs = evaluate_inputs()
-    inputs["predictions"][0]["frame"] = "lidar"
+    entry = inputs[side][0]
+    inputs[side][0] = {**entry, "boxes": [box(frame="lidar")]} if of_the_box else {**entry, "frame": "lidar"}
     with pytest.raises(ValueError, match="got 'lidar', want 'camera'"):
         module_by_class.OrientedBoxGrounding(cache_dir=str(tmp_path)).compute(**inputs)

@@ -269,6 +269,9 @@ def test_incomparable_reports_are_refused():
         ValueError, match=r"got the bootstraps \(resamples, seed, pictures\) \(20, 0, 20\) and \(20, 1"
     ):
         check_comparable([report, report_of(lambda i: 0.0, resamples=20, seed=1)])
+    other_ids = dataclasses.replace(report, ids=(*report.ids[:-1], "kitti/999"))
+    with pytest.raises(ValueError, match=r"got 40 and 40 questions, 2 of them .*the first is 'kitti/039'"):
+        compare(report, other_ids)
     changed = dataclasses.replace(report.protocol, score_threshold=0.5)  # the name does not tell
     with pytest.raises(ValueError, match=r"ig3d-kitti and ig3d-kitti .of the same name, with other settings"):
         compare(report, dataclasses.replace(report, protocol=changed))

@@ -13,7 +13,7 @@ unmatched one that lies outside the range of depths. Categories without a true b
 set does not label everything (Omni3D says so of SUN RGB-D and Objectron), boxes whose 2D box overlaps no labelled
 one's of their category by more than 0.3 are left out of the count.
 
-The one difference to Omni3D's code is the IoU, which is exact here.
+Given the same IoUs this gives the numbers of Omni3D's evaluator to the last digits; the IoU is exact here.
 
 Shapes: N records, T thresholds, D detections of a category, G true boxes, R resamples.
 """
@@ -65,7 +65,8 @@ class _Matches:
         precision = right / (right + wrong).clamp(min=1e-12)
         # The best precision at this recall or any higher one.
         precision = precision.flip(1).cummax(1).values.flip(1)
-        recall = torch.linspace(0, 1, RECALL_POINTS, dtype=torch.float64).expand(len(right), -1).contiguous()
+        # COCO's own numbers: some of these recalls are reached exactly, and the last bit decides.
+        recall = torch.from_numpy(np.linspace(0, 1, RECALL_POINTS)).expand(len(right), -1).contiguous()
         place = torch.searchsorted(right / wanted, recall)
         precision = torch.cat((precision, precision.new_zeros(len(right), 1)), 1)
         return precision.gather(1, place).mean(1)

@@ -1,12 +1,14 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """The grounding metrics as a module of Hugging Face's `evaluate`; nothing is downloaded.
 
-from llmi3d.training.metrics.evaluate_module import OrientedBoxGrounding
-metric = OrientedBoxGrounding()                                            # by class
-metric = evaluate.load("path/to/training/metrics/evaluate_module.py")   # by path
+It is made by its class, or loaded by its path:
 
-metric.add_batch(predictions=predictions, references=references)
-metric.compute(iou="mono3dvg")["acc@0.25"]
+    from llmi3d.training.metrics.evaluate_module import OrientedBoxGrounding
+    metric = OrientedBoxGrounding()
+    metric = evaluate.load("path/to/training/metrics/evaluate_module.py")
+
+    metric.add_batch(predictions=predictions, references=references)
+    metric.compute(iou="mono3dvg")["acc@0.25"]
 """
 
 import datasets
@@ -21,7 +23,7 @@ Args:
     predictions: one for each reference, {"id", "boxes"} and if wanted "frame" ("camera"). `boxes` is a list of
         {"center", "size", "rotation"} and if wanted "score", "category", "box_2d", as the pipeline
         `image-3d-grounding` gives them; empty for an abstention, None for no answer.
-    references: {"id", "task", "boxes"} and if wanted "intrinsics". `task` is grounding, multi or absent.
+    references: {"id", "task", "boxes"} and if wanted "intrinsics", "frame". `task` is grounding, multi or absent.
     iou: "exact", or "mono3dvg" for the rotation-blind IoU of the Mono3DVG code beside it.
     thresholds: of IoU (default 0.25 and 0.5).
     symmetry: of rotation and length errors (default "none").
@@ -32,11 +34,16 @@ _CITATION = "LLMI3D: MLLM-based 3D Perception from a Single 2D Image, arXiv 2408
 
 _NUMBER = datasets.Value("float64")
 _VECTOR = datasets.List(_NUMBER)
-_BOX = {"center": _VECTOR, "size": _VECTOR, "rotation": datasets.List(_VECTOR), "category": datasets.Value("string")}
+_BOX = {
+    "center": _VECTOR,
+    "size": _VECTOR,
+    "rotation": datasets.List(_VECTOR),
+    "category": datasets.Value("string"),
+    "frame": datasets.Value("string"),
+}
 _FEATURES = {
     "predictions": {
         "id": datasets.Value("string"),
-        "frame": datasets.Value("string"),
         "answered": datasets.Value("bool"),  # lists cannot be null here
         "boxes": datasets.List({**_BOX, "score": _NUMBER, "box_2d": _VECTOR}),
     },
@@ -62,7 +69,7 @@ class OrientedBoxGrounding(evaluate.Metric):
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Adds predictions and references, in the same order. Keys that may be left out are filled in."""
-        predictions = [_filled({"frame": "camera", **one}, "predictions") for one in predictions or []]
+        predictions = [_filled(one, "predictions") for one in predictions or []]
         references = [_filled(one, "references") for one in references or []]
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
@@ -80,13 +87,14 @@ class OrientedBoxGrounding(evaluate.Metric):
 
 def _filled(entry: dict, side: str) -> dict:
     """The entry with None for the keys it lacks, at both levels, and without keys that are not read."""
-    features = _FEATURES[side]
-    boxes = entry.get("boxes")
-    entry = {name: entry.get(name) for name in features} | {"boxes": boxes or []}
-    entry["boxes"] = [{name: _plain(box, name) for name in features["boxes"].feature} for box in entry["boxes"]]
-    return {**entry, "answered": boxes is not None} if side == "predictions" else entry
+    features, boxes = _FEATURES[side], entry.get("boxes")
+    defaults = {"frame": entry.get("frame", "camera")}
+    plain = [{**defaults, "category": box.get("label"), **box} for box in boxes or []]
+    filled = {name: entry.get(name) for name in features} | {
+        "boxes": [{name: _plain(box.get(name)) for name in features["boxes"].feature} for box in plain]
+    }
+    return {**filled, "answered": boxes is not None} if side == "predictions" else filled
 
 
-def _plain(box: dict, name: str):
-    value = box.get("label") if name == "category" and "category" not in box else box.get(name)
+def _plain(value):
     return value.tolist() if hasattr(value, "tolist") else value

@@ -258,9 +258,10 @@ PROTOCOLS = {
             sources=("objectron",),
             split="test",
             categories=_OBJECTRON,
-            category_symmetry=(("bottle", "continuous"), ("cup", "continuous")),
-            notes="Objectron's test videos. Rotation and lengths of bottles and cups are judged up to a turn about "
-            f"their upright axis, as in Objectron's own evaluation; IoU is not. {_OMNI3D_CATEGORIES}",
+            category_symmetry=(("bottle", "continuous"),),
+            notes="Objectron's test videos. Rotation and lengths of bottles are judged up to a turn about their "
+            f"upright axis, which no picture shows; cups have handles, and IoU knows no exception. "
+            f"{_OMNI3D_CATEGORIES}",
         ),
         Protocol(
             name="mono3drefer",

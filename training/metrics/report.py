@@ -144,7 +144,8 @@ def evaluate_records(
         records: with their answers (`records.with_predictions`).
         protocol: from `protocols.get_protocol`, or a variant of one.
         model: a name for the report.
-        resamples, seed: of the bootstrap over pictures.
+        resamples, seed: of the bootstrap over pictures. For detection each resample takes as long as AP3D itself (not
+            the matching): 0.03 s for 1,000 pictures.
 
     Raises:
         ValueError: what `Protocol.select` refuses: duplicate ids, another source or split, nothing left.
