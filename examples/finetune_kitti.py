@@ -102,22 +102,30 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditiona
 
 
 class ShuffledTurns(torch.utils.data.Dataset):
-    """Conversations about the frames with a few of their phrases in random order; item i is always the same."""
+    """Passes over all phrases of all frames, in conversations of at most four turns; item i is always the same.
 
-    def __init__(self, rows: list[dict], length: int):
+    Every phrase comes once a pass, whatever number of phrases its frame has, and in another order each time.
+    """
+
+    TURNS = 4
+
+    def __init__(self, rows: list[dict], passes: int):
         self.rows = [{**row, "image": Image.open(row["image"]).convert("RGB")} for row in rows]
         self.pairs = [grounding_pairs(row) for row in rows]
-        self.length = length
+        # Of each conversation of a pass: its frame, and where its phrases start in the frame's shuffled ones.
+        self.starts = [
+            (frame, start) for frame, pairs in enumerate(self.pairs) for start in range(0, len(pairs), self.TURNS)
+        ]
+        self.passes = passes
 
     def __len__(self) -> int:
-        return self.length
+        return self.passes * len(self.starts)
 
     def __getitem__(self, index: int) -> dict:
-        frame = index % len(self.rows)
+        frame, start = self.starts[index % len(self.starts)]
         pairs = list(self.pairs[frame])
-        draw = random.Random(index)
-        draw.shuffle(pairs)
-        pairs = pairs[: draw.randint(1, 4)]
+        random.Random(index // len(self.starts)).shuffle(pairs)
+        pairs = pairs[start : start + self.TURNS]
         return {
             **self.rows[frame],
             "messages": grounding_conversation([phrase for phrase, _ in pairs]),
@@ -132,16 +140,19 @@ def train(rows: list[dict], out: Path, steps: int) -> Path:
     phrases = [phrase for row in rows for phrase, _ in grounding_pairs(row)]
     tokenizer = build_tokenizer(["USER: ASSISTANT: Locate in 3D.", *phrases])
     model, processor = build_model(tokenizer)
-    model = get_peft_model(model, lora_config(model, rank=16, from_scratch=True))
+    # The towers stay as they are, random here and pre-trained in earnest; the base's answers must be learned as well.
+    model = get_peft_model(model, lora_config(model, rank=32, also_train=("lm_head",)))
     model.print_trainable_parameters()
+    conversations = ShuffledTurns(rows, passes=steps)
     arguments = LLMI3DTrainingArguments(
         output_dir=str(out / "training"),
-        per_device_train_batch_size=len(rows),
+        per_device_train_batch_size=len(conversations.starts),
+        train_sampling_strategy="sequential",
         max_steps=steps,
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
-        logging_steps=max(steps // 20, 1),
+        logging_steps=max(steps // 30, 1),
         save_steps=max(steps // 4, 1),
         save_total_limit=1,
         seed=SEED,
@@ -150,7 +161,7 @@ def train(rows: list[dict], out: Path, steps: int) -> Path:
     trainer = LLMI3DTrainer(
         model,
         arguments,
-        train_dataset=ShuffledTurns(rows, len(rows) * steps),
+        train_dataset=conversations,
         data_collator=LLMI3DDataCollator(processor),
     )
     last = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
@@ -211,7 +222,7 @@ def main() -> None:
         "--samples", type=Path, default=samples, help="folder with KITTI's training/image_2, calib, label_2"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
-    parser.add_argument("--steps", type=int, default=400, help="optimisation steps")
+    parser.add_argument("--steps", type=int, default=600, help="passes over all phrases, one step each")
     options = parser.parse_args()
     if not (options.samples / "training" / "image_2").is_dir():
         sys.exit(

@@ -70,7 +70,9 @@ class LLMI3DConfig(PreTrainedConfig):
         box_3d_token_id: id of `<|box_3d|>`, the 3D query token.
 
     Raises:
-        ValueError: a key that no field has, or values that contradict each other; the message gives both.
+        ValueError: a key that no field has.
+        huggingface_hub.errors.StrictDataclassError: a value of the wrong type, or values that contradict each other;
+            the message gives both.
 
     Example:
 
@@ -125,10 +127,10 @@ class LLMI3DConfig(PreTrainedConfig):
     depth_predictor_dim: int = 256
     depth_embedding_dim: int = 128
     num_depth_bins: int = 80
-    depth_min_virtual: float = 0.1
-    depth_max_virtual: float = 200.0
+    depth_min_virtual: float | int = 0.1
+    depth_max_virtual: float | int = 200.0
 
-    virtual_focal_length: float | None = None
+    virtual_focal_length: float | int | None = None
     box_head_dim: int = 1024
     depth_from_regression: bool = True
     depth_from_height: bool = True

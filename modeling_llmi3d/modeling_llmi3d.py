@@ -257,6 +257,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             pixel_values: [I, 3, vision_config.image_size, vision_config.image_size].
             high_res_pixel_values: [I, 3, high_res_image_size, high_res_image_size].
         """
+        self._follow_device()
         low = self.vision_tower(pixel_values, return_dict=True, **kwargs)
         tokens = low.hidden_states[vision_feature_layer]
         if self.config.vision_feature_select_strategy == "default":

@@ -1,0 +1,174 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""The package as others meet it: what it installs, what it registers, what its checkpoints carry."""
+
+import ast
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    pipeline,
+)
+
+import llmi3d
+from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DImageProcessor, LLMI3DModel, LLMI3DProcessor
+
+ROOT = Path(__file__).parents[1]
+K = (250.0, 260.0, 150.0, 110.0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(chain, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for part in chain:
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_the_wheel_holds_llmi3d_and_nothing_else(tmp_path):
+    # In a copy: the build leaves folders behind.
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    for folder in ("modeling_llmi3d", "processing", "training"):
+        for file in (ROOT / folder).rglob("*.py"):
+            target = tmp_path / file.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    (tmp_path / "modeling_llmi3d" / "py.typed").touch()
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", "."],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"llmi3d"}
+    assert sum(name.endswith(".py") for name in names) == len(list(tmp_path.glob("[mpt]*/**/*.py")))
+    assert "llmi3d/py.typed" in names
+
+
+def test_every_public_name_is_there():
+    for name in llmi3d.__all__:
+        assert getattr(llmi3d, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = llmi3d.nothing
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys; sys.argv = ['llmi3d', '--help']\n"
+        "import llmi3d.cli\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "expected"),
+    [
+        (AutoConfig, LLMI3DConfig),
+        (AutoModel, LLMI3DModel),
+        (AutoModelForImageTextToText, LLMI3DForConditionalGeneration),
+        (AutoModelForMultimodalLM, LLMI3DForConditionalGeneration),
+        (AutoImageProcessor, LLMI3DImageProcessor),
+        (AutoProcessor, LLMI3DProcessor),
+    ],
+)
+def test_auto_classes_know_it(checkpoint, auto_class, expected):
+    assert type(auto_class.from_pretrained(checkpoint)) is expected
+
+
+def test_a_checkpoint_is_safe_and_has_a_card(checkpoint):
+    names = {path.name for path in checkpoint.iterdir()}
+    assert "model.safetensors" in names
+    assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in names)
+    card = (checkpoint / "README.md").read_text()
+    assert "llama, 2 layers of 32" in card and "library_name: transformers" in card
+
+
+def test_a_card_that_is_there_is_kept(chain, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    chain[0].save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_saving_leaves_the_model_as_it_was(chain, checkpoint):
+    """The pipeline that a checkpoint names would ask users of the installed package for trust."""
+    assert "custom_pipelines" in json.loads((checkpoint / "config.json").read_text())
+    assert not hasattr(chain[0].config, "custom_pipelines")
+
+
+REMOTE = """
+import importlib.abc, json, sys
+
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] == "llmi3d":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Hide())
+from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, pipeline
+
+folder, picture = sys.argv[1:]
+for auto in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    assert type(auto.from_pretrained(folder, trust_remote_code=True)).__module__.startswith("transformers_modules.")
+ground = pipeline("image-3d-grounding", model=folder, trust_remote_code=True, device="cpu")
+answers = [ground(picture, prompt="the car", intrinsics=[250.0, 260.0, 150.0, 110.0], **kwargs)
+           for kwargs in ({}, {"mode": "generate", "max_new_tokens": 4})]
+print(json.dumps(answers))
+"""
+
+
+def test_a_checkpoint_carries_its_code(checkpoint, photograph, tmp_path, monkeypatch):
+    """Where llmi3d is not installed, `trust_remote_code=True` gives the same answers, the pipeline's too."""
+    photograph.save(tmp_path / "picture.png")
+    (tmp_path / "remote.py").write_text(REMOTE)
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "remote.py"), str(checkpoint), str(tmp_path / "picture.png")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    ground = pipeline("image-3d-grounding", model=str(checkpoint), device="cpu")
+    picture = str(tmp_path / "picture.png")
+    here = [
+        ground(picture, prompt="the car", intrinsics=K, **kwargs)
+        for kwargs in ({}, {"mode": "generate", "max_new_tokens": 4})
+    ]
+    assert json.loads(done.stdout.strip().splitlines()[-1]) == here
+
+
+def test_exported_files_have_names_of_their_own():
+    """Files are copied flat into checkpoints, where a shared base name would overwrite silently."""
+    names = [file.name for folder in ("modeling_llmi3d", "processing") for file in (ROOT / folder).glob("*_llmi3d.py")]
+    assert len(names) == len(set(names))
+    for folder in ("modeling_llmi3d", "processing"):
+        for file in (ROOT / folder).glob("*_llmi3d.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.level:
+                    assert node.level == 1 and node.module and node.module.endswith("_llmi3d"), (
+                        file.name,
+                        node.module,
+                    )
+
+
+def test_the_paper_sized_configuration_is_the_default():
+    """A number is stated once: in the configuration class."""
+    written = LLMI3DConfig.from_pretrained(ROOT / "model_cards" / "llmi3d-7b").to_dict()
+    for key, value in LLMI3DConfig().to_dict().items():
+        if key not in ("architectures", "_name_or_path"):
+            assert written[key] == value, key
