@@ -60,7 +60,7 @@ def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditionalGeneration, LLMI3DProcessor]:
-    """A model of the paper's shape, small enough for a laptop: 8x8 visual tokens, each over 8x8 cells of the CNN."""
+    """A model of the paper's shape, small enough for a laptop: 6x6 visual tokens, each over 8x8 cells of the CNN."""
     config = LLMI3DConfig(
         text_config={
             "model_type": "llama",
@@ -81,7 +81,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditiona
             "intermediate_size": 512,
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
-            "image_size": 128,
+            "image_size": 96,
             "patch_size": 16,
             "projection_dim": 192,
         },
@@ -91,7 +91,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditiona
             # Layer scale starts at 1: there are no pre-trained weights that a small one would protect.
             "model_args": {"depths": [1, 1, 2, 1], "dims": [32, 64, 128, 256], "ls_init_value": 1.0},
         },
-        high_res_image_size=256,
+        high_res_image_size=192,
         depth_predictor_dim=64,
         depth_embedding_dim=32,
         box_head_dim=256,
@@ -104,10 +104,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditiona
 class ShuffledTurns(torch.utils.data.Dataset):
     """Passes over all phrases of all frames, in conversations of at most four turns; item i is always the same.
 
-    Every phrase comes once a pass, whatever number of phrases its frame has, and in another order each time.
+    Every phrase comes once a pass, whatever number of phrases its frame has, in one of a few orders.
     """
 
-    TURNS = 4
+    TURNS, ORDERS = 4, 24
 
     def __init__(self, rows: list[dict], passes: int):
         self.rows = [{**row, "image": Image.open(row["image"]).convert("RGB")} for row in rows]
@@ -124,7 +124,7 @@ class ShuffledTurns(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         frame, start = self.starts[index % len(self.starts)]
         pairs = list(self.pairs[frame])
-        random.Random(index // len(self.starts)).shuffle(pairs)
+        random.Random(index // len(self.starts) % self.ORDERS).shuffle(pairs)
         pairs = pairs[start : start + self.TURNS]
         return {
             **self.rows[frame],
@@ -222,7 +222,7 @@ def main() -> None:
         "--samples", type=Path, default=samples, help="folder with KITTI's training/image_2, calib, label_2"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
-    parser.add_argument("--steps", type=int, default=600, help="passes over all phrases, one step each")
+    parser.add_argument("--steps", type=int, default=800, help="passes over all phrases, one step each")
     options = parser.parse_args()
     if not (options.samples / "training" / "image_2").is_dir():
         sys.exit(
