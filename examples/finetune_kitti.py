@@ -134,43 +134,55 @@ class ShuffledTurns(torch.utils.data.Dataset):
         }
 
 
-def train(rows: list[dict], out: Path, steps: int) -> Path:
-    """Fine-tunes with LoRA, merges the adapter and saves a checkpoint that `from_pretrained` and `pipeline` load."""
-    set_seed(SEED)
-    phrases = [phrase for row in rows for phrase, _ in grounding_pairs(row)]
-    tokenizer = build_tokenizer(["USER: ASSISTANT: Locate in 3D.", *phrases])
-    model, processor = build_model(tokenizer)
-    # The towers stay as they are, random here and pre-trained in earnest; the base's answers must be learned as well.
-    model = get_peft_model(model, lora_config(model, rank=32, also_train=("lm_head",)))
-    model.print_trainable_parameters()
+def run_trainer(model, processor, rows: list[dict], out: Path, steps: int) -> None:
+    """One stage of training; goes on from the stage's last checkpoint in `out`, if there is one."""
     conversations = ShuffledTurns(rows, passes=steps)
     arguments = LLMI3DTrainingArguments(
-        output_dir=str(out / "training"),
+        output_dir=str(out),
         per_device_train_batch_size=len(conversations.starts),
         train_sampling_strategy="sequential",
         max_steps=steps,
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
-        logging_steps=max(steps // 30, 1),
+        logging_steps=max(steps // 20, 1),
         save_steps=max(steps // 4, 1),
         save_total_limit=1,
         seed=SEED,
         report_to="none",
     )
-    trainer = LLMI3DTrainer(
-        model,
-        arguments,
-        train_dataset=conversations,
-        data_collator=LLMI3DDataCollator(processor),
-    )
-    last = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
+    trainer = LLMI3DTrainer(model, arguments, train_dataset=conversations, data_collator=LLMI3DDataCollator(processor))
+    last = get_last_checkpoint(arguments.output_dir) if out.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
+
+
+def train(rows: list[dict], out: Path, steps: int) -> Path:
+    """Trains in the paper's two stages, merges the adapter and saves a checkpoint that `pipeline` loads."""
+    set_seed(SEED)
+    phrases = [phrase for row in rows for phrase, _ in grounding_pairs(row)]
+    tokenizer = build_tokenizer(["USER: ASSISTANT: Locate in 3D.", *phrases])
+    model, processor = build_model(tokenizer)
+
+    print("Stage 1: align feature mining and projector; towers and language model stay as they are.")
+    aligned = out / "aligned"
+    if not (aligned / "model.safetensors").is_file():
+        model.requires_grad_(False)
+        for part in (model.model.feature_mining, model.model.multi_modal_projector, model.box_head):
+            part.requires_grad_(True)
+        run_trainer(model, processor, rows, out / "stage_1", steps // 5)
+        model.save_pretrained(aligned)
+
+    print("Stage 2: LoRA on the language model, with the 3D heads.")
+    model = LLMI3DForConditionalGeneration.from_pretrained(aligned)
+    # A base that was pre-trained would not need its output embeddings trained.
+    adapters = lora_config(model, rank=32, train=("box_head", "lm_head"))
+    model = get_peft_model(model, adapters)
+    model.print_trainable_parameters()
+    run_trainer(model, processor, rows, out / "stage_2", steps)
 
     adapter, checkpoint = out / "adapter", out / "checkpoint"
     model.save_pretrained(adapter)
-    set_seed(SEED)
-    base, _ = build_model(tokenizer)  # the same weights as above: the adapter was trained on them
+    base = LLMI3DForConditionalGeneration.from_pretrained(aligned)
     PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(checkpoint)
     processor.save_pretrained(checkpoint)
     return checkpoint
@@ -222,7 +234,7 @@ def main() -> None:
         "--samples", type=Path, default=samples, help="folder with KITTI's training/image_2, calib, label_2"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
-    parser.add_argument("--steps", type=int, default=800, help="passes over all phrases, one step each")
+    parser.add_argument("--steps", type=int, default=700, help="steps of the second stage")
     options = parser.parse_args()
     if not (options.samples / "training" / "image_2").is_dir():
         sys.exit(

@@ -6,17 +6,19 @@ import re
 from peft import LoraConfig
 from torch import nn
 
+NEW_PARTS = ("feature_mining", "multi_modal_projector", "box_head")
+
 
 def lora_config(
     model: nn.Module,
     rank: int = 16,
     alpha: int | None = None,
     dropout: float = 0.0,
-    also_train: tuple[str, ...] = (),
+    train: tuple[str, ...] = NEW_PARTS,
 ) -> LoraConfig:
     """A `peft.LoraConfig` for a `LLMI3DForConditionalGeneration`; use it with `peft.get_peft_model`.
 
-    Adapters go on every linear layer inside the language model's blocks. Projector, feature mining and 3D heads are
+    Adapters go on every linear layer inside the language model's blocks. What is new in LLMI3D (`NEW_PARTS`) is
     trained in full and saved with the adapter; so is the row of the 3D query token in the embeddings.
 
     Args:
@@ -24,7 +26,7 @@ def lora_config(
         rank: of the adapters.
         alpha: scale of the adapters, twice the rank by default.
         dropout: on the adapters' input.
-        also_train: further modules to train in full, such as `lm_head` for a base that was never pre-trained.
+        train: modules to train in full.
     """
     blocks = re.compile(r"model\.language_model\.(?:.*\.)?layers\.\d+\.")
     leaves = {
@@ -39,7 +41,7 @@ def lora_config(
         lora_alpha=2 * rank if alpha is None else alpha,
         lora_dropout=dropout,
         target_modules=target_modules,
-        modules_to_save=["feature_mining", "multi_modal_projector", "box_head", *also_train],
+        modules_to_save=list(train),
         trainable_token_indices={"embed_tokens": [model.config.box_3d_token_id]},
         task_type="CAUSAL_LM",
     )
