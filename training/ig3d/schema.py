@@ -26,8 +26,11 @@ forward), pixels are of the image frame ((0, 0) at the top-left corner of the to
                     the first user turn, <box_3d> in the assistant's turns for each box that is meant there
     targets         object ids, one for each <box_3d>, in order
     task            one of TASKS for each turn of the assistant, in order
+    meanings        what each turn of the assistant is about, in order: {"kind": which kind of phrase or question,
+                    "form": its logical form (`expressions`), "rewritten": true where its words are a captioner's}; any
+                    of these may be missing, and {} where nothing is known. The whole field may be missing or null
 
-Keys of `attributes` vary from object to object, which a struct of Arrow cannot hold: each mapping is stored as JSON
+Keys of `attributes` and `meanings` vary, which a struct of Arrow cannot hold: each mapping is stored as JSON
 text by the features' own Json type (datasets 4.7 and later), and reads and writes as a plain dict.
 """
 
@@ -76,6 +79,7 @@ IG3D_FEATURES = Features(
         "messages": List({"role": Value("string"), "content": Value("string")}),
         "targets": List(Value("string")),
         "task": List(Value("string")),
+        "meanings": List(Json()),
     }
 )
 
@@ -171,13 +175,13 @@ def validate_row(row: dict) -> None:
     Raises:
         ValueError: names the field, what was given and what is wanted.
     """
-    _check_keys("row", row, IG3D_FEATURES)
+    _check_keys("row", row, IG3D_FEATURES, ("meanings",))
     for name in ("image_id", "source", "split"):
         _check_text(name, row[name])
     for name in ("objects", "messages", "targets", "task"):
         if not isinstance(row[name], list):
             raise ValueError(f"{name}: got {row[name]!r}, want a list.")
-    check_intrinsics(_numbers("intrinsics", row["intrinsics"], (3, 3)), _image_size(row["image"]))
+    check_intrinsics(_numbers("intrinsics", row["intrinsics"], (3, 3)), image_size(row["image"]))
 
     objects = {}
     for i, entry in enumerate(row["objects"]):
@@ -194,6 +198,7 @@ def validate_row(row: dict) -> None:
     for i, task in enumerate(row["task"]):
         if task not in TASKS:
             raise ValueError(f"task[{i}]: got {task!r}, want one of {', '.join(TASKS)}.")
+    _check_meanings(row.get("meanings"), len(answers))
 
     count = sum(answer.count(BOX_PLACEHOLDER) for answer in answers)
     if count != len(row["targets"]):
@@ -244,6 +249,18 @@ def _check_object(where: str, entry: dict) -> None:
         raise ValueError(f"{where}.attributes: got {attributes!r}, want a mapping of strings to strings.")
 
 
+def _check_meanings(meanings: list[dict] | None, turns: int) -> None:
+    if meanings is None:
+        return
+    if not isinstance(meanings, list) or len(meanings) != turns:
+        raise ValueError(f"meanings: got {meanings!r}, want a list of one for each of {turns} turns, or null.")
+    for i, meaning in enumerate(meanings):
+        if not isinstance(meaning, dict) or set(meaning) - {"kind", "form", "rewritten"}:
+            raise ValueError(f"meanings[{i}]: got {meaning!r}, want a mapping with kind, form or rewritten at most.")
+        if not isinstance(meaning.get("kind", ""), str):
+            raise ValueError(f"meanings[{i}].kind: got {meaning['kind']!r}, want a string.")
+
+
 def _check_conversation(messages: list[dict]) -> None:
     for i, message in enumerate(messages):
         _check_keys(f"messages[{i}]", message, IG3D_FEATURES["messages"].feature)
@@ -291,7 +308,15 @@ def _numbers(where: str, value, shape: tuple[int, ...]) -> torch.Tensor:
     return numbers
 
 
-def _image_size(image) -> tuple[int, int]:
+def image_size(image) -> tuple[int, int]:
+    """(width, height) in pixels of a row's picture after its EXIF orientation; of a file only the header is read.
+
+    Args:
+        image: a Pillow image, a path, or {"path", "bytes"}.
+
+    Raises:
+        ValueError: not a picture.
+    """
     if isinstance(image, PILImage.Image):
         return image.size
     if isinstance(image, dict):
