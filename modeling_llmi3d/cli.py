@@ -116,6 +116,68 @@ def predict(
         typer.echo(f"{target}.json  {target}.png  (K: {answers[0]['intrinsics_source']})")
 
 
+@app.command()
+def evaluate(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Folder or Hub name of a checkpoint, or a .jsonl file of predictions {id, boxes}.")
+    ],
+    data: Annotated[str, typer.Argument(help="Folder that `llmi3d data build` wrote, or a data set on the Hub.")],
+    protocol: Annotated[str, typer.Option(help="Such as ig3d-kitti; an unknown name lists all.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.md, plots and answers.")],
+    split: Annotated[str | None, typer.Option(help="Another split than the protocol's; the report says so.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Another mode than the protocol's.")] = None,
+    score_threshold: Annotated[float | None, typer.Option(help="Another than the protocol's.", min=0, max=1)] = None,
+    iou: Annotated[str | None, typer.Option(help="mono3dvg: the rotation-blind IoU beside the exact one.")] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Ask again under changed cameras and pictures.")
+    ] = False,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="One such change, as focal-0.7 or noise-0.1. May be repeated.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions to a forward pass.", min=1)] = 8,
+    name: Annotated[str | None, typer.Option(help="Of the model in the report.")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the fastest by default.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")] = False,
+) -> None:
+    """Evaluate a checkpoint under a named protocol. Goes on where an interrupted run of the same stopped.
+
+    Several processes share the work: accelerate launch (or torchrun) -m llmi3d evaluate ...
+    """
+    try:
+        from .training.ig3d.dataset import load_split
+        from .training.metrics.protocols import get_protocol
+        from .training.metrics.robustness import DEFAULT_CONDITIONS, Condition
+        from .training.metrics.runner import CheckpointPredictor, FilePredictor, process_state
+        from .training.metrics.runner import evaluate as run
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is not installed; evaluation needs pip install 'llmi3d[train]'.")
+    changes = {"split": split, "mode": mode and mode.value, "score_threshold": score_threshold, "iou": iou}
+    state = process_state()
+    try:
+        chosen = get_protocol(protocol).variant(**{key: new for key, new in changes.items() if new is not None})
+        conditions = [*(DEFAULT_CONDITIONS if robustness else ()), *map(Condition.parse, condition or ())]
+        rows = load_split(data, chosen.split)
+        if checkpoint.endswith(".jsonl"):
+            predictor = FilePredictor(checkpoint, name)
+        else:
+            own = state.device if state.num_processes > 1 else device
+            predictor = CheckpointPredictor(checkpoint, chosen.mode, name, own)
+        result = run(
+            predictor,
+            rows,
+            chosen,
+            out,
+            conditions=list(dict.fromkeys(conditions)),
+            batch_size=batch_size,
+            progress=not quiet,
+        )
+    except (ValueError, OSError) as error:
+        _fail(error)
+    if state.is_main_process and not quiet:
+        typer.echo(result.report.to_markdown())
+        typer.echo(f"{out / 'report.md'}  {out / 'report.json'}")
+
+
 def _targets(images: list[str], out: Path, overwrite: bool) -> list[Path]:
     """Where each picture's results go, without suffix. Names come from the pictures', never their folders."""
     targets = [out / (re.sub(r"[^\w.-]", "_", Path(source).stem) or "image") for source in images]

@@ -97,4 +97,5 @@ def row(photograph) -> dict:
         "messages": grounding_conversation(["the car", "the cone"]),
         "targets": ["a", "b"],
         "task": ["grounding", "grounding"],
+        "meanings": None,
     }

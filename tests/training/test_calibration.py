@@ -16,6 +16,7 @@ from llmi3d.training.metrics import (
     risk_coverage,
     with_predictions,
 )
+from llmi3d.training.metrics.calibration import resampled_calibration
 
 
 def test_hand_computed_reliability():
@@ -113,3 +114,28 @@ def test_of_grounding_questions():
     many = {"iou": torch.ones(1000), "score": torch.rand(1000)}
     thinned = grounding_calibration(many)["risk_coverage"]
     assert len(thinned["coverage"]) == 101 and thinned["coverage"][-1] == 1
+
+
+def test_one_copy_of_each_question_resamples_to_the_numbers_themselves():
+    generator = torch.Generator().manual_seed(3)
+    scores = (torch.rand(60, generator=generator, dtype=torch.float64) * 8).round() / 8  # ties
+    iou = torch.rand(60, generator=generator, dtype=torch.float64) * 0.5
+    scores[::7], iou[5] = math.nan, math.nan
+    values = {"score": scores, "iou": iou}
+    whole = grounding_calibration(values)
+    drawn = resampled_calibration(values, [torch.ones(1, 60, dtype=torch.float64)])
+    ece, area = whole["reliability"]["expected_calibration_error"], whole["risk_coverage"]["area"]
+    assert drawn["expected_calibration_error"].item() == pytest.approx(ece, abs=1e-12)
+    assert drawn["risk_coverage_area"].item() == pytest.approx(area, abs=1e-12)
+
+
+def test_copies_resample_as_if_the_questions_were_asked_that_often():
+    scores = torch.tensor([0.9, 0.6, 0.6, 0.2, math.nan], dtype=torch.float64)
+    iou = torch.tensor([0.5, 0.0, 0.5, 0.1, 0.0], dtype=torch.float64)
+    copies = torch.tensor([2, 0, 3, 1, 2])
+    repeated = {"score": scores.repeat_interleave(copies), "iou": iou.repeat_interleave(copies)}
+    whole = grounding_calibration(repeated)
+    drawn = resampled_calibration({"score": scores, "iou": iou}, [copies.double()[None]])
+    ece, area = whole["reliability"]["expected_calibration_error"], whole["risk_coverage"]["area"]
+    assert drawn["expected_calibration_error"].item() == pytest.approx(ece, abs=1e-12)
+    assert drawn["risk_coverage_area"].item() == pytest.approx(area, abs=1e-12)

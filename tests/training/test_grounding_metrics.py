@@ -387,8 +387,8 @@ def example_row() -> dict:
 
 
 def test_records_from_row():
-    kinds = ["category", "all", None, "category", "category"]
-    records = records_from_row(example_row(), image_size=(1000, 800), phrase_kinds=kinds)
+    meanings = [{"kind": kind} for kind in ("category", "all", "colour", "category", "category")]
+    records = records_from_row({**example_row(), "meanings": meanings}, image_size=(1000, 800))
     assert [(r.id, r.task, r.phrase, r.phrase_kind) for r in records] == [
         ("kitti/0#0", "grounding", "the near car", "category"),
         ("kitti/0#1", "multi", "all cars", "all"),

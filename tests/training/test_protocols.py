@@ -199,7 +199,7 @@ def test_report_prints_its_protocol():
         "| acc@0.25 (%) | 100.00 | 100.00 to 100.00 | 40 |",
         "| depth_error (m) | 0.000 | 0.000 to 0.000 | 40 |",
         "| box_2d_iou (%) | - | - | 0 |",
-        "expected calibration error 0.500",
+        "| expected_calibration_error (%) | 50.00 | 50.00 to 50.00 | 40 |",
         "| distance | acc@0.25 | acc@0.5 | mean_iou | over |",
     ):
         assert part in text, part

@@ -46,6 +46,7 @@ def make_row(**changes):
         "messages": grounding_conversation(["the chair", "the brown table"]),
         "targets": ["a", "b"],
         "task": ["grounding", "grounding"],
+        "meanings": None,
     }
     return {**copy.deepcopy(row), **changes}
 

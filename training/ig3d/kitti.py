@@ -181,6 +181,7 @@ def _read_frame(folder: Path, frame_id: str) -> dict:
         "messages": grounding_conversation(list(phrases.values())),
         "targets": list(phrases),
         "task": ["grounding"] * len(phrases),
+        "meanings": None,
     }
 
 

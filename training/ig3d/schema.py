@@ -28,7 +28,7 @@ forward), pixels are of the image frame ((0, 0) at the top-left corner of the to
     task            one of TASKS for each turn of the assistant, in order
     meanings        what each turn of the assistant is about, in order: {"kind": which kind of phrase or question,
                     "form": its logical form (`expressions`), "rewritten": true where its words are a captioner's}; any
-                    of these may be missing, and {} where nothing is known. The whole field may be missing or null
+                    of these may be missing, and {} where nothing is known; null where nothing is known of any turn
 
 Keys of `attributes` and `meanings` vary, which a struct of Arrow cannot hold: each mapping is stored as JSON
 text by the features' own Json type (datasets 4.7 and later), and reads and writes as a plain dict.
@@ -38,10 +38,11 @@ import io
 
 import torch
 from datasets import Features, Image, Json, List, Value
-from PIL import ExifTags
+from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
 from llmi3d.processing.geometry_llmi3d import box_corners, check_intrinsics, project_box_2d
+from llmi3d.processing.image_processing_llmi3d import load_image
 from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 
 TASKS = ("grounding", "multi", "absent", "vqa", "caption")
@@ -175,7 +176,7 @@ def validate_row(row: dict) -> None:
     Raises:
         ValueError: names the field, what was given and what is wanted.
     """
-    _check_keys("row", row, IG3D_FEATURES, ("meanings",))
+    _check_keys("row", row, IG3D_FEATURES)
     for name in ("image_id", "source", "split"):
         _check_text(name, row[name])
     for name in ("objects", "messages", "targets", "task"):
@@ -306,6 +307,20 @@ def _numbers(where: str, value, shape: tuple[int, ...]) -> torch.Tensor:
     if numbers.shape != shape or not torch.isfinite(numbers).all():
         raise ValueError(f"{where}: got {value!r}, want finite numbers of shape {shape}.")
     return numbers
+
+
+def upright_image(image) -> PILImage.Image:
+    """A row's picture as RGB, its EXIF orientation applied: the image frame of the row.
+
+    Args:
+        image: a Pillow image, a path, or {"path", "bytes"}.
+
+    Raises:
+        ValueError: not a picture.
+    """
+    if isinstance(image, dict):
+        image = image["path"] if image.get("bytes") is None else PILImage.open(io.BytesIO(image["bytes"]))
+    return ImageOps.exif_transpose(load_image(image)).convert("RGB")
 
 
 def image_size(image) -> tuple[int, int]:

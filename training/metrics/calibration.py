@@ -8,6 +8,7 @@ Shapes: N answers, B bins.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -150,6 +151,44 @@ def grounding_calibration(values: dict[str, Tensor], threshold: float = 0.25, bi
         "reliability": asdict(reliability(scores, correct, bins)),
         "risk_coverage": curve,
     }
+
+
+def resampled_calibration(
+    values: dict[str, Tensor], weights: Iterable[Tensor], threshold: float = 0.25, bins: int = BINS
+) -> dict[str, Tensor]:
+    """Both headline numbers under resamples of the questions, for their intervals.
+
+    Args:
+        values: of `grounding.question_values`, with scores within [0, 1].
+        weights: chunks [r, N] of copies of each question (`bootstrap.resample_weights`).
+        threshold, bins: as in `grounding_calibration`, whose two numbers are those of one copy of each question.
+
+    Returns:
+        `expected_calibration_error` and `risk_coverage_area`, each [R].
+    """
+    asked = ~values["iou"].isnan()
+    answered = asked & ~values["score"].isnan()
+    scores = torch.where(answered, values["score"], -1.0)  # unanswered: wrong, and last
+    wrong = (~answered | ~(values["iou"] > threshold)).double()
+    levels, level = torch.unique(-scores[asked], return_inverse=True)
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    in_bin = torch.nn.functional.one_hot((torch.searchsorted(edges, scores) - 1).clamp(0, bins - 1), bins).double()
+    in_bin = in_bin * answered.double()[:, None]
+    found = {"expected_calibration_error": [], "risk_coverage_area": []}
+    for chunk in weights:
+        gap = ((chunk * (1 - wrong - scores)) @ in_bin).abs().sum(1)
+        found["expected_calibration_error"].append(gap / (chunk @ in_bin).sum(1))
+        empty = torch.zeros(len(chunk), len(levels), dtype=torch.float64)
+        count = empty.index_add(1, level, chunk[:, asked])
+        errors = empty.index_add(1, level, (chunk * wrong)[:, asked])
+        rate = errors / count.clamp(min=1)
+        # Taking a level of n answers of error rate e after m with E errors, the risks are (E + e (k - m)) / k for
+        # k = m + 1 ... m + n; their sum is n e + (E - e m)(H(m + n) - H(m)) with the harmonic numbers H.
+        taken, before = count.cumsum(1), errors.cumsum(1) - errors
+        harmonic = torch.digamma(taken + 1) - torch.digamma(taken - count + 1)
+        area = (count * rate + (before - rate * (taken - count)) * harmonic).sum(1)
+        found["risk_coverage_area"].append(area / taken[:, -1])
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def _check(scores: Tensor, correct: Tensor, within: bool = True) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,7 @@ class Protocol:
         prompt: how a phrase becomes a request.
         mode: `direct` (the prompt ends in the 3D query token) or `generate` (the model writes an answer).
         score_threshold: boxes of a lower score are no part of the answer.
+        condition: how pictures and cameras were changed before the model saw them (`robustness.Condition`).
         symmetry: of rotation and length errors.
         category_symmetry: (category, symmetry) where another one holds.
         groupings: breakdowns.
@@ -100,6 +101,7 @@ class Protocol:
     prompt: str = GROUNDING_PROMPT
     mode: str = "direct"
     score_threshold: float = 0.0
+    condition: str = "none"
     symmetry: str = "none"
     category_symmetry: tuple[tuple[str, str], ...] = ()
     groupings: tuple[Grouping, ...] = GROUPINGS

@@ -213,15 +213,12 @@ def make_record(record_id: str, task: str, true: Iterable[dict], intrinsics: Any
     return Record(id=record_id, task=task, true=boxes, intrinsics=intrinsics, **fields)
 
 
-def records_from_row(
-    row: dict, image_size: tuple[int, int] | None = None, phrase_kinds: Sequence[str | None] | None = None
-) -> list[Record]:
+def records_from_row(row: dict, image_size: tuple[int, int] | None = None) -> list[Record]:
     """The questions of a valid IG3D row that are answered by boxes or by their absence, in order.
 
     Args:
         row: as in `llmi3d.training.ig3d.schema`.
         image_size: (width, height) of its picture, pixels; only the targets' share of the picture needs it.
-        phrase_kinds: one for each turn of the assistant, for breakdowns.
 
     Returns:
         One record for each turn whose task is grounding, multi or absent, with the id "<image_id>#<turn>". A grounding
@@ -232,6 +229,7 @@ def records_from_row(
     objects = {entry["id"]: entry for entry in row["objects"]}
     targets = iter(row["targets"])
     turns = [message["content"] for message in row["messages"] if message["role"] != "system"]
+    meanings = row.get("meanings") or [{}] * len(row["task"])
     records = []
     for turn, (question, answer, task) in enumerate(zip(turns[::2], turns[1::2], row["task"], strict=True)):
         meant = [objects[next(targets)] for _ in range(answer.count(BOX_PLACEHOLDER))]
@@ -248,7 +246,7 @@ def records_from_row(
                 source=row["source"],
                 split=row["split"],
                 phrase=_phrase(question.replace(IMAGE_PLACEHOLDER, "").strip()),
-                phrase_kind=None if phrase_kinds is None else phrase_kinds[turn],
+                phrase_kind=meanings[turn].get("kind"),
                 metadata=describe_targets(meant, row["objects"], image_size),
             )
         )

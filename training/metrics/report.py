@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .bootstrap import CONFIDENCE, Statistic, interval, resample_weights
-from .calibration import grounding_calibration
+from .calibration import grounding_calibration, resampled_calibration
 from .detection import Detections
 from .grounding import UNITS, count_answers, grounding_statistics, question_values
 from .protocols import Protocol
@@ -109,14 +109,12 @@ class Report:
         lines = [f"## {self.model} on {self.protocol.name}", "", *_protocol_lines(self)]
         lines += ["", *_table(("metric", "value", "95% interval", "over"), map(self._row, self.metrics.items()))]
         if self.calibration:
-            calibrated = self.calibration["reliability"]["expected_calibration_error"]
-            curve = self.calibration["risk_coverage"]
+            excess = _say(self.calibration["risk_coverage"]["excess_area"], "%")
             lines += [
                 "",
-                f"Score against IoU > {self.calibration['threshold']:g}, over {self.calibration['answers']} answers "
-                f"and {self.calibration['unanswered']} questions without: expected calibration error "
-                f"{_say(calibrated)}, area under the risk-coverage curve {_say(curve['area'])} "
-                f"({_say(curve['excess_area'])} above that of the best order).",
+                f"Calibration judges the score against IoU > {self.calibration['threshold']:g}, over "
+                f"{self.calibration['answers']} answers and {self.calibration['unanswered']} questions without. The "
+                f"area under the risk-coverage curve is {excess} (%) above that of the best order.",
             ]
         for key, labels in self.groups.items():
             names = list(next(iter(labels.values())))
@@ -166,14 +164,30 @@ def evaluate_records(
     values = question_values(records, protocol.symmetries())
     statistics = grounding_statistics(values, iou=protocol.iou, thresholds=protocol.thresholds)
     samples = {name: _resampled(statistic, weights) for name, statistic in statistics.items()}
+    metrics = {name: _estimate(statistic, samples[name]) for name, statistic in statistics.items()}
+    calibration = None
     scores = values["score"][~values["score"].isnan()]
-    calibrated = bool(((scores >= 0) & (scores <= 1)).all()) and not values["iou"].isnan().all()
+    if ((scores >= 0) & (scores <= 1)).all() and not values["iou"].isnan().all():
+        calibration = grounding_calibration(values, protocol.thresholds[0])
+        drawn = resampled_calibration(values, weights, protocol.thresholds[0])
+        whole = {
+            "expected_calibration_error": (
+                calibration["reliability"]["expected_calibration_error"],
+                calibration["answers"],
+            ),
+            "risk_coverage_area": (
+                calibration["risk_coverage"]["area"],
+                calibration["answers"] + calibration["unanswered"],
+            ),
+        }
+        metrics |= {name: _bounded(value, drawn[name], count) for name, (value, count) in whole.items()}
+        samples |= drawn
     return Report(
         **common,
         counts={**count_answers(records), **left_out},
-        metrics={name: _estimate(statistic, samples[name]) for name, statistic in statistics.items()},
+        metrics=metrics,
         groups=_groups(records, protocol, statistics, weights),
-        calibration=grounding_calibration(values, protocol.thresholds[0]) if calibrated else None,
+        calibration=calibration,
         samples={name: sample.tolist() for name, sample in samples.items()},
     )
 
@@ -191,9 +205,17 @@ def _detection_report(
     drawn = [detections.metrics(row) for chunk in weights for row in chunk]
     samples = {name: torch.tensor([one[name] for one in drawn], dtype=torch.float64) for name in metrics}
     estimates = {name: _bounded(value, samples[name], len(records)) for name, value in metrics.items()}
+    whole = detections.average_precisions()
+    drawn = [detections.average_precisions(weights=row) for chunk in weights for row in chunk]
     by_category = {
-        name: {"AP3D": Estimate(ap.mean().item(), None, None, len(records))}
-        for name, ap in detections.average_precisions().items()
+        name: {
+            "AP3D": _bounded(
+                ap.mean().item(),
+                torch.tensor([one[name].mean().item() for one in drawn if name in one], dtype=torch.float64),
+                len(records),
+            )
+        }
+        for name, ap in whole.items()
     }
     return Report(
         **common,
@@ -258,15 +280,41 @@ def compare(first: Report, second: Report) -> Comparison:
         ValueError: reports of different protocols, over different questions, or resampled differently.
     """
     check_comparable([first, second])
+    return Comparison(first, second, paired_differences(first, second))
+
+
+def paired_differences(first: Report, second: Report) -> dict[str, Estimate]:
+    """Second minus first of every metric that both have, with paired intervals, for reports of the same questions."""
     differences = {}
-    for name in first.metrics.keys() & second.metrics.keys():
+    for name in [name for name in first.metrics if name in second.metrics]:
         values = first.metrics[name].value, second.metrics[name].value
         apart = math.nan if None in values else values[1] - values[0]
-        samples = torch.tensor(second.samples[name], dtype=torch.float64) - torch.tensor(
-            first.samples[name], dtype=torch.float64
-        )
-        differences[name] = _bounded(apart, samples, first.metrics[name].count)
-    return Comparison(first, second, {name: differences[name] for name in first.metrics if name in differences})
+        samples = (torch.tensor(report.samples[name], dtype=torch.float64) for report in (second, first))
+        differences[name] = _bounded(apart, torch.sub(*samples), first.metrics[name].count)
+    return differences
+
+
+# Shown where there is no room for all.
+HEADLINE = ("acc@0.25", "acc@0.5", "mean_iou", "depth_error", "AP3D")
+
+
+def conditions_to_markdown(reports: dict[str, Report]) -> str:
+    """The headline numbers under each condition of `robustness`, and what they lose against "none" (paired intervals).
+
+    Args:
+        reports: of one model on the same questions, by condition; "none" among them.
+    """
+    base = reports["none"]
+    names = [name for name in HEADLINE if name in base.metrics]
+    rows = []
+    for condition, report in reports.items():
+        cells = [_say_with_interval(name, report.metrics[name]) for name in names]
+        change = paired_differences(base, report)
+        cells += ["-" if report is base else _say_with_interval(name, change[name]) for name in names]
+        rows.append((condition, *cells))
+    units = [f"{name} ({_unit(name)})" for name in names]
+    header = ("condition", *units, *(f"change of {name}" for name in names))
+    return "\n".join(["## Robustness", "", *_table(header, rows)]) + "\n"
 
 
 def check_comparable(reports: Sequence[Report]) -> None:
