@@ -16,9 +16,12 @@ class Source(ABC):
     Attributes:
         name: of the source, as in a row.
         root: the download's folder.
+        vocabulary: categories that the source labels wherever they are seen, so that one which a picture has no label
+            of can be asked for as absent.
     """
 
     name: str
+    vocabulary: tuple[str, ...] = ()
 
     def __init__(self, root: str | Path):
         """
