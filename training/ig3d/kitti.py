@@ -27,10 +27,74 @@ import torch
 from llmi3d.processing.geometry_llmi3d import check_intrinsics, yaw_to_matrix
 
 from .schema import grounding_conversation, grounding_pairs, make_object
+from .source import Source, inside
 
-__all__ = ["KittiLabel", "grounding_pairs", "read_kitti_frames", "read_kitti_labels", "read_kitti_projection"]
+__all__ = [
+    "Kitti",
+    "KittiLabel",
+    "grounding_pairs",
+    "read_kitti_frames",
+    "read_kitti_labels",
+    "read_kitti_projection",
+]
 
 _FOLDERS = {"image_2": ".png", "calib": ".txt", "label_2": ".txt"}
+VOCABULARY = ("car", "van", "truck", "pedestrian", "person_sitting", "cyclist", "tram")
+
+
+class Kitti(Source):
+    """KITTI's object frames as scenes.
+
+    Args:
+        root: folder with image_2, calib and label_2, or the folder above, in which it is called training.
+        split_file: text file with one frame id a line, such as the val.txt of Chen et al.; its name without suffix is
+            the split. Default: all frames, as the split "training".
+    """
+
+    name = "kitti"
+    vocabulary = VOCABULARY
+
+    def __init__(self, root: str | Path, split_file: str | Path | None = None):
+        super().__init__(root)
+        self.folder = self.root / "training" if (self.root / "training").is_dir() else self.root
+        found = set()
+        for name, suffix in _FOLDERS.items():
+            if not (self.folder / name).is_dir():
+                raise FileNotFoundError(
+                    f"{self.folder / name}: no such folder; a KITTI folder has {', '.join(_FOLDERS)}."
+                )
+            found |= {path.stem for path in (self.folder / name).glob(f"*{suffix}")}
+        self.split = "training"
+        if split_file is not None:
+            found = set(Path(split_file).read_text().split())
+            self.split = Path(split_file).stem
+        for frame_id in found:
+            if not re.fullmatch("[0-9]+", frame_id):
+                raise ValueError(f"{split_file or self.folder}: got the frame id {frame_id!r}, want digits alone.")
+        self.frame_ids = sorted(found)
+
+    def ids(self) -> list[str]:
+        """See `Source`."""
+        return [f"kitti/{self.split}/{frame_id}" for frame_id in self.frame_ids]
+
+    def read(self, image_id: str) -> dict:
+        """See `Source`."""
+        frame_id = image_id.rsplit("/", 1)[1]
+        paths = {name: inside(self.folder, f"{name}/{frame_id}{suffix}") for name, suffix in _FOLDERS.items()}
+        intrinsics, offset = split_projection(read_kitti_projection(paths["calib"]))
+        labels = read_kitti_labels(paths["label_2"])
+        return {
+            "image": str(paths["image_2"]),
+            "image_id": image_id,
+            "source": self.name,
+            "split": self.split,
+            "intrinsics": intrinsics.tolist(),
+            "objects": [
+                kitti_object(str(i), label, intrinsics, offset, f"{paths['label_2']}:{label.line}")
+                for i, label in enumerate(labels)
+                if label.category != "DontCare"
+            ],
+        }
 
 
 @dataclass(frozen=True)
@@ -46,6 +110,7 @@ class KittiLabel:
         height, width, length: metres.
         location: (x, y, z) of the bottom face's centre, metres, frame of camera 0.
         yaw: rotation_y, radians.
+        line: its number in the file, from 1.
     """
 
     category: str
@@ -58,6 +123,7 @@ class KittiLabel:
     length: float
     location: tuple[float, float, float]
     yaw: float
+    line: int = 0
 
 
 def read_kitti_frames(root: str | Path) -> Iterator[dict]:
@@ -68,7 +134,7 @@ def read_kitti_frames(root: str | Path) -> Iterator[dict]:
     distance of its centre from the camera. A frame without such an object gives no row, since nothing is asked of it.
 
     Args:
-        root: folder with image_2, calib and label_2, or the folder above, in which it is called training.
+        root: as in `Kitti`.
 
     Returns:
         Rows as in schema.IG3D_FEATURES; `image` is a path.
@@ -77,21 +143,14 @@ def read_kitti_frames(root: str | Path) -> Iterator[dict]:
         FileNotFoundError: a folder or a file of some frame is not there (named; raised before the first row).
         ValueError: a file name that is not a frame id; file and line of a calibration or a label that cannot be read.
     """
-    root = Path(root)
-    folder = root / "training" if (root / "training").is_dir() else root
-    frame_ids = set()
-    for name, suffix in _FOLDERS.items():
-        if not (folder / name).is_dir():
-            raise FileNotFoundError(f"{folder / name}: no such folder; a KITTI folder has {', '.join(_FOLDERS)}.")
-        for path in (folder / name).glob(f"*{suffix}"):
-            if not re.fullmatch("[0-9]+", path.stem):
-                raise ValueError(f"{path}: got the frame id {path.stem!r}, want digits alone.")
-            frame_ids.add(path.stem)
-    for frame_id in sorted(frame_ids):
+    source = Kitti(root)
+    for frame_id in source.frame_ids:
         for name, suffix in _FOLDERS.items():
-            if not (folder / name / f"{frame_id}{suffix}").is_file():
-                raise FileNotFoundError(f"{folder / name / frame_id}{suffix}: frame {frame_id} lacks this file.")
-    rows = (_read_frame(folder, frame_id) for frame_id in sorted(frame_ids))
+            if not (source.folder / name / f"{frame_id}{suffix}").is_file():
+                raise FileNotFoundError(
+                    f"{source.folder / name / frame_id}{suffix}: frame {frame_id} lacks this file."
+                )
+    rows = (_with_phrases(source.read(image_id)) for image_id in source.ids())
     return (row for row in rows if row["targets"])
 
 
@@ -120,64 +179,86 @@ def read_kitti_labels(path: str | Path) -> list[KittiLabel]:
     Raises:
         ValueError: names file and line.
     """
-    labels = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            truncation, occlusion, alpha, *values = (float(word) for word in words[1:])
-            left, top, right, bottom, height, width, length, x, y, z, yaw = values
-        except ValueError:
-            raise ValueError(f"{path}:{number}: got {line!r}, want a category and 14 numbers.") from None
-        labels.append(
-            KittiLabel(
-                category=words[0],
-                truncation=truncation,
-                occlusion=int(occlusion),
-                alpha=alpha,
-                box_2d=(left, top, right, bottom),
-                height=height,
-                width=width,
-                length=length,
-                location=(x, y, z),
-                yaw=yaw,
-            )
-        )
-    return labels
+    lines = enumerate(Path(path).read_text().splitlines(), start=1)
+    return [parse_kitti_label(line.split(), path, number) for number, line in lines if line.strip()]
 
 
-def _read_frame(folder: Path, frame_id: str) -> dict:
-    projection = read_kitti_projection(folder / "calib" / f"{frame_id}.txt")
-    intrinsics = projection[:, :3]
-    offset = torch.linalg.solve(intrinsics, projection[:, 3])
-    objects = []
-    for i, label in enumerate(read_kitti_labels(folder / "label_2" / f"{frame_id}.txt")):
-        if label.category == "DontCare":
-            continue
-        middle = label.location[0], label.location[1] - label.height / 2, label.location[2]
-        center = torch.tensor(middle, dtype=torch.float64) + offset
-        objects.append(
-            make_object(
-                str(i),
-                label.category.lower(),
-                center,
-                (label.length, label.height, label.width),
-                yaw_to_matrix(torch.tensor(label.yaw, dtype=torch.float64)),
-                intrinsics,
-                truncation=label.truncation,
-                occlusion=label.occlusion,
-                ignore=label.category == "Misc" or center[2].item() <= 0,
-            )
+def parse_kitti_label(words: list[str], path: str | Path, number: int) -> KittiLabel:
+    """A label from the words of its line: a category and 14 numbers.
+
+    Raises:
+        ValueError: names file and line.
+    """
+    try:
+        truncation, occlusion, alpha, *values = (float(word) for word in words[1:])
+        left, top, right, bottom, height, width, length, x, y, z, yaw = values
+    except ValueError:
+        raise ValueError(f"{path}:{number}: got {' '.join(words)!r}, want a category and 14 numbers.") from None
+    return KittiLabel(
+        category=words[0],
+        truncation=truncation,
+        occlusion=int(occlusion),
+        alpha=alpha,
+        box_2d=(left, top, right, bottom),
+        height=height,
+        width=width,
+        length=length,
+        location=(x, y, z),
+        yaw=yaw,
+        line=number,
+    )
+
+
+def split_projection(projection: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """K [3, 3], and the shift [3] in metres from the frame of P = K [I | t] to that of its own camera."""
+    return projection[:, :3], torch.linalg.solve(projection[:, :3], projection[:, 3])
+
+
+def kitti_object(
+    object_id: str,
+    label: KittiLabel,
+    intrinsics: torch.Tensor,
+    offset: torch.Tensor,
+    where: str,
+    attributes: dict[str, str] | None = None,
+) -> dict:
+    """A label as an entry of a row's `objects`.
+
+    Args:
+        object_id, attributes: as in a row.
+        label: not DontCare.
+        intrinsics, offset: of `split_projection`.
+        where: file and line, for errors.
+
+    Raises:
+        ValueError: a size that is not positive, or a number that is not finite.
+    """
+    size = (label.length, label.height, label.width)
+    numbers = (*size, *label.location, label.yaw, label.truncation)
+    if not all(map(math.isfinite, numbers)) or min(size) <= 0:
+        raise ValueError(
+            f"{where}: got height, width, length, x, y, z, yaw of {numbers}, want finite ones and sizes above 0 m."
         )
-    phrases = _phrases([entry for entry in objects if not entry["ignore"]])
+    middle = label.location[0], label.location[1] - label.height / 2, label.location[2]
+    center = torch.tensor(middle, dtype=torch.float64) + offset
+    return make_object(
+        object_id,
+        label.category.lower(),
+        center,
+        size,
+        yaw_to_matrix(torch.tensor(label.yaw, dtype=torch.float64)),
+        intrinsics,
+        truncation=label.truncation,
+        occlusion=label.occlusion,
+        ignore=label.category == "Misc" or center[2].item() <= 0,
+        attributes=attributes,
+    )
+
+
+def _with_phrases(scene: dict) -> dict:
+    phrases = _phrases([entry for entry in scene["objects"] if not entry["ignore"]])
     return {
-        "image": str(folder / "image_2" / f"{frame_id}.png"),
-        "image_id": f"kitti/training/{frame_id}",
-        "source": "kitti",
-        "split": "training",
-        "intrinsics": intrinsics.tolist(),
-        "objects": objects,
+        **scene,
         "messages": grounding_conversation(list(phrases.values())),
         "targets": list(phrases),
         "task": ["grounding"] * len(phrases),
