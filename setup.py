@@ -10,6 +10,7 @@ PACKAGES = {
     "llmi3d.processing": "processing",
     "llmi3d.training": "training",
     "llmi3d.training.ig3d": "training/ig3d",
+    "llmi3d.training.ig3d.expressions": "training/ig3d/expressions",
     "llmi3d.training.metrics": "training/metrics",
 }
 

@@ -121,7 +121,7 @@ def portrait_intrinsics(camera, image_size: tuple[int, int], where: object) -> t
     scale = image_size[0] / height, image_size[1] / width
     if abs(scale[0] / scale[1] - 1) > 0.01:
         raise ValueError(
-            f"{where}: got a frame of {image_size[0]}x{image_size[1]}, want the {width}x{height} sensor's picture upright."
+            f"{where}: got a frame of {image_size[0]}x{image_size[1]}, want the {width}x{height} sensor's, upright."
         )
     focal_x, focal_y, x, y = values[0], values[4], values[2], values[5]
     return check_intrinsics(

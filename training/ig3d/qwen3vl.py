@@ -62,8 +62,8 @@ class Qwen3VL(Source):
         intrinsics = check_intrinsics(
             intrinsics_from_focal(camera["fx"], camera["fy"], camera["cx"], camera["cy"]), (width, height)
         )
-        # These cameras have their principal point near the middle. One that lies a quarter of the picture off belongs to
-        # a picture of another size, which the test above misses as long as the point is inside.
+        # These cameras have their principal point near the middle. One that lies a quarter of the picture off is of a
+        # picture of another size, which the test above misses as long as the point is inside.
         x, y = intrinsics[0, 2].item() / width, intrinsics[1, 2].item() / height
         if max(abs(x - 0.5), abs(y - 0.5)) > 0.25:
             raise ValueError(

@@ -1,0 +1,248 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Logical forms of phrases, and which objects of a scene they mean.
+
+A form is a JSON mapping {"category": name, "conditions": [...]}. Each condition is a mapping with the key "is":
+
+    {"is": "attribute", "name": "color", "value": "red"}       of ADJECTIVES; what else a source notes is rarely seen
+    {"is": "place", "third": "left" | "middle" | "right"}       third of the picture's width with the box's centre
+    {"is": "metres", "about": 20.0}                             distance of the box's centre from the camera
+    {"is": "relation", "name": ..., "to": form}                 with `to` meaning one object, the anchor:
+        left_of, right_of        the centre lies further left or right in the picture
+        nearer_than, farther_than   the centre is nearer to or farther from the camera
+        next_to                  the centres are no farther apart than half the sum of the two boxes' diagonals
+        above                    the centre lies higher in the picture, above the anchor's own width
+    {"is": "rank", "by": ..., "n": 1}                           the n-th among those that all other conditions leave:
+        left, right              counted from that side of the picture
+        near, far                by distance from the camera
+        large, small             by volume
+        tall, short              by height
+
+Everything is seen from the camera. A rank comes last and alone. An object satisfies a condition, does not, or is too
+close to call: within a margin of the threshold. A form is decided only if no object that matters is too close to call.
+
+Objects to ignore, and those hardly to be seen, are never meant and never anchors; but a listener may see them, so they
+are too close to call wherever they do not fail outright. So are objects of a category that overlaps with the named.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from llmi3d.processing.geometry_llmi3d import project
+
+from .nouns import overlap, words
+
+# Margins within which nothing is called. Annotations are off by some centimetres and pixels, and so are people's eyes.
+X_MARGIN = 0.03  # of the picture's width, between centres or to a third's edge
+Y_MARGIN = 0.05  # of the picture's height
+DISTANCE_MARGIN = (0.05, 0.05)  # share of the larger distance, and metres
+VOLUME_RATIO, HEIGHT_RATIO = 1.3, 1.1
+METRES = ((0.1, 0.25), (0.2, 0.5))  # "about": (share, metres) up to which it holds, and from which it does not
+NEXT_TO = (1.0, 1.5)  # half sums of diagonals up to which it holds, and from which it does not
+# An object of which less is seen is not asked for.
+LEAST_VISIBILITY, MOST_TRUNCATION = 0.1, 0.7
+
+# Attributes that a picture shows and a phrase can put before the noun.
+ADJECTIVES = ("color", "colour", "material", "pattern")
+YES, MAYBE, NO = 2, 1, 0
+RELATIONS = ("left_of", "right_of", "nearer_than", "farther_than", "next_to", "above")
+RANKS = ("left", "right", "near", "far", "large", "small", "tall", "short")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object as the forms see it: u, v are its projected centre in shares of the picture, lengths in metres."""
+
+    id: str
+    category: str
+    attributes: dict[str, str]
+    askable: bool
+    center: tuple[float, float, float]
+    size: tuple[float, float, float]
+    distance: float
+    u: float
+    v: float
+    left: float
+    right: float
+
+    @property
+    def volume(self) -> float:
+        return math.prod(self.size)
+
+    @property
+    def diagonal(self) -> float:
+        return math.hypot(*self.size)
+
+
+@dataclass(frozen=True)
+class Referents:
+    """Which objects a form means.
+
+    Attributes:
+        ids: in the scene's order.
+        decided: false where something is too close to call; `ids` then means nothing.
+    """
+
+    ids: tuple[str, ...]
+    decided: bool
+
+
+UNDECIDED = Referents((), False)
+
+
+def make_things(objects: list[dict], intrinsics, image_size: tuple[int, int]) -> list[Thing]:
+    """The objects of a row that lie before the camera and are at least partly in the picture.
+
+    Args:
+        objects: as in a row.
+        intrinsics: [3, 3], pixels.
+        image_size: (width, height), pixels.
+    """
+    width, height = image_size
+    seen = [one for one in objects if one["center"][2] > 0 and one.get("box_2d") is not None]
+    if not seen:
+        return []
+    centers = torch.tensor([one["center"] for one in seen], dtype=torch.float64)
+    points = project(centers, torch.as_tensor(intrinsics, dtype=torch.float64)).tolist()
+    things = []
+    for one, (x, y) in zip(seen, points, strict=True):
+        left, top, right, bottom = one["box_2d"]
+        if right <= 0 or bottom <= 0 or left >= width or top >= height:
+            continue
+        visibility, truncation = one.get("visibility"), one.get("truncation")
+        askable = (
+            not one["ignore"]
+            and 0 <= x < width
+            and 0 <= y < height
+            and (visibility is None or visibility >= LEAST_VISIBILITY)
+            and (truncation is None or truncation <= MOST_TRUNCATION)
+        )
+        things.append(
+            Thing(
+                id=one["id"],
+                category=one["category"],
+                attributes={name: value for name, value in one["attributes"].items() if name in ADJECTIVES},
+                askable=askable,
+                center=tuple(one["center"]),
+                size=tuple(one["size"]),
+                distance=math.hypot(*one["center"]),
+                u=x / width,
+                v=y / height,
+                left=left / width,
+                right=right / width,
+            )
+        )
+    return things
+
+
+def referents(form: dict, things: list[Thing]) -> Referents:
+    """The objects that a form means among `things` (`make_things`).
+
+    Raises:
+        ValueError: a form that is none.
+    """
+    filters = [one for one in form["conditions"] if one["is"] != "rank"]
+    ranks = [one for one in form["conditions"] if one["is"] == "rank"]
+    if len(ranks) > 1 or (ranks and form["conditions"][-1] is not ranks[0]):
+        raise ValueError(f"form: got the conditions {form['conditions']}, want one rank at most, as the last.")
+    anchors = {}
+    for i, one in enumerate(filters):
+        if one["is"] == "relation":
+            meant = referents(one["to"], things)
+            if not meant.decided or len(meant.ids) != 1:
+                return UNDECIDED
+            anchors[i] = next(thing for thing in things if thing.id == meant.ids[0])
+    left = []
+    for thing in things:
+        value = _of_category(thing, form["category"])
+        for i, one in enumerate(filters):
+            value = min(value, _holds(thing, one, anchors.get(i)))
+        if value and not thing.askable:
+            value = MAYBE
+        if value == MAYBE:
+            return UNDECIDED
+        if value == YES:
+            left.append(thing)
+    return _rank(left, ranks[0]) if ranks else Referents(tuple(thing.id for thing in left), True)
+
+
+def _of_category(thing: Thing, category: str) -> int:
+    if words(thing.category) == words(category):
+        return YES
+    return MAYBE if overlap(thing.category, category) else NO
+
+
+def _holds(thing: Thing, condition: dict, anchor: Thing | None) -> int:
+    kind = condition["is"]
+    if kind == "attribute":
+        value = thing.attributes.get(condition["name"])
+        # Nobody said which it is: the object may have it.
+        return MAYBE if value is None else YES if value == condition["value"] else NO
+    if kind == "place":
+        low, high = {"left": (-math.inf, 1 / 3), "middle": (1 / 3, 2 / 3), "right": (2 / 3, math.inf)}[
+            condition["third"]
+        ]
+        return _between(min(thing.u - low, high - thing.u), X_MARGIN)
+    if kind == "metres":
+        off, about = abs(thing.distance - condition["about"]), condition["about"]
+        (share, metres), (no_share, no_metres) = METRES
+        if off <= max(share * about, metres):
+            return YES
+        return NO if off >= max(no_share * about, no_metres) else MAYBE
+    if kind == "relation" and anchor is not None:
+        return NO if thing.id == anchor.id else _related(thing, condition["name"], anchor)
+    raise ValueError(f"form: got the condition {condition}, want one of attribute, place, metres, relation, rank.")
+
+
+def _related(thing: Thing, name: str, anchor: Thing) -> int:
+    if name in ("left_of", "right_of"):
+        further = anchor.u - thing.u if name == "left_of" else thing.u - anchor.u
+        return _between(further, X_MARGIN)
+    if name in ("nearer_than", "farther_than"):
+        further = anchor.distance - thing.distance if name == "nearer_than" else thing.distance - anchor.distance
+        return _between(further, distance_margin(anchor.distance, thing.distance))
+    if name == "next_to":
+        apart = math.dist(thing.center, anchor.center) / ((thing.diagonal + anchor.diagonal) / 2)
+        return YES if apart <= NEXT_TO[0] else NO if apart >= NEXT_TO[1] else MAYBE
+    if name == "above":
+        higher = _between(anchor.v - thing.v, Y_MARGIN)
+        over = _between(min(thing.u - anchor.left, anchor.right - thing.u), X_MARGIN / 2)
+        return min(higher, over)
+    raise ValueError(f"form: got the relation {name!r}, want one of {', '.join(RELATIONS)}.")
+
+
+def _rank(left: list[Thing], rank: dict) -> Referents:
+    by, n = rank["by"], rank["n"]
+    if by not in RANKS or not isinstance(n, int) or n < 1:
+        raise ValueError(f"form: got the rank {rank}, want by one of {', '.join(RANKS)} and n from 1.")
+    if len(left) < max(2, n):
+        # "The nearest car" where there is one alone says more than there is to say.
+        return Referents((), True) if not left else UNDECIDED
+    key = {"left": "u", "right": "u", "near": "distance", "far": "distance", "large": "volume", "small": "volume"}.get(
+        by
+    )
+    value = (lambda thing: getattr(thing, key)) if key else (lambda thing: thing.size[1])
+    ordered = sorted(left, key=value, reverse=by in ("right", "far", "large", "tall"))
+    # Every place up to the n-th, and that behind it, must be clear.
+    for one, other in pairwise(ordered[: n + 1]):
+        a, b = sorted((value(one), value(other)))
+        clear = {
+            "u": b - a > X_MARGIN,
+            "distance": b - a > distance_margin(a, b),
+            "volume": b > a * VOLUME_RATIO,
+            None: b > a * HEIGHT_RATIO,
+        }[key]
+        if not clear:
+            return UNDECIDED
+    return Referents((ordered[n - 1].id,), True)
+
+
+def distance_margin(a: float, b: float) -> float:
+    """Metres within which two distances count as equal."""
+    return DISTANCE_MARGIN[0] * max(a, b) + DISTANCE_MARGIN[1]
+
+
+def _between(value: float, margin: float) -> int:
+    return YES if value > margin else NO if value < -margin else MAYBE

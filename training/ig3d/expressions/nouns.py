@@ -1,0 +1,71 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Category names as English nouns: words, plurals, and which names may mean the same thing."""
+
+_IRREGULAR = {
+    "person": "people",
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "mouse": "mice",
+    "knife": "knives",
+}
+_IRREGULAR |= {"shelf": "shelves", "bookshelf": "bookshelves", "person sitting": "people sitting", "foot": "feet"}
+# Names that are plural as they stand, or have none: never counted, never asked for as several.
+UNCOUNTED = frozenset(
+    ("books", "shelves", "clothes", "blinds", "shoes", "stationery", "stairs", "scissors", "glasses", "debris", "food")
+)
+# Names of which one listener's may be another's. A name also overlaps with any that ends in the same word.
+_OVERLAPS = (
+    {"pedestrian", "person", "person_sitting", "cyclist", "motorcyclist", "adult", "child"},
+    {"bicycle", "cyclist", "bike"},
+    {"motorcycle", "motorcyclist", "motorbike"},
+    {"car", "van", "vehicle"},
+    {"truck", "van", "construction_vehicle", "trailer", "vehicle"},
+    {"bus", "vehicle", "tram"},
+    {"sofa", "couch", "sofa_chair", "chair", "armchair"},
+    {"table", "desk", "coffee_table", "counter", "night_stand", "dresser", "cabinet"},
+    {"bookcase", "bookshelf", "shelves", "shelf", "cabinet"},
+    {"dresser", "dresser_mirror", "mirror"},
+    {"television", "tv", "monitor", "screen"},
+    {"cup", "mug"},
+    {"bin", "garbage_bin", "trash_can", "box"},
+    {"ottoman", "stool", "chair"},
+)
+
+
+def words(category: str) -> str:
+    """ "Traffic_Cone" -> "traffic cone"."""
+    return category.replace("_", " ").strip().lower()
+
+
+def plural(category: str) -> str:
+    """ "traffic_cone" -> "traffic cones"."""
+    noun = words(category)
+    if noun in _IRREGULAR:
+        return _IRREGULAR[noun]
+    before, _, last = noun.rpartition(" ")
+    if last in _IRREGULAR:
+        last = _IRREGULAR[last]
+    elif last.endswith(("s", "x", "z", "ch", "sh")):
+        last += "es"
+    elif last.endswith("y") and last[-2:-1] not in "aeiou":
+        last = last[:-1] + "ies"
+    else:
+        last += "s"
+    return f"{before} {last}".strip()
+
+
+def article(noun: str) -> str:
+    """ "a" or "an" before a noun, by its first letter."""
+    return "an" if noun[:1] in "aeiou" else "a"
+
+
+def overlap(a: str, b: str) -> bool:
+    """Whether an object called `a` might be taken for a `b` by a listener; false for equal names."""
+    first, second = words(a), words(b)
+    if first == second:
+        return False
+    if first.split()[-1] == second.split()[-1]:
+        return True
+    keys = {first.replace(" ", "_"), second.replace(" ", "_")}
+    return any(keys <= group for group in _OVERLAPS)
