@@ -9,12 +9,17 @@ from typing import Annotated
 
 import typer
 
+from .training.ig3d.cli import data_app
+
 app = typer.Typer(
     name="llmi3d",
     help="Metric, oriented 3D boxes from one photograph, its camera and a sentence.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+app.add_typer(data_app, name="data")
 
 
 class Mode(str, Enum):

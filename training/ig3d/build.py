@@ -177,7 +177,8 @@ def _plan(ids: list[str], rows_per_shard: int) -> dict[str, list[str]]:
     by_split = {}
     for name in ids:
         parts = name.split("/")
-        if len(parts) < 3 or not re.fullmatch(r"\w+", parts[1]):
+        # "all" means every split to the data sets library.
+        if len(parts) < 3 or not re.fullmatch(r"\w+", parts[1]) or parts[1] == "all":
             raise ValueError(
                 f"source: got the id {name!r}, want SOURCE/SPLIT/NAME with a split of letters and digits."
             )
@@ -221,7 +222,7 @@ def _build_shard(
 ) -> None:
     skipped, count = [], 0
     unfinished = work / f"{name}.unfinished"
-    schema = _table([]).schema
+    schema = make_table([]).schema
     with pq.ParquetWriter(unfinished, schema) as writer:
         for start in range(0, len(ids), ROWS_PER_GROUP):
             group = []
@@ -237,7 +238,7 @@ def _build_shard(
 
                 group = rewrite_phrases(group, captioner)
             if group:
-                writer.write_table(_table(group))
+                writer.write_table(make_table(group))
             count += len(group)
             advance(len(ids[start : start + ROWS_PER_GROUP]))
     os.replace(unfinished, work / name)
@@ -263,7 +264,8 @@ def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8
     )
     if not talk["messages"]:
         raise ValueError("objects: nothing that can be asked for.")
-    scene.pop("phrases", None)
+    for name in ("phrases", "complete"):
+        scene.pop(name, None)
     row = {**scene, **talk}
     validate_row(row)
     return row
@@ -281,7 +283,8 @@ def _check_picture(content: bytes, name: str) -> None:
         raise ValueError(f"image: cannot read {name!r} as a picture ({error}).") from error
 
 
-def _table(rows: Iterable[dict]):
+def make_table(rows: Iterable[dict]):
+    """Rows, their pictures as {"path", "bytes"}, as an Arrow table with the features in its schema."""
     columns = {name: [row[name] for row in rows] for name in IG3D_FEATURES}
     return datasets.Dataset.from_dict(columns, features=IG3D_FEATURES).data.table.combine_chunks()
 

@@ -8,7 +8,7 @@ KITTI's conventions and what becomes of them
     P2          3x4, K [I | t]: camera 2 stands some 6 cm beside camera 0. A row has K alone, so every centre moves by
                 t = K^-1 p4 into the frame of camera 2. K then projects it to exactly the pixels of P2.
     alpha       rotation_y - atan2(x, z) with the location as given, in the frame of camera 0
-    DontCare    left out: a region of the picture, no object
+    DontCare    left out: a region of the picture with objects that have no box; such a scene is not `complete`
     Misc        kept with `ignore` set, and so is a box whose centre does not lie before the camera
     truncated, occluded -> `truncation`, `occlusion` (0, 1, 2, or 3 for unknown)
 
@@ -94,6 +94,7 @@ class Kitti(Source):
                 for i, label in enumerate(labels)
                 if label.category != "DontCare"
             ],
+            "complete": all(label.category != "DontCare" for label in labels),
         }
 
 
@@ -257,6 +258,7 @@ def kitti_object(
 
 def _with_phrases(scene: dict) -> dict:
     phrases = _phrases([entry for entry in scene["objects"] if not entry["ignore"]])
+    scene.pop("complete")
     return {
         **scene,
         "messages": grounding_conversation(list(phrases.values())),

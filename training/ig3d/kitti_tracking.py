@@ -52,9 +52,12 @@ class KittiTracking(Source):
         image = inside(self.folder, f"image_02/{sequence}/{frame}.png")
         intrinsics, offset = split_projection(read_kitti_projection(inside(self.folder, f"calib/{sequence}.txt")))
         path = inside(self.folder, f"label_02/{sequence}.txt")
-        objects = []
+        objects, complete = [], True
         for number, (at, track, *words) in self._lines(path):
-            if int(at) != int(frame) or words[:1] == ["DontCare"]:
+            if int(at) != int(frame):
+                continue
+            if words[:1] == ["DontCare"]:
+                complete = False
                 continue
             label = parse_kitti_label(words, path, number)
             entry = kitti_object(track, label, intrinsics, offset, f"{path}:{number}", {"track": track})
@@ -66,6 +69,7 @@ class KittiTracking(Source):
             "split": "training",
             "intrinsics": intrinsics.tolist(),
             "objects": objects,
+            "complete": complete,
         }
 
     def _lines(self, path: Path) -> list[tuple[int, list[str]]]:

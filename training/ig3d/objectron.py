@@ -4,7 +4,7 @@
     ROOT/annotations/chair/batch-0/3.pbdata        as published
     ROOT/frames/chair/batch-0/3/000030.jpg         frames of videos/chair/batch-0/3/video.MOV, extracted with
                                                    ffmpeg -i video.MOV -start_number 0 -q:v 2 frames/%06d.jpg
-    ROOT/index/chair_annotations_test              as published, for the official split (without it: "all")
+    ROOT/index/chair_annotations_test              as published, for the official split (without it: "full")
 
 Objectron's conventions and what becomes of them
     objects     a unit cube scaled by `scale`, turned and moved into the world; y is up, +z is the front -> `size` =
@@ -62,7 +62,7 @@ class Objectron(Source):
         self._ids = []
         for path in sorted((self.root / "annotations").rglob("*.pbdata")):
             video = path.relative_to(self.root / "annotations").with_suffix("").as_posix()
-            split = split_of.get(video, "all") if not split_of else split_of.get(video)
+            split = split_of.get(video, "full") if not split_of else split_of.get(video)
             frames = sorted((self.root / "frames" / video).glob("*.jpg"))
             self._ids += [f"{self.name}/{split}/{video}/{frame.stem}" for frame in frames[:: int(every)] if split]
         if not self._ids:

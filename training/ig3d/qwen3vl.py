@@ -33,7 +33,7 @@ class Qwen3VL(Source):
     def __init__(self, root: str | Path, cameras: str = "cam_infos.json", answers: str = "notebook_outputs.json"):
         super().__init__(root)
         self._cameras, self._answers = (self._read_json(name) for name in (cameras, answers))
-        self._pictures = {f"{self.name}/all/{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": name for name in self._answers}
+        self._pictures = {f"{self.name}/examples/{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": name for name in self._answers}
 
     def _read_json(self, name: str) -> dict:
         path = self.root / name
@@ -78,7 +78,7 @@ class Qwen3VL(Source):
             "image": str(image),
             "image_id": image_id,
             "source": self.name,
-            "split": "all",
+            "split": "examples",
             "intrinsics": intrinsics.tolist(),
             "objects": [
                 make_object(

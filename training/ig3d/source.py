@@ -2,8 +2,11 @@
 """What every converter offers: the ids of a download's pictures, and the scene of each.
 
 A scene is an IG3D row (`schema`) before anything is said about it: `image` (a path), `image_id`, `source`, `split`,
-`intrinsics`, `objects`, and if the source has expressions of its own `phrases`, a list of {"phrase", "objects" (ids)}
-with `kind` where known. `expressions` makes the conversation.
+`intrinsics`, `objects`, and where they hold
+    phrases     the source's own expressions, a list of {"phrase", "objects" (ids)} with `kind` where known
+    complete    false where the picture is known to show objects that have no label: nothing is then counted or called
+                absent
+`expressions` makes the conversation.
 """
 
 from abc import ABC, abstractmethod

@@ -66,6 +66,8 @@ def _made(
     scene: dict, image_size: tuple[int, int], draw: Random, max_turns: int, vocabulary: tuple[str, ...]
 ) -> list[dict]:
     things = make_things(scene["objects"], scene["intrinsics"], image_size)
+    complete = scene.get("complete", True)
+    vocabulary = vocabulary if complete else ()
     unique = unique_forms(things, draw)
     turns = []
     if max_turns > 2:
@@ -77,7 +79,7 @@ def _made(
             kind, form = draw.choice(absent)
             turns.append(_boxes_turn(say(form, draw), [], {"kind": kind, "form": form}, draw.choice(REFUSALS)))
         most = max(1, round(QUESTION_SHARE * max_turns))
-        for one in make_questions(things, unique, vocabulary, draw, most):
+        for one in make_questions(things, unique, vocabulary, draw, most, counting=complete):
             turns.append({**one, "targets": [], "task": "vqa"})
     turns += _single_turns(unique, draw, max_turns - len(turns))
     draw.shuffle(turns)

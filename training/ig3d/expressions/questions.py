@@ -30,7 +30,6 @@ _ASKED = {
     "existence": ("Is there {a} {c} in the picture?", "Can {a} {c} be seen?"),
 }
 QUESTION_KINDS = tuple(_ASKED)
-_METRIC = ("distance", "separation", "height", "length", "width", "farther_by")
 
 
 def say_metres(value: float) -> str:
@@ -39,7 +38,12 @@ def say_metres(value: float) -> str:
 
 
 def make_questions(
-    things: list[Thing], unique: list[tuple[Thing, str, dict]], vocabulary: tuple[str, ...], draw: Random, most: int
+    things: list[Thing],
+    unique: list[tuple[Thing, str, dict]],
+    vocabulary: tuple[str, ...],
+    draw: Random,
+    most: int,
+    counting: bool = True,
 ) -> list[dict]:
     """Up to `most` questions of different kinds.
 
@@ -48,6 +52,8 @@ def make_questions(
         unique: from `phrases.unique_forms`: how objects can be named.
         vocabulary: categories that may be asked for though they are not there.
         draw: chooses.
+        most: how many.
+        counting: whether every object of a category that is there has a label.
 
     Returns:
         {"question", "answer", "meaning"} each.
@@ -58,6 +64,8 @@ def make_questions(
     for kind in kinds:
         if len(made) >= most:
             break
+        if kind == "count" and not counting:
+            continue
         if kind in ("count", "existence"):
             question = _about_category(kind, things, vocabulary, draw)
         else:
