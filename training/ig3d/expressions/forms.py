@@ -39,8 +39,9 @@ X_MARGIN = 0.03  # of the picture's width, between centres or to a third's edge
 Y_MARGIN = 0.05  # of the picture's height
 DISTANCE_MARGIN = (0.05, 0.05)  # share of the larger distance, and metres
 VOLUME_RATIO, HEIGHT_RATIO = 1.3, 1.1
-METRES = ((0.1, 0.25), (0.2, 0.5))  # "about": (share, metres) up to which it holds, and from which it does not
-NEXT_TO = (1.0, 1.5)  # half sums of diagonals up to which it holds, and from which it does not
+# "About" means off by no more than a tenth or 0.25 m: (share, metres) up to which that is clear, and from which not.
+METRES = ((0.07, 0.18), (0.2, 0.5))
+NEXT_TO = (0.9, 1.5)  # half sums of diagonals up to which it is clear, and from which it clearly is not
 # An object of which less is seen is not asked for.
 LEAST_VISIBILITY, MOST_TRUNCATION = 0.1, 0.7
 

@@ -47,7 +47,7 @@ def rewrite_phrases(rows: list[dict], captioner: Callable, max_new_tokens: int =
             answer = captioner(
                 text=[{"role": "user", "content": content}], max_new_tokens=max_new_tokens, return_full_text=False
             )
-            new = str(answer[0]["generated_text"]).strip().strip('"').rstrip(".")
+            new = str(answer[0]["generated_text"]).strip(" \n\"'.")
             if new.lower() != phrase.lower() and _usable(new, phrase):
                 message["content"] = start + GROUNDING_PROMPT.format(phrase=new)
                 meaning["rewritten"] = True
