@@ -78,7 +78,7 @@ class BuildReport:
         return dict(counted.most_common())
 
 
-def open_source(name: str, root: str | Path, **options) -> Source:
+def open_source(name: str, root: str | Path, /, **options) -> Source:
     """A converter by its name on the command line.
 
     Raises:
