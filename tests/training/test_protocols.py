@@ -78,6 +78,7 @@ def test_presets():
         "mono3drefer",
         "omni3d",
         "ig3d-synth",
+        "own",
     ]
     sizes = {name: len(protocol.categories) for name, protocol in PROTOCOLS.items()}
     assert sizes == {
@@ -88,6 +89,7 @@ def test_presets():
         "mono3drefer": 9,
         "omni3d": 50,
         "ig3d-synth": 0,
+        "own": 0,
     }
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name and len(set(protocol.categories)) == len(protocol.categories)

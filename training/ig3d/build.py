@@ -259,6 +259,7 @@ def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8
         raise ValueError(f"image: {error}") from error
     _check_picture(content, path.name)
     scene["image"] = {"bytes": content, "path": path.name}
+    scene.setdefault("complete", source.complete)
     talk = make_conversation(
         scene, image_size(scene["image"]), seed=seed, max_turns=max_turns, vocabulary=source.vocabulary
     )

@@ -36,7 +36,7 @@ _PHRASE = ("phrase", "boxes", "kind")
 
 
 class JsonLines(Source):
-    """A JSON Lines file of labelled pictures.
+    """A JSON Lines file of labelled pictures. Every object of a category in the file must have a label, or `ignore`.
 
     Args:
         root: the file.
@@ -53,22 +53,24 @@ class JsonLines(Source):
         if not re.fullmatch(r"\w+", name):
             raise ValueError(f"name: got {name!r}, want letters, digits and underscores.")
         self.name, self.path = name, path
-        self._lines = {}
+        self._lines, categories = {}, set()
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             if line.strip():
-                image_id = self._id(number, line)
+                image_id = self._id(number, line, categories)
                 if image_id in self._lines:
                     raise ValueError(f"{path}:{number}: id: got {image_id!r} a second time, want unique ids.")
                 self._lines[image_id] = (number, line)
         if not self._lines:
             raise ValueError(f"{path}: got no line, want at least one picture.")
+        self.vocabulary = tuple(sorted(categories))
 
-    def _id(self, number: int, line: str) -> str:
+    def _id(self, number: int, line: str, categories: set[str]) -> str:
         """What can be known of a line that may be damaged: the damage is reported when it is read."""
         try:
             entry = json.loads(line)
+            categories |= {str(box["category"]) for box in entry.get("boxes", []) if "category" in box}
             split, own = str(entry.get("split", "train")), str(entry.get("id", f"{number:06d}"))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             split, own = "train", f"{number:06d}"
         if not re.fullmatch(r"\w+", split):
             raise ValueError(f"{self.path}:{number}: split: got {split!r}, want letters, digits and underscores.")

@@ -48,6 +48,7 @@ class Objectron(Source):
     """
 
     name = "objectron"
+    complete = False
 
     def __init__(self, root: str | Path, every: int = 1):
         super().__init__(root)

@@ -29,6 +29,7 @@ class Omni3D(Source):
     """
 
     name = "omni3d"
+    complete = False
 
     def __init__(self, root: str | Path, images: str | Path | None = None):
         root = Path(root)

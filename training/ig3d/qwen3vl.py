@@ -29,11 +29,14 @@ class Qwen3VL(Source):
     """
 
     name = "qwen3vl"
+    complete = False
 
     def __init__(self, root: str | Path, cameras: str = "cam_infos.json", answers: str = "notebook_outputs.json"):
         super().__init__(root)
         self._cameras, self._answers = (self._read_json(name) for name in (cameras, answers))
-        self._pictures = {f"{self.name}/examples/{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": name for name in self._answers}
+        self._pictures = {
+            f"{self.name}/examples/{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": name for name in self._answers
+        }
 
     def _read_json(self, name: str) -> dict:
         path = self.root / name

@@ -21,10 +21,12 @@ class Source(ABC):
         root: the download's folder.
         vocabulary: categories that the source labels wherever they are seen, so that one which a picture has no label
             of can be asked for as absent.
+        complete: what holds for scenes that do not say so themselves.
     """
 
     name: str
     vocabulary: tuple[str, ...] = ()
+    complete: bool = True
 
     def __init__(self, root: str | Path):
         """

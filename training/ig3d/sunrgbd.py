@@ -79,6 +79,7 @@ class SunRgbdVoteNet(Source):
     """
 
     name = "sunrgbd"
+    complete = False
 
     def __init__(self, root: str | Path, labels: str = "label"):
         super().__init__(root)

@@ -32,6 +32,7 @@ class SunRgbdRaw(Source):
     """
 
     name = "sunrgbd"
+    complete = False
 
     def __init__(self, root: str | Path, split_file: str | Path | None = None):
         super().__init__(root)
@@ -98,6 +99,7 @@ class SunRgbdMat(Source):
     """
 
     name = "sunrgbd"
+    complete = False
 
     def __init__(self, root: str | Path, metadata: str | Path | None = None, split_file: str | Path | None = None):
         super().__init__(root)

@@ -74,7 +74,7 @@ class Protocol:
     Attributes:
         name: printed with every number.
         kind: `grounding` (questions) or `detection` (pictures).
-        sources: what `source` of a record may be.
+        sources: what `source` of a record may be; none for any.
         split: what `split` of a record must be.
         categories: of which objects are asked for, compared without case and underscores; none for all. Questions
             about others are left out and counted.
@@ -155,10 +155,10 @@ class Protocol:
         """
         check_ids(records)
         for record in records:
-            if record.source not in self.sources or record.split != self.split:
+            if (self.sources and record.source not in self.sources) or record.split != self.split:
                 raise ValueError(
                     f"protocol {self.name}: got the record {record.id!r} of {record.source}/{record.split}, want "
-                    f"{' or '.join(self.sources)}, split {self.split}. One report holds one protocol; for other data "
+                    f"{' or '.join(self.sources) or 'any source'}, split {self.split}. One report holds one protocol; for other data "
                     "take protocol.variant(...), whose name says so."
                 )
         tasks = ("detection",) if self.kind == "detection" else ("grounding", "multi", "absent")
@@ -296,6 +296,7 @@ PROTOCOLS = {
             split="test",
             notes="Rendered scenes with exact truth; all categories.",
         ),
+        Protocol(name="own", kind="grounding", sources=(), split="test", notes="Any data; all categories."),
     )
 }
 

@@ -403,8 +403,9 @@ def _protocol_lines(report: Report) -> list[str]:
     iou = "exact oriented 3D IoU" + (", beside the rotation-blind one of Mono3DVG" if protocol.iou != "exact" else "")
     asked = f", prompt {protocol.prompt!r} ({protocol.mode})" if protocol.kind == "grounding" else ""
     symmetry = f", rotation errors up to: {protocol.symmetries()}" if protocol.kind == "grounding" else ""
+    sources = ", ".join(protocol.sources) or "any source"
     return [
-        f"- protocol {protocol.name}: {protocol.kind} on {', '.join(protocol.sources)}, split {protocol.split}, "
+        f"- protocol {protocol.name}: {protocol.kind} on {sources}, split {protocol.split}, "
         f"{len(protocol.categories) or 'all'} categories{asked}",
         f"- {iou}, thresholds {', '.join(f'{t:g}' for t in protocol.thresholds)}, boxes of a score from "
         f"{protocol.score_threshold:g} on{symmetry}",

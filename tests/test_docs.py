@@ -1,0 +1,61 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""The pages in docs/ do what they say: their commands and Python run, in order, on made pictures."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from llmi3d.cli import app
+from llmi3d.training.ig3d.build import SOURCES
+from llmi3d.training.metrics.protocols import PROTOCOLS
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def blocks(page):
+    return re.findall(r"```(\w+)\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, new_chain):
+    """A folder with pictures in the page's own format, a tiny checkpoint, and a new picture."""
+    monkeypatch.chdir(tmp_path)
+    for part in new_chain:
+        part.save_pretrained(tmp_path / "checkpoint")
+    [(_, line)] = [block for block in blocks("your_data.md") if block[0] == "json"]
+    (tmp_path / "photos").mkdir()
+    lines = []
+    for i in range(1, 7):
+        noise = np.random.default_rng(i).integers(0, 255, (480, 640, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "photos" / f"{i:04d}.jpg")
+        entry = json.loads(line)
+        lines.append(json.dumps({**entry, "image": f"photos/{i:04d}.jpg", "split": "val" if i > 4 else "train"}))
+    (tmp_path / "photos.jsonl").write_text("\n".join(lines))
+    Image.fromarray(noise).save(tmp_path / "new.jpg")
+    return tmp_path
+
+
+def test_from_pictures_to_an_adapter(workplace):
+    names = {"checkpoint": str(workplace / "checkpoint"), "steps": 1}
+    for kind, text in blocks("your_data.md"):
+        if kind == "python":
+            exec(text, names)
+        for command in text.splitlines() if kind == "bash" else ():
+            arguments = shlex.split(command)
+            assert arguments[0] == "llmi3d"
+            result = CliRunner().invoke(app, arguments[1:])
+            assert result.exit_code == 0, f"{command}: {result.output} {result.exception}"
+    assert json.loads((workplace / "my_report" / "report.json").read_text())["counts"]["questions"] > 1
+    assert (workplace / "answers" / "new.png").is_file()
+
+
+def test_sources_are_all_described():
+    page = (DOCS / "data.md").read_text()
+    assert all(f"| `{name}` |" in page for name in SOURCES)
+    assert "own" in PROTOCOLS and "`own`" in (DOCS / "evaluation.md").read_text()
