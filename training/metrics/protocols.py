@@ -158,8 +158,8 @@ class Protocol:
             if (self.sources and record.source not in self.sources) or record.split != self.split:
                 raise ValueError(
                     f"protocol {self.name}: got the record {record.id!r} of {record.source}/{record.split}, want "
-                    f"{' or '.join(self.sources) or 'any source'}, split {self.split}. One report holds one protocol; for other data "
-                    "take protocol.variant(...), whose name says so."
+                    f"{' or '.join(self.sources) or 'any source'}, split {self.split}. One report holds one protocol; "
+                    "for other data take protocol.variant(...), whose name says so."
                 )
         tasks = ("detection",) if self.kind == "detection" else ("grounding", "multi", "absent")
         of_task = [record for record in records if record.task in tasks]
