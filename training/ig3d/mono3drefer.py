@@ -78,7 +78,8 @@ class Mono3DRefer(Source):
                 where = f"Mono3DRefer.json: instance {instance}"
                 named = {**self._groups.get(int(instance), {}), "name": str(entry.get("objectName", label.category))}
                 objects[instance] = kitti_object(instance, label, intrinsics, offset, where, named)
-            phrases.append({"phrase": phrase.strip().rstrip("."), "objects": [instance]})
+            phrase = phrase.strip().rstrip(".")  # a sentence there, words within one here
+            phrases.append({"phrase": phrase[:1].lower() + phrase[1:], "objects": [instance]})
         return {
             "image": str(inside(self.root, f"images/{name}.png")),
             "image_id": image_id,
