@@ -113,8 +113,8 @@ def test_expressions_of_mono3drefer(expressions):
     assert source.ids() == ["mono3drefer/test/000012"]
     scene = source.read("mono3drefer/test/000012")
     assert [one["phrase"] for one in scene["phrases"]] == [
-        "The white car on the right",
-        "A car that is 20 meters away",
+        "the white car on the right",
+        "a car that is 20 meters away",
     ]
     assert [one["objects"] for one in scene["phrases"]] == [["7"], ["7"]]
     [entry] = scene["objects"]
