@@ -177,6 +177,21 @@ def test_damaged_records_are_counted_and_the_rest_is_built(own, tmp_path):
     assert all(path.is_relative_to(tmp_path / "built") for path in new)
 
 
+class Odd(JsonLines):
+    """A converter that meets records of a form that it does not expect."""
+
+    def read(self, image_id):
+        damage = {"002": lambda: {}["K"], "003": lambda: None[0], "004": lambda: int(float("inf"))}
+        damage.get(image_id[-3:], lambda: None)()
+        return super().read(image_id)
+
+
+def test_records_of_another_form_are_left_out(own, tmp_path):
+    report = build(Odd(own), tmp_path / "built", progress=False)
+    assert report.rows["train"] == COUNT - 3
+    assert all("is not of the form that own has" in reason for _, reason in report.skipped)
+
+
 def test_strict_stops_at_the_first(own, tmp_path):
     spoil(own, 4, DAMAGES["NaN box"])
     with pytest.raises(ValueError, match=r"own/train/004: .*center"):
@@ -196,6 +211,9 @@ def test_unknown_sources_and_options_are_refused(own):
         open_source("coco", own)
     with pytest.raises(ValueError, match="option: got 'nmae' for jsonl, want one of name"):
         open_source("jsonl", own, nmae="x")
+    own.with_name("Mono3DRefer.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"Mono3DRefer.json"):
+        open_source("mono3drefer", own.parent)
 
 
 # ------------------------------------------------------------------------------------------------------------ inspect

@@ -173,7 +173,7 @@ def test_truncated_table_is_named(copy):
         ("sample_annotation", {"translation": [float("nan"), 0, 0]}, "translation: got"),
         ("sample_annotation", {"size": [1.0, -4.0, 1.5]}, "size: got"),
         ("calibrated_sensor", {"camera_intrinsic": []}, "intrinsics: got shape"),
-        ("sample_data", {"filename": "samples/CAM_FRONT/../../../../etc/passwd"}, "stays inside"),
+        ("sample_data", {"filename": "samples/../../CAM_FRONT/x.jpg"}, "stays inside"),
         ("instance", {"category_token": "nobody"}, "category: got the token 'nobody'"),
     ],
 )
@@ -186,6 +186,4 @@ def test_damaged_records_are_refused(copy, table, values, problem):
             source.read(image_id)
         except ValueError as error:
             problems.append(str(error))
-    assert problems or table == "sample_data"
-    assert all(problem in one or "stays inside" in one or "no file" in one for one in problems)
-    assert any(problem in one for one in problems) or not source.ids()
+    assert any(problem in one for one in problems)

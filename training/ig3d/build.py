@@ -56,6 +56,8 @@ ROWS_PER_SHARD = 500
 # Rows that are held in memory at a time; also what a reader of the Parquet file loads at once.
 ROWS_PER_GROUP = 25
 BUILDING = ".building"
+# What reading code raises on records that are not of the form it expects: a missing key, null for a list, ...
+DAMAGE = (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RuntimeError)
 # Longer sides than any camera's that this field uses; a picture that claims more is damaged, or an attack.
 MOST_PIXELS = 100_000_000
 
@@ -93,7 +95,10 @@ def open_source(name: str, root: str | Path, /, **options) -> Source:
     for option in options:
         if option not in known:
             raise ValueError(f"option: got {option!r} for {name}, want one of {', '.join(known) or 'none'}.")
-    return source(root, **options)
+    try:
+        return source(root, **options)
+    except DAMAGE as error:
+        raise ValueError(f"root: {root} is not of the form that {name} has: {error!r}.") from error
 
 
 def build(
@@ -257,6 +262,8 @@ def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"image: {error}") from error
+    except DAMAGE as error:
+        raise ValueError(f"record: is not of the form that {source.name} has: {error!r}.") from error
     _check_picture(content, path.name)
     scene["image"] = {"bytes": content, "path": path.name}
     scene.setdefault("complete", source.complete)

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from llmi3d.processing.geometry_llmi3d import check_intrinsics
-from llmi3d.training.metrics.omni3d import Omni3DFilter
+from llmi3d.training.metrics.omni3d import Omni3DFilter, annotated_box_2d
 
 from .schema import make_object
 from .source import Source, inside
@@ -111,7 +111,8 @@ def omni3d_object(annotation: dict, intrinsics, image_height: int, keep: Omni3DF
             visibility=visibility,
             truncation=truncation,
         )
-        box_2d = entry["box_2d"]
+        # The rules are about the annotated box; a row's own is the whole projection.
+        box_2d = entry["box_2d"] and (annotated_box_2d(annotation) or entry["box_2d"])
         ignored = box_2d is None or (keep or Omni3DFilter()).ignores(annotation, box_2d, image_height)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{where}: {error!r}; want Omni3D's fields.") from None

@@ -50,6 +50,12 @@ class Omni3DFilter:
         )
 
 
+def annotated_box_2d(annotation: dict) -> list[float] | None:
+    """The truncated projected box, else the projected, else the annotated one; None where none is given."""
+    boxes = [annotation.get(f"bbox2D_{kind}") for kind in ("trunc", "proj", "tight")]
+    return next((box for box in boxes if box and not all(value == -1 for value in box)), None)
+
+
 def read_omni3d(dataset: dict, split: str = "test", source: str = "omni3d", keep: Omni3DFilter | None = None) -> list:
     """Detection records of a data set in Omni3D's format, one a picture.
 
@@ -72,8 +78,7 @@ def read_omni3d(dataset: dict, split: str = "test", source: str = "omni3d", keep
         image_id = annotation["image_id"]
         if image_id not in objects:
             raise ValueError(f"annotation {annotation['id']}: got image_id {image_id}, which no image has.")
-        boxes_2d = [annotation.get(f"bbox2D_{kind}") for kind in ("trunc", "proj", "tight")]
-        box_2d = next((box for box in boxes_2d if box and not all(value == -1 for value in box)), None)
+        box_2d = annotated_box_2d(annotation)
         width, height, length = annotation["dimensions"]
         if not annotation["valid3D"] or min(width, height, length) <= 0 or box_2d is None:
             continue
