@@ -25,7 +25,9 @@ are too close to call wherever they do not fail outright. So are objects of a ca
 """
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -50,6 +52,8 @@ ADJECTIVES = ("color", "colour", "material", "pattern")
 YES, MAYBE, NO = 2, 1, 0
 RELATIONS = ("left_of", "right_of", "nearer_than", "farther_than", "next_to", "above")
 RANKS = ("left", "right", "near", "far", "large", "small", "tall", "short")
+# The ranks that count downwards -> those that count the same upwards.
+_UPWARD = {"right": "left", "far": "near", "large": "small", "tall": "short"}
 
 
 @dataclass(frozen=True)
@@ -139,34 +143,81 @@ def make_things(objects: list[dict], intrinsics, image_size: tuple[int, int]) ->
 
 
 def referents(form: dict, things: list[Thing]) -> Referents:
-    """The objects that a form means among `things` (`make_things`).
+    """The objects that a form means among `things` (`make_things`); for many forms of one scene see `Checker`.
 
     Raises:
         ValueError: a form that is none.
     """
-    filters = [one for one in form["conditions"] if one["is"] != "rank"]
-    ranks = [one for one in form["conditions"] if one["is"] == "rank"]
-    if len(ranks) > 1 or (ranks and form["conditions"][-1] is not ranks[0]):
-        raise ValueError(f"form: got the conditions {form['conditions']}, want one rank at most, as the last.")
-    anchors = {}
-    for i, one in enumerate(filters):
-        if one["is"] == "relation":
-            meant = referents(one["to"], things)
-            if not meant.decided or len(meant.ids) != 1:
-                return UNDECIDED
-            anchors[i] = next(thing for thing in things if thing.id == meant.ids[0])
-    left = []
-    for thing in things:
-        value = _of_category(thing, form["category"])
-        for i, one in enumerate(filters):
-            value = min(value, _holds(thing, one, anchors.get(i)))
-        if value and not thing.askable:
-            value = MAYBE
-        if value == MAYBE:
+    return Checker(things)(form)
+
+
+class Checker:
+    """What forms mean in one scene: `checker(form)` as `referents`.
+
+    Hundreds of forms share a few conditions, so each condition is held against the objects once. Sets of objects are
+    the bits of an integer, that of the first object lowest.
+
+    Args:
+        things: of the scene (`make_things`).
+    """
+
+    def __init__(self, things: list[Thing]):
+        self.things = things
+        self._index = {thing.id: i for i, thing in enumerate(things)}
+        self._askable = sum(thing.askable << i for i, thing in enumerate(things))
+        self._held, self._orders = {}, {}
+
+    def __call__(self, form: dict) -> Referents:
+        filters, rank = form["conditions"], None
+        if filters and filters[-1]["is"] == "rank":
+            filters, rank = filters[:-1], filters[-1]
+        if any(one["is"] == "rank" for one in filters):
+            raise ValueError(f"form: got the conditions {form['conditions']}, want one rank at most, as the last.")
+        category = form["category"]
+        clear, possible = self._hold(category, lambda thing: _of_category(thing, category))
+        for one in filters:
+            if one["is"] == "relation":
+                meant = self(one["to"])
+                if not meant.decided or len(meant.ids) != 1:
+                    return UNDECIDED
+                key, holds = (one["name"], meant.ids), self._relation(one["name"], meant.ids[0])
+            else:
+                key, holds = frozenset(one.items()), partial(_holds, condition=one)
+            also_clear, also_possible = self._hold(key, holds)
+            clear, possible = clear & also_clear, possible & also_possible
+        # What only may be meant leaves the form undecided, as does what a listener may mean and we never do.
+        if clear & self._askable != possible:
             return UNDECIDED
-        if value == YES:
-            left.append(thing)
-    return _rank(left, ranks[0]) if ranks else Referents(tuple(thing.id for thing in left), True)
+        return self._rank(clear, rank) if rank else Referents(tuple(thing.id for thing in self._of(clear)), True)
+
+    def _hold(self, key: Hashable, holds: Callable[[Thing], int]) -> tuple[int, int]:
+        """The objects that satisfy a condition, and those that do not clearly fail it."""
+        if key not in self._held:
+            values = [holds(thing) for thing in self.things]
+            self._held[key] = tuple(
+                sum((value >= least) << i for i, value in enumerate(values)) for least in (YES, MAYBE)
+            )
+        return self._held[key]
+
+    def _relation(self, name: str, anchor_id: str) -> Callable[[Thing], int]:
+        anchor = self.things[self._index[anchor_id]]
+        return lambda thing: NO if thing is anchor else _related(thing, name, anchor)
+
+    def _of(self, chosen: int) -> list[Thing]:
+        return [thing for i, thing in enumerate(self.things) if chosen >> i & 1]
+
+    def _rank(self, chosen: int, rank: dict) -> Referents:
+        by, n = rank["by"], rank["n"]
+        if by not in RANKS or not isinstance(n, int) or n < 1:
+            raise ValueError(f"form: got the rank {rank}, want by one of {', '.join(RANKS)} and n from 1.")
+        if (by, chosen) not in self._orders:
+            self._orders[by, chosen] = _order(self._of(chosen), by)
+        ids, clear = self._orders[by, chosen]
+        if len(ids) < max(2, n):
+            # "The nearest car" where there is one alone says more than there is to say.
+            return UNDECIDED if ids else Referents((), True)
+        # Every place up to the n-th, and that behind it, must be clear.
+        return Referents((ids[n - 1],), True) if clear >= min(n, len(ids) - 1) else UNDECIDED
 
 
 def _of_category(thing: Thing, category: str) -> int:
@@ -175,7 +226,7 @@ def _of_category(thing: Thing, category: str) -> int:
     return MAYBE if overlap(thing.category, category) else NO
 
 
-def _holds(thing: Thing, condition: dict, anchor: Thing | None) -> int:
+def _holds(thing: Thing, condition: dict) -> int:
     kind = condition["is"]
     if kind == "attribute":
         value = thing.attributes.get(condition["name"])
@@ -192,8 +243,6 @@ def _holds(thing: Thing, condition: dict, anchor: Thing | None) -> int:
         if off <= max(share * about, metres):
             return YES
         return NO if off >= max(no_share * about, no_metres) else MAYBE
-    if kind == "relation" and anchor is not None:
-        return NO if thing.id == anchor.id else _related(thing, condition["name"], anchor)
     raise ValueError(f"form: got the condition {condition}, want one of attribute, place, metres, relation, rank.")
 
 
@@ -214,30 +263,18 @@ def _related(thing: Thing, name: str, anchor: Thing) -> int:
     raise ValueError(f"form: got the relation {name!r}, want one of {', '.join(RELATIONS)}.")
 
 
-def _rank(left: list[Thing], rank: dict) -> Referents:
-    by, n = rank["by"], rank["n"]
-    if by not in RANKS or not isinstance(n, int) or n < 1:
-        raise ValueError(f"form: got the rank {rank}, want by one of {', '.join(RANKS)} and n from 1.")
-    if len(left) < max(2, n):
-        # "The nearest car" where there is one alone says more than there is to say.
-        return Referents((), True) if not left else UNDECIDED
-    key = {"left": "u", "right": "u", "near": "distance", "far": "distance", "large": "volume", "small": "volume"}.get(
-        by
-    )
-    value = (lambda thing: getattr(thing, key)) if key else (lambda thing: thing.size[1])
-    ordered = sorted(left, key=value, reverse=by in ("right", "far", "large", "tall"))
-    # Every place up to the n-th, and that behind it, must be clear.
-    for one, other in pairwise(ordered[: n + 1]):
-        a, b = sorted((value(one), value(other)))
-        clear = {
-            "u": b - a > X_MARGIN,
-            "distance": b - a > distance_margin(a, b),
-            "volume": b > a * VOLUME_RATIO,
-            None: b > a * HEIGHT_RATIO,
-        }[key]
-        if not clear:
-            return UNDECIDED
-    return Referents((ordered[n - 1].id,), True)
+def _order(things: list[Thing], by: str) -> tuple[list[str], int]:
+    """Ids in a rank's order, and how many neighbours there follow one another clearly, from the first on."""
+    value, apart = {
+        "left": (lambda thing: thing.u, lambda a, b: b - a > X_MARGIN),
+        "near": (lambda thing: thing.distance, lambda a, b: b - a > distance_margin(a, b)),
+        "small": (lambda thing: thing.volume, lambda a, b: b > a * VOLUME_RATIO),
+        "short": (lambda thing: thing.size[1], lambda a, b: b > a * HEIGHT_RATIO),
+    }[_UPWARD.get(by, by)]
+    ordered = sorted(things, key=value, reverse=by in _UPWARD)
+    values = [value(thing) for thing in ordered]
+    unclear = (i for i, pair in enumerate(pairwise(values)) if not apart(min(pair), max(pair)))
+    return [thing.id for thing in ordered], next(unclear, len(ordered))
 
 
 def distance_margin(a: float, b: float) -> float:

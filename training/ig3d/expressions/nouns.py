@@ -1,6 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Category names as English nouns: words, plurals, and which names may mean the same thing."""
 
+from functools import lru_cache
+
 _IRREGULAR = {
     "person": "people",
     "man": "men",
@@ -33,6 +35,7 @@ _OVERLAPS = (
 )
 
 
+@lru_cache(maxsize=4096)
 def words(category: str) -> str:
     """ "Traffic_Cone" -> "traffic cone"."""
     return category.replace("_", " ").strip().lower()
@@ -60,6 +63,7 @@ def article(noun: str) -> str:
     return "an" if noun[:1] in "aeiou" else "a"
 
 
+@lru_cache(maxsize=4096)
 def overlap(a: str, b: str) -> bool:
     """Whether an object called `a` might be taken for a `b` by a listener; false for equal names."""
     first, second = words(a), words(b)

@@ -3,7 +3,7 @@
 
 from random import Random
 
-from .forms import RANKS, Thing, make_things, referents
+from .forms import RANKS, Checker, Referents, Thing, make_things
 from .nouns import UNCOUNTED, words
 from .wording import say
 
@@ -43,24 +43,25 @@ def unique_forms(things: list[Thing], draw: Random) -> list[tuple[Thing, str, di
     targets = [thing for thing in things if thing.askable]
     if len(targets) > MOST_TARGETS:
         targets = draw.sample(targets, MOST_TARGETS)
+    meant = Checker(things)
     found, anchors = [], []
     for thing in targets:
         for kind, form in _simple_forms(thing, things):
-            if referents(form, things).ids == (thing.id,):
+            if meant(form).ids == (thing.id,):
                 found.append((thing, kind, form))
                 new = all(thing is not other for other, _ in anchors)
                 if new and len(anchors) < MOST_ANCHORS and _can_be_anchor(form):
                     anchors.append((thing, form))
     for thing in targets:
         for kind, form in _compound_forms(thing, things, anchors, draw):
-            if referents(form, things).ids == (thing.id,):
+            if meant(form).ids == (thing.id,):
                 found.append((thing, kind, form))
     return found
 
 
 def several_forms(things: list[Thing]) -> list[tuple[str, dict, tuple[str, ...]]]:
     """(kind, form, ids) of forms that mean two or more objects."""
-    found = []
+    meant, found = Checker(things), []
     for category in dict.fromkeys(thing.category for thing in things if thing.askable):
         if words(category) in UNCOUNTED:
             continue
@@ -71,9 +72,9 @@ def several_forms(things: list[Thing]) -> list[tuple[str, dict, tuple[str, ...]]
             for name, value in _attributes(things, category)
         ]
         for kind, form in forms:
-            meant = referents(form, things)
-            if len(meant.ids) > 1:
-                found.append((kind, form, meant.ids))
+            ids = meant(form).ids
+            if len(ids) > 1:
+                found.append((kind, form, ids))
     return found
 
 
@@ -91,9 +92,8 @@ def absent_forms(things: list[Thing], vocabulary: tuple[str, ...], draw: Random)
             for name, value in _attributes(things, other)
         ]
     draw.shuffle(forms)
-    return [
-        (kind, form) for kind, form in forms if referents(form, things).decided and not referents(form, things).ids
-    ]
+    nothing, meant = Referents((), True), Checker(things)
+    return [(kind, form) for kind, form in forms if meant(form) == nothing]
 
 
 def _simple_forms(thing: Thing, things: list[Thing]):
