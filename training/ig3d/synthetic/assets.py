@@ -2,8 +2,8 @@
 """Models of everyday objects, drawn at random, each with its exact oriented box.
 
 Object frame, the box's own axes: x = length, towards the front; y = height, pointing down; z = width, to the object's
-left. Metres; the origin is the middle of the extents. An upright object in a camera's frame (x right, y down, z forward)
-is turned by a yaw about y alone, and stands on its largest y.
+left. Metres; the origin is the middle of the extents. In a camera's frame (x right, y down, z
+forward) an upright object is turned by a yaw about y alone, and stands on its largest y.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from random import Random
 
 import numpy as np
 
-from . import furniture, things, vehicles
+from . import cycles, furniture, household, people, roadside, seats, things, vehicles
 from .shapes import Part
 
 # What a part's surface may be, with the sRGB it has unless a scene decides; "body" takes the object's own colour and
@@ -81,9 +81,9 @@ class Category:
 CATEGORIES: dict[str, Category] = {
     name: Category(name, tuple(domains.split()), tuple(materials.split()), build)
     for name, domains, materials, build in (
-        ("chair", "indoor objects", "wooden metal plastic fabric leather", furniture.chair),
-        ("armchair", "indoor", "fabric leather", furniture.armchair),
-        ("sofa", "indoor", "fabric leather", furniture.sofa),
+        ("chair", "indoor objects", "wooden metal plastic fabric leather", seats.chair),
+        ("armchair", "indoor", "fabric leather", seats.armchair),
+        ("sofa", "indoor", "fabric leather", seats.sofa),
         ("table", "indoor", "wooden metal plastic glass", furniture.table),
         ("desk", "indoor", "wooden metal", furniture.desk),
         ("bed", "indoor", "", furniture.bed),
@@ -91,13 +91,13 @@ CATEGORIES: dict[str, Category] = {
         ("bookshelf", "indoor", "wooden metal", furniture.bookshelf),
         ("night_stand", "indoor", "wooden metal plastic", furniture.night_stand),
         ("cabinet", "indoor", "wooden metal", furniture.cabinet),
-        ("lamp", "indoor", "", furniture.lamp),
-        ("plant", "indoor objects", "", furniture.plant),
-        ("stool", "indoor", "wooden metal plastic leather", furniture.stool),
-        ("television", "indoor", "", furniture.television),
-        ("bin", "indoor driving", "metal plastic", furniture.waste_bin),
-        ("bench", "indoor driving", "wooden metal", furniture.bench),
-        ("suitcase", "indoor objects", "plastic metal fabric leather", furniture.suitcase),
+        ("lamp", "indoor", "", household.lamp),
+        ("plant", "indoor objects", "", household.plant),
+        ("stool", "indoor", "wooden metal plastic leather", seats.stool),
+        ("television", "indoor", "", household.television),
+        ("bin", "indoor driving", "metal plastic", household.waste_bin),
+        ("bench", "indoor driving", "wooden metal", seats.bench),
+        ("suitcase", "indoor objects", "plastic metal fabric leather", household.suitcase),
         ("mug", "tabletop objects", "ceramic metal plastic", things.mug),
         ("bottle", "tabletop objects", "glass plastic metal", things.bottle),
         ("bowl", "tabletop objects", "ceramic wooden metal plastic glass", things.bowl),
@@ -114,17 +114,29 @@ CATEGORIES: dict[str, Category] = {
         ("van", "driving", "", vehicles.van),
         ("truck", "driving", "", vehicles.truck),
         ("bus", "driving", "", vehicles.bus),
-        ("pedestrian", "driving", "", vehicles.pedestrian),
-        ("cyclist", "driving", "", vehicles.cyclist),
-        ("motorcycle", "driving", "", vehicles.motorcycle),
-        ("bicycle", "driving objects", "", vehicles.bicycle),
-        ("traffic_cone", "driving", "", vehicles.traffic_cone),
-        ("barrier", "driving", "", vehicles.barrier),
+        ("pedestrian", "driving", "", people.pedestrian),
+        ("cyclist", "driving", "", people.cyclist),
+        ("motorcycle", "driving", "", cycles.motorcycle),
+        ("bicycle", "driving objects", "", cycles.bicycle),
+        ("traffic_cone", "driving", "", roadside.traffic_cone),
+        ("barrier", "driving", "", roadside.barrier),
     )
 }
 
 # Furniture on whose flat top small things can stand.
 SURFACES: tuple[str, ...] = ("table", "desk", "night_stand", "cabinet", "stool")
+
+# Scenery without a label.
+PROPS: dict[str, Callable[[Random], list[Part]]] = {
+    "tree": roadside.tree,
+    "building": roadside.building,
+    "lamp_post": roadside.lamp_post,
+}
+
+
+def make_prop(name: str, draw: Random) -> tuple[Part, ...]:
+    """Draws scenery of PROPS in the axes of objects, its origin on the floor: y = 0 is the floor, y < 0 above it."""
+    return tuple(upright(PROPS[name](draw)))
 
 
 def make_asset(category: str, draw: Random) -> Asset:
@@ -149,8 +161,8 @@ def upright(parts: Iterable[Part]) -> list[Part]:
 
 
 def same_after(parts: Iterable[Part], signs: tuple[float, float, float], tolerance: float = 1e-6) -> bool:
-    """Whether the vertices of every paint lie where they lay once their coordinates have changed these signs; (-1, 1, -1)
-    is half a turn about y."""
+    """Whether the vertices of every paint lie where they lay once their coordinates have changed these signs:
+    (-1, 1, -1) is half a turn about y."""
     by_paint: dict[str, list[np.ndarray]] = {}
     for part in parts:
         by_paint.setdefault(part.paint, []).append(part.vertices)
@@ -165,8 +177,8 @@ def same_after(parts: Iterable[Part], signs: tuple[float, float, float], toleran
 
 
 def support(asset: Asset) -> tuple[float, float, float] | None:
-    """Where small things can stand on an asset: (y of its flat top, half length, half width) of a rectangle about x = z =
-    0 in the object frame, metres; None if it is not of SURFACES."""
+    """Where small things can stand on an asset: (y of its flat top, half length, half width) of a rectangle about
+    x = z = 0 in the object frame, metres; None if it is not of SURFACES."""
     if asset.category not in SURFACES:
         return None
     top = -asset.size[1] / 2

@@ -96,8 +96,8 @@ def hoop(profile, paint: str, sides: int = 12) -> Part:
 
 
 def tube(points, radius, paint: str, sides: int = 6, closed: bool = False, side: Point | None = None) -> Part:
-    """A pipe along points [N, 3]; `radius` is a number, one a point, or pairs [N, 2] along `side` and across it. `side`
-    is a direction never along the path, by default the axis that the path keeps clear of."""
+    """A pipe along points [N, 3]; `radius` is a number, one a point, or pairs [N, 2] along `side` and across it.
+    `side` is a direction never along the path, by default the axis that the path keeps clear of."""
     points = np.asarray(points, np.float64)
     radius = np.asarray(radius, np.float64)
     radius = np.broadcast_to(radius[..., None] if radius.ndim < 2 else radius, (len(points), 2))

@@ -6,7 +6,7 @@ from random import Random
 
 import numpy as np
 
-from .shapes import Part, block, circle, ellipsoid, hoop, lathe, loft, panel, placed, prism, sizes, tube, turn
+from .shapes import Part, block, circle, ellipsoid, lathe, loft, panel, placed, sizes, tube, turn
 
 
 def _vessel(outer, wall: float, paint: str, sides: int = 14) -> Part:
@@ -23,18 +23,16 @@ def mug(draw: Random) -> list[Part]:
     outer = [(0.9 * low * r, 0), (low * r, 0.06 * height), (waist * (1 + low) / 2 * r, height / 2), (r, height)]
     parts = [_vessel(outer, 0.07 * r, "body")]
     if draw.random() < 0.7:
+        radii = np.interp((0.1 * height, 0.8 * height), [z for _, z in outer], [r for r, _ in outer]) - 0.035 * r
         drink = draw.choice(("coffee", "coffee", "paper"))
-        parts.append(lathe([(0.8 * low * r, 0.1 * height), (0.94 * r, 0.82 * height)], drink, sides=14))
+        parts.append(lathe([(radii[0], 0.1 * height), (radii[1], 0.8 * height)], drink, sides=14))
     span = draw.uniform(0.26, 0.34) * height
     middle = draw.uniform(0.48, 0.58) * height
     reach = draw.uniform(0.5, 0.75) * r
-    arc = np.array([(abs(x) + 0.93 * r * (low + 1) / 2, 0, z + middle) for x, _, z in _half_ring(reach, span)])
+    turns = np.linspace(-math.pi / 2, math.pi / 2, 7)
+    arc = np.c_[(low + 1) / 2 * 0.93 * r + reach * np.cos(turns), 0 * turns, middle + span * np.sin(turns)]
     parts.append(tube(arc, np.full((len(arc), 2), (0.1 * r + 0.003, 0.008)), "body"))
     return parts
-
-
-def _half_ring(reach: float, span: float, count: int = 7):
-    return [(reach * math.cos(a), 0, span * math.sin(a)) for a in np.linspace(-math.pi / 2, math.pi / 2, count)]
 
 
 def bottle(draw: Random) -> list[Part]:
@@ -43,13 +41,22 @@ def bottle(draw: Random) -> list[Part]:
     shoulder = draw.uniform(0.5, 0.72)
     neck = draw.uniform(0.3, 0.45) * r
     slope = draw.uniform(0.08, 0.2)
-    profile = [(0.92 * r, 0), (r, 0.03 * height), (r, shoulder * height), (0.75 * r, (shoulder + 0.6 * slope) * height)]
+    profile = [
+        (0.92 * r, 0),
+        (r, 0.03 * height),
+        (r, shoulder * height),
+        (0.75 * r, (shoulder + 0.6 * slope) * height),
+    ]
     profile += [(neck, (shoulder + slope) * height), (0.9 * neck, 0.92 * height)]
     parts = [lathe(profile, "body")]
-    parts.append(lathe([(1.15 * neck, 0.91 * height), (1.15 * neck, height)], draw.choice(("trim", "metal", "dark_metal"))))
+    parts.append(
+        lathe([(1.15 * neck, 0.91 * height), (1.15 * neck, height)], draw.choice(("trim", "metal", "dark_metal")))
+    )
     if draw.random() < 0.7:
         low = draw.uniform(0.12, 0.25)
-        parts.append(lathe([(1.02 * r, low * height), (1.02 * r, (shoulder - 0.08) * height)], draw.choice(("paper", "trim"))))
+        parts.append(
+            lathe([(1.02 * r, low * height), (1.02 * r, (shoulder - 0.08) * height)], draw.choice(("paper", "trim")))
+        )
     return parts
 
 
@@ -80,7 +87,11 @@ def book(draw: Random) -> list[Part]:
     pages = ((cover - half, half - cover), (cover - wide, wide - board), (board, thick - board))
     parts.append(block(*pages, "paper"))
     title = draw.uniform(0.1, 0.4) * length
-    parts.append(block((title - 0.04, min(title + 0.04, half - 0.01)), (-0.7 * wide, 0.7 * wide), (thick, thick + 0.0008), "trim"))
+    parts.append(
+        block(
+            (title - 0.04, min(title + 0.04, half - 0.01)), (-0.7 * wide, 0.7 * wide), (thick, thick + 0.0008), "trim"
+        )
+    )
     if draw.random() < 0.3:  # standing, its back to the front
         parts = placed(parts, (0, 0, half), np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]))
     return parts
@@ -115,7 +126,15 @@ def vase(draw: Random) -> list[Part]:
         for _ in range(2):
             a, out = draw.uniform(0, math.pi), draw.uniform(0.3, 0.8) * r
             end = np.array([out * math.cos(a), out * math.sin(a), height * draw.uniform(1.25, 1.5)])
-            stems.append(tube([(0, 0, 0.3 * height), (0.25 * end[0], 0.25 * end[1], height), end], 0.003, "leaves", 4, side=(0.1, 1, 0)))
+            stems.append(
+                tube(
+                    [(0, 0, 0.3 * height), (0.25 * end[0], 0.25 * end[1], height), end],
+                    0.003,
+                    "leaves",
+                    4,
+                    side=(0.1, 1, 0),
+                )
+            )
             stems.append(ellipsoid(end, (0.025, 0.025, 0.02), flower, 6, 4))
         parts += stems + placed(stems, matrix=turn(2, 180))
     return parts
@@ -127,7 +146,11 @@ def monitor(draw: Random) -> list[Part]:
     half, edge = width / 2, draw.uniform(0.01, 0.02)
     top = foot + height
     parts = [block((-deep / 2, deep / 2), (-half, half), (foot, top), "body")]
-    parts.append(block((deep / 2 - 0.004, deep / 2 + 0.003), (edge - half, half - edge), (foot + 1.8 * edge, top - edge), "screen"))
+    parts.append(
+        block(
+            (deep / 2 - 0.004, deep / 2 + 0.003), (edge - half, half - edge), (foot + 1.8 * edge, top - edge), "screen"
+        )
+    )
     parts.append(block((-1.3 * deep, 0), (-0.45 * half, 0.45 * half), (foot + 0.05, top - 0.07), "trim", bevel=0.012))
     back = -0.9 * deep
     parts.append(tube([(back - 0.04, 0, 0.01), (back - 0.015, 0, foot + 0.4 * height)], (0.04, 0.012), "trim", 4))
@@ -150,7 +173,9 @@ def cereal_box(draw: Random) -> list[Part]:
     disc = circle(bowl_at, 0.55 * wide, 0, 10)
     parts.append(panel(disc, 0.001, draw.choice(("cover_yellow", "cover_red", "trim"))))
     parts.append(block((-front, 0), (-0.7 * wide, 0.7 * wide), (0.15 * height, 0.6 * height), "paper"))
-    parts.append(block((-0.3 * half, 0.3 * half), (-wide - 0.0008, wide + 0.0008), (0.1 * height, 0.7 * height), "paper"))
+    parts.append(
+        block((-0.3 * half, 0.3 * half), (-wide - 0.0008, wide + 0.0008), (0.1 * height, 0.7 * height), "paper")
+    )
     return parts
 
 
@@ -160,7 +185,11 @@ def ball(draw: Random) -> list[Part]:
     kind = draw.choice(("plain", "bands", "spots"))
     parts = [ellipsoid((0, 0, r), (r, r, r), "body", 14, 11)]
     if kind == "bands":
-        parts.append(lathe([(0.93 * r, 0.75 * r), (1.0 * r, 0.8 * r), (1.0 * r, 1.2 * r), (0.93 * r, 1.25 * r)], "trim", sides=14))
+        parts.append(
+            lathe(
+                [(0.93 * r, 0.75 * r), (1.0 * r, 0.8 * r), (1.0 * r, 1.2 * r), (0.93 * r, 1.25 * r)], "trim", sides=14
+            )
+        )
     elif kind == "spots":
         half = []
         for z, angles in ((0.55, (40, 130)), (-0.2, (0, 85)), (0.97, (90,)), (-0.75, (45,))):
@@ -179,7 +208,8 @@ def _spot(at: np.ndarray, radius: float) -> Part:
     other = np.cross(at, across)
     ring = [math.cos(a) * across + math.sin(a) * other for a in np.arange(6) * math.pi / 3]
     center = np.array([0, 0, radius])
-    return loft([[center + radius * (depth * at + 0.33 * p) for p in ring] for depth in (0.5, 0.96)], "trim")
+    levels = ((0.6, 0.33), (0.955, 0.33), (0.99, 0.17))
+    return loft([[center + radius * (depth * at + out * p) for p in ring] for depth, out in levels], "trim")
 
 
 def camera(draw: Random) -> list[Part]:
@@ -189,7 +219,9 @@ def camera(draw: Random) -> list[Part]:
     # the grip, on the photographer's right
     parts.append(block((0, half + 0.018), (-wide, -0.55 * wide), (0.002, 0.74 * height), "dark_fabric", bevel=0.006))
     hump = draw.uniform(0.32, 0.42) * wide
-    parts.append(block((-0.8 * half, 0.8 * half), (-hump, hump), (0.78 * height, 1.05 * height), "trim", top=(0.7, 0.6)))
+    parts.append(
+        block((-0.8 * half, 0.8 * half), (-hump, hump), (0.78 * height, 1.05 * height), "trim", top=(0.7, 0.6))
+    )
     r, reach = draw.uniform(0.3, 0.38) * height, draw.uniform(0.03, 0.09)
     at, lens = 0.1 * wide, [(0.0, 1.0), (0.55 * reach, 1.0), (0.6 * reach, 0.88), (reach, 0.92)]
     barrel = [circle((half - 0.005 + x, at, 0.4 * height), scale * r, 0) for x, scale in lens]
@@ -222,7 +254,10 @@ def kettle(draw: Random) -> list[Part]:
         path += [(-1.5 * r, 0, 0.6 * height), (-0.95 * r, 0, 0.22 * height)]
         parts.append(tube(path, 0.1 * r, grip))
     else:  # a bow over the lid
-        bow = [(x * 0.8 * r, 0, 0.85 * height + 0.45 * height * z) for x, z in ((-1, 0), (-0.75, 0.7), (0, 1), (0.75, 0.7), (1, 0))]
+        bow = [
+            (x * 0.8 * r, 0, 0.85 * height + 0.45 * height * z)
+            for x, z in ((-1, 0), (-0.75, 0.7), (0, 1), (0.75, 0.7), (1, 0))
+        ]
         parts.append(tube(bow, 0.08 * r, grip))
     return parts
 
@@ -231,8 +266,7 @@ def shoe(draw: Random) -> list[Part]:
     length, height, width = sizes(draw, 0.28, 0.11, 0.1, common=0.17)
     half, wide = length / 2, width / 2
     sole = [(-1, 0.6), (-0.85, 0.8), (-0.3, 0.72), (0.35, 1), (0.75, 0.85), (1, 0.35)]  # (x, half width)
-    bend = draw.uniform(-0.1, 0.1) * 0
-    left = [(x * half, w * wide + bend) for x, w in sole]
+    left = [(x * half, w * wide) for x, w in sole]
     outline = left + [(x, -y) for x, y in reversed(left)]
     thick = 0.24 * height
     parts = [loft([[(x, y, z) for x, y in outline] for z in (0, thick)], draw.choice(("paper", "rubber", "trim")))]
@@ -243,9 +277,26 @@ def shoe(draw: Random) -> list[Part]:
     rings = []
     for x, w, z in stations:
         y = w * wide
-        rings.append([(x * half, s * y, level) for s, level in ((1, thick), (1, 0.4 * thick + 0.6 * z), (0.6, z), (-0.6, z), (-1, 0.4 * thick + 0.6 * z), (-1, thick))])
+        rings.append(
+            [
+                (x * half, s * y, level)
+                for s, level in (
+                    (1, thick),
+                    (1, 0.4 * thick + 0.6 * z),
+                    (0.6, z),
+                    (-0.6, z),
+                    (-1, 0.4 * thick + 0.6 * z),
+                    (-1, thick),
+                )
+            ]
+        )
     parts.append(loft(rings, "body"))
-    opening = [(-0.85 * half, -0.4 * wide), (-0.85 * half, 0.4 * wide), (-0.2 * half, 0.36 * wide), (-0.2 * half, -0.36 * wide)]
+    opening = [
+        (-0.85 * half, -0.4 * wide),
+        (-0.85 * half, 0.4 * wide),
+        (-0.2 * half, 0.36 * wide),
+        (-0.2 * half, -0.36 * wide),
+    ]
     parts.append(loft([[(x, y, z) for x, y in opening] for z in (0.5 * ankle, ankle + 0.002)], "dark_fabric"))
     for x in (0.02, 0.14, 0.26):  # laces
         z = height * (0.86 - 0.75 * (x - 0.02))
