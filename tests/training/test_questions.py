@@ -2,10 +2,11 @@
 """Questions: every answer of many random scenes recomputed from the boxes."""
 
 import math
+import re
 from collections import Counter
 
 import pytest
-from scene_referee import SIZE, VOCABULARY, random_scene, referee, seen, visible
+from scene_referee import SIZE, VOCABULARY, moved, random_scene, referee, seen, visible
 
 from llmi3d.training.ig3d.expressions import QUESTION_KINDS, make_conversation
 
@@ -85,3 +86,44 @@ def test_counts_and_existence(questions):
             assert int(answer) == form["answer"] == len(referee(form["of"][0], objects)) > 0
         if form["question"] == "existence":
             assert answer == ("Yes." if referee(form["of"][0], objects) else "No.")
+
+
+def other_world(one, kind):
+    """The same object where the answer to a question of this kind is another: mirrored, in another order, larger."""
+    (x, y, z), size = one["center"], one["size"]
+    if kind == "side":
+        return moved(one, [-x, y, z], size)
+    if kind == "nearer":
+        scale = 100 / (x * x + y * y + z * z)
+        return moved(one, [x * scale, y * scale, z * scale], size)
+    if kind in ("larger", "taller"):
+        return moved(one, [x, y, z], [1 / value for value in size])
+    return moved(one, [3 * x, 3 * y, 3 * z], [3 * value for value in size])
+
+
+def test_names_do_not_decide_the_answer(questions):
+    """Where the boxes are changed so that the answer is another, each name still means the same object."""
+    checked = Counter()
+    for objects, question, _, form in questions:
+        kind = form["question"]
+        if kind not in ("count", "existence", "height", "length", "width"):  # no name says how long a thing is
+            changed = [other_world(one, kind) for one in objects]
+            for named in form["of"]:
+                assert referee(named, changed) == referee(named, objects) is not None, question
+            checked[kind] += 1
+    assert len(checked) == 7 and min(checked.values()) > 20, checked
+
+
+def test_words_do_not_state_the_answer(questions):
+    asking = r"left or right( of)?|on which side of|(nearer|closer) to the camera|takes up more space|larger volume"
+    size = r"larg|big|small|tallest|short"
+    stating = {
+        "side": r"left|right|middle|side",
+        "nearer": r"near|clos|far(?!thest to the)|distant|metre|\d",
+        **{"larger": size, "taller": size},
+        **{"distance": r"\d|metre", "separation": r"\d|metre", "farther_by": r"\d|metre"},
+    }
+    for _, question, _, form in questions:
+        if form["question"] in stating:
+            rest = re.sub(asking, "", question.lower())
+            assert not re.search(stating[form["question"]], rest), question

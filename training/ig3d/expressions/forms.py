@@ -4,7 +4,8 @@
 A form is a JSON mapping {"category": name, "conditions": [...]}. Each condition is a mapping with the key "is":
 
     {"is": "attribute", "name": "color", "value": "red"}       of ADJECTIVES; what else a source notes is rarely seen
-    {"is": "place", "third": "left" | "middle" | "right"}       third of the picture's width with the box's centre
+    {"is": "place", "third": "left" | "middle" | "right"}       third of the picture's width with the box's centre;
+        "on the left" may be said of the whole half: between the third and the half it is too close to call
     {"is": "metres", "about": 20.0}                             distance of the box's centre from the camera
     {"is": "relation", "name": ..., "to": form}                 with `to` meaning one object, the anchor:
         left_of, right_of        the centre lies further left or right in the picture
@@ -22,6 +23,8 @@ close to call: within a margin of the threshold. A form is decided only if no ob
 
 Objects to ignore, and those hardly to be seen, are never meant and never anchors; but a listener may see them, so they
 are too close to call wherever they do not fail outright. So are objects of a category that overlaps with the named.
+Of an object that reaches into the picture from behind the camera only category and attributes can fail: where and how
+far away its centre is, the picture does not show.
 """
 
 import math
@@ -47,8 +50,8 @@ NEXT_TO = (0.9, 1.5)  # half sums of diagonals up to which it is clear, and from
 # An object of which less is seen is not asked for.
 LEAST_VISIBILITY, MOST_TRUNCATION = 0.1, 0.7
 
-# Attributes that a picture shows and a phrase can put before the noun.
-ADJECTIVES = ("color", "colour", "material", "pattern")
+# Attributes that a picture shows and a phrase can put before the noun, in the order in which English does.
+ADJECTIVES = ("color", "colour", "pattern", "material")
 YES, MAYBE, NO = 2, 1, 0
 RELATIONS = ("left_of", "right_of", "nearer_than", "farther_than", "next_to", "above")
 RANKS = ("left", "right", "near", "far", "large", "small", "tall", "short")
@@ -58,7 +61,10 @@ _UPWARD = {"right": "left", "far": "near", "large": "small", "tall": "short"}
 
 @dataclass(frozen=True)
 class Thing:
-    """An object as the forms see it: u, v are its projected centre in shares of the picture, lengths in metres."""
+    """An object as the forms see it: u, v are its projected centre in shares of the picture, lengths in metres.
+
+    u, v are nan where the centre is not before the camera.
+    """
 
     id: str
     category: str
@@ -71,6 +77,10 @@ class Thing:
     v: float
     left: float
     right: float
+
+    @property
+    def behind(self) -> bool:
+        return self.center[2] <= 0
 
     @property
     def volume(self) -> float:
@@ -98,7 +108,7 @@ UNDECIDED = Referents((), False)
 
 
 def make_things(objects: list[dict], intrinsics, image_size: tuple[int, int]) -> list[Thing]:
-    """The objects of a row that lie before the camera and are at least partly in the picture.
+    """The objects of a row that are at least partly in the picture.
 
     Args:
         objects: as in a row.
@@ -106,7 +116,7 @@ def make_things(objects: list[dict], intrinsics, image_size: tuple[int, int]) ->
         image_size: (width, height), pixels.
     """
     width, height = image_size
-    seen = [one for one in objects if one["center"][2] > 0 and one.get("box_2d") is not None]
+    seen = [one for one in objects if one.get("box_2d") is not None]
     if not seen:
         return []
     centers = torch.tensor([one["center"] for one in seen], dtype=torch.float64)
@@ -116,6 +126,8 @@ def make_things(objects: list[dict], intrinsics, image_size: tuple[int, int]) ->
         left, top, right, bottom = one["box_2d"]
         if right <= 0 or bottom <= 0 or left >= width or top >= height:
             continue
+        if one["center"][2] <= 0:  # its projection means nothing
+            x = y = math.nan
         visibility, truncation = one.get("visibility"), one.get("truncation")
         askable = (
             not one["ignore"]
@@ -193,15 +205,17 @@ class Checker:
     def _hold(self, key: Hashable, holds: Callable[[Thing], int]) -> tuple[int, int]:
         """The objects that satisfy a condition, and those that do not clearly fail it."""
         if key not in self._held:
-            values = [holds(thing) for thing in self.things]
-            self._held[key] = tuple(
-                sum((value >= least) << i for i, value in enumerate(values)) for least in (YES, MAYBE)
-            )
+            clear = possible = 0
+            for i, thing in enumerate(self.things):
+                value = holds(thing)
+                clear |= (value == YES) << i
+                possible |= (value != NO) << i
+            self._held[key] = clear, possible
         return self._held[key]
 
     def _relation(self, name: str, anchor_id: str) -> Callable[[Thing], int]:
         anchor = self.things[self._index[anchor_id]]
-        return lambda thing: NO if thing is anchor else _related(thing, name, anchor)
+        return lambda thing: NO if thing is anchor else MAYBE if thing.behind else _related(thing, name, anchor)
 
     def _of(self, chosen: int) -> list[Thing]:
         return [thing for i, thing in enumerate(self.things) if chosen >> i & 1]
@@ -232,11 +246,13 @@ def _holds(thing: Thing, condition: dict) -> int:
         value = thing.attributes.get(condition["name"])
         # Nobody said which it is: the object may have it.
         return MAYBE if value is None else YES if value == condition["value"] else NO
+    if thing.behind and kind in ("place", "metres"):
+        return MAYBE
     if kind == "place":
-        low, high = {"left": (-math.inf, 1 / 3), "middle": (1 / 3, 2 / 3), "right": (2 / 3, math.inf)}[
-            condition["third"]
-        ]
-        return _between(min(thing.u - low, high - thing.u), X_MARGIN)
+        if condition["third"] == "middle":
+            return _between(min(thing.u - 1 / 3, 2 / 3 - thing.u), X_MARGIN)
+        inwards = {"left": thing.u, "right": 1 - thing.u}[condition["third"]]
+        return YES if inwards < 1 / 3 - X_MARGIN else NO if inwards > 1 / 2 + X_MARGIN else MAYBE
     if kind == "metres":
         off, about = abs(thing.distance - condition["about"]), condition["about"]
         (share, metres), (no_share, no_metres) = METRES

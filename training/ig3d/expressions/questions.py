@@ -30,6 +30,18 @@ _ASKED = {
     "existence": ("Is there {a} {c} in the picture?", "Can {a} {c} be seen?"),
 }
 QUESTION_KINDS = tuple(_ASKED)
+# Conditions that state or decide the answer, which no name of an object may use: of a rank what it goes by. What
+# relates two objects is kept out of all questions about two: the other may be the very one asked about.
+_SIZES = {"large", "small", "tall", "short"}
+_TELLING = {
+    "distance": {"metres"},
+    "separation": {"metres", "relation"},
+    "farther_by": {"metres", "relation"},
+    "nearer": {"metres", "near", "far", "relation"},
+    "larger": _SIZES | {"relation"},
+    "taller": _SIZES | {"relation"},
+    "side": {"place", "left", "right", "relation"},
+}
 
 
 def say_metres(value: float) -> str:
@@ -97,28 +109,22 @@ def _about_category(kind: str, things: list[Thing], vocabulary: tuple[str, ...],
 
 
 def _about_objects(kind: str, unique: list[tuple[Thing, str, dict]], draw: Random) -> dict | None:
-    if not unique:
+    names = [(thing, form) for thing, _, form in unique if not _tells(form, _TELLING.get(kind, set()))]
+    if not names:
         return None
-    first, _, form = draw.choice(unique)
+    first, form = draw.choice(names)
     if kind in ("distance", "height", "length", "width"):
         length, height, width = first.size
         value = {"distance": first.distance, "height": height, "length": length, "width": width}[kind]
         text = draw.choice(_ASKED[kind]).format(x=say(form, draw))
         return _made(kind, text, say_metres(value), [form], value, "m")
-    # A name that mentions the other object would give the answer away.
-    others = [
-        (thing, other)
-        for thing, _, other in unique
-        if thing is not first and not _mentions(other) and not _mentions(form)
-    ]
+    others = [(thing, other) for thing, other in names if thing is not first and _clear(kind, first, thing)]
     if not others:
         return None
     second, other = draw.choice(others)
     if kind == "farther_by" and first.distance < second.distance:
         first, second, form, other = second, first, other, form
     x, y = say(form, draw), say(other, draw)
-    if x == y or not _clear(kind, first, second):
-        return None
     text = draw.choice(_ASKED[kind]).format(x=x, y=y)
     if kind in ("separation", "farther_by"):
         apart = math.dist(first.center, second.center)
@@ -146,8 +152,11 @@ def _clear(kind: str, a: Thing, b: Thing) -> bool:
     return True
 
 
-def _mentions(form: dict) -> bool:
-    return any(one["is"] == "relation" for one in form["conditions"])
+def _tells(form: dict, telling: set[str]) -> bool:
+    return any(
+        one.get("by", one["is"]) in telling or ("to" in one and _tells(one["to"], telling))
+        for one in form["conditions"]
+    )
 
 
 def _made(kind: str, question: str, answer: str, of: list[dict], value, unit: str) -> dict:
