@@ -9,7 +9,9 @@ import numpy as np
 from .shapes import Part, block, both_sides, lathe, mirrored, placed, sizes, tube, turn
 
 
-def four_legs(length: float, width: float, height: float, thick: float, paint: str, splay: float = 0.0, sides: int = 4):
+def four_legs(
+    length: float, width: float, height: float, thick: float, paint: str, splay: float = 0.0, sides: int = 4
+):
     """Four legs under a rectangle about the middle; `splay` is how far each foot stands out along x and y."""
     tops = [(sx * (length / 2 - thick), sy * (width / 2 - thick), height) for sx in (1, -1) for sy in (1, -1)]
     feet = [(x + math.copysign(splay, x), y + math.copysign(splay, y), 0) for x, y, _ in tops]
@@ -18,7 +20,7 @@ def four_legs(length: float, width: float, height: float, thick: float, paint: s
 
 def table(draw: Random) -> list[Part]:
     kind = draw.choice(("dining", "dining", "coffee", "side"))
-    typical = {"dining": (1.35, 0.74, 0.82), "coffee": (0.95, 0.43, 0.56), "side": (0.6, 0.56, 0.5)}[kind]
+    typical = {"dining": (1.35, 0.74, 0.82), "coffee": (0.95, 0.43, 0.56), "side": (0.52, 0.54, 0.44)}[kind]
     length, height, width = sizes(draw, *typical, common=0.17)
     thick = draw.uniform(0.02, 0.05)
     legs = draw.choice(("trim", "metal", "wood", "dark_metal"))
@@ -107,7 +109,11 @@ def bed(draw: Random) -> list[Part]:
     parts.append(block((-half, half - 0.02), (0.02 - wide, wide - 0.02), (base, top - 0.03), "linen", bevel=0.03))
     fold = -half + draw.uniform(0.28, 0.4) * length
     blanket = block(
-        (fold, half - 0.005), (-wide, wide), (draw.uniform(base - 0.08, base + 0.1), top), "body", bevel=0.03
+        (fold, half - 0.005),
+        (-wide - 0.01, wide + 0.01),
+        (draw.uniform(base - 0.08, base + 0.1), top),
+        "body",
+        bevel=0.03,
     )
     parts.append(blanket)
     if low:
@@ -140,8 +146,8 @@ def wardrobe(draw: Random) -> list[Part]:
 
 
 def cabinet(draw: Random) -> list[Part]:
-    tall = draw.random() < 0.3
-    depth, height, width = sizes(draw, 0.42, 1.25 if tall else 0.78, 0.75 if tall else 1.05, common=0.17)
+    typical = draw.choice(((0.42, 1.25, 0.75), (0.42, 0.78, 1.05), (0.42, 0.78, 1.05), (0.4, 0.66, 0.62)))
+    depth, height, width = sizes(draw, *typical, common=0.16)
     half, wide = depth / 2, width / 2
     foot = draw.choice((0.05, 0.12))
     parts = [block((-half, half), (-wide, wide), (foot, height - 0.03), "body")]
@@ -180,7 +186,7 @@ def night_stand(draw: Random) -> list[Part]:
         low, rows = 0.62 * height, 1
         parts.append(block((-half, half), (-wide, wide), (foot, foot + 0.02), "body"))
         parts += both_sides([block((-half, half), (wide - 0.02, wide), (foot, low), "body")])
-        parts.append(block((-half, 0.015 - half), (-wide, wide), (foot, low), "trim"))
+        parts.append(block((-half, 0.015 - half), (0.01 - wide, wide - 0.01), (foot, low), "trim"))
     parts.append(block((-half, half), (-wide, wide), (low, height - 0.025), "body"))
     parts += _drawers(half, (-wide, wide), (low, height - 0.025), rows)
     return parts + four_legs(depth - 0.02, width - 0.02, foot, 0.02, legs)

@@ -72,7 +72,7 @@ def plant(draw: Random) -> list[Part]:
             parts.append(tube([(0, 0, pot), (0, 0, crown)], [0.1 * r + 0.008, 0.06 * r + 0.006], "wood"))
         for i in range(6):
             a = math.pi * (i + draw.uniform(-0.3, 0.3)) / 6
-            reach = (0.2 if kind == "sword" else 0.48) * across * draw.uniform(0.75, 1)
+            reach = (0.4 if kind == "sword" else 0.48) * across * draw.uniform(0.75, 1)
             rise = (height - crown) * draw.uniform(0.7, 1)
             wide = across * {"broad": 0.13, "sword": 0.05, "palm": 0.07}[kind]
             droop = {"broad": -0.15, "sword": 0.0, "palm": -0.55}[kind] * rise
@@ -87,7 +87,7 @@ def plant(draw: Random) -> list[Part]:
 
 
 def television(draw: Random) -> list[Part]:
-    height, width = sizes(draw, 0.6, 1.0, common=0.22)
+    height, width = sizes(draw, *draw.choice(((0.45, 0.75), (0.6, 1.0), (0.7, 1.2))), common=0.16)
     deep, foot = draw.uniform(0.03, 0.06), draw.uniform(0.04, 0.1)
     half = width / 2
     edge = draw.uniform(0.012, 0.03)

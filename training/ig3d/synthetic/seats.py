@@ -110,7 +110,7 @@ def sofa(draw: Random) -> list[Part]:
 
 
 def stool(draw: Random) -> list[Part]:
-    height, across = sizes(draw, draw.choice((0.45, 0.5, 0.7)), 0.35)
+    height, across = sizes(draw, draw.choice((0.45, 0.5, 0.7)), draw.choice((0.34, 0.4)))
     r, thick = across / 2, draw.uniform(0.03, 0.07)
     under = height - thick
     legs = draw.choice(("trim", "metal", "wood", "dark_metal"))

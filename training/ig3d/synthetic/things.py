@@ -23,9 +23,10 @@ def mug(draw: Random) -> list[Part]:
     outer = [(0.9 * low * r, 0), (low * r, 0.06 * height), (waist * (1 + low) / 2 * r, height / 2), (r, height)]
     parts = [_vessel(outer, 0.07 * r, "body")]
     if draw.random() < 0.7:
-        radii = np.interp((0.1 * height, 0.8 * height), [z for _, z in outer], [r for r, _ in outer]) - 0.035 * r
+        levels = (0.7 * height, 0.8 * height)
+        radii = np.interp(levels, [z for _, z in outer], [r for r, _ in outer]) - 0.035 * r
         drink = draw.choice(("coffee", "coffee", "paper"))
-        parts.append(lathe([(radii[0], 0.1 * height), (radii[1], 0.8 * height)], drink, sides=14))
+        parts.append(lathe(zip(radii, levels, strict=True), drink, sides=14))
     span = draw.uniform(0.26, 0.34) * height
     middle = draw.uniform(0.48, 0.58) * height
     reach = draw.uniform(0.5, 0.75) * r
@@ -36,7 +37,7 @@ def mug(draw: Random) -> list[Part]:
 
 
 def bottle(draw: Random) -> list[Part]:
-    height, across = sizes(draw, 0.26, 0.075, common=0.17)
+    height, across = sizes(draw, 0.26, draw.choice((0.07, 0.085)), common=0.17)
     r = across / 2
     shoulder = draw.uniform(0.5, 0.72)
     neck = draw.uniform(0.3, 0.45) * r
@@ -110,7 +111,7 @@ def laptop(draw: Random) -> list[Part]:
 
 
 def vase(draw: Random) -> list[Part]:
-    height, across = sizes(draw, 0.26, 0.13, common=0.2, own=0.14)
+    height, across = sizes(draw, 0.26, draw.choice((0.1, 0.13)), common=0.2, own=0.14)
     r = across / 2
     kind = draw.choice(("belly", "pear", "flared", "cylinder"))
     shape = {
@@ -217,7 +218,9 @@ def camera(draw: Random) -> list[Part]:
     half, wide = deep / 2, width / 2
     parts = [block((-half, half), (-wide, wide), (0, 0.8 * height), "body", bevel=0.008)]
     # the grip, on the photographer's right
-    parts.append(block((0, half + 0.018), (-wide, -0.55 * wide), (0.002, 0.74 * height), "dark_fabric", bevel=0.006))
+    parts.append(
+        block((0, half + 0.018), (0.003 - wide, -0.55 * wide), (0.002, 0.74 * height), "dark_fabric", bevel=0.006)
+    )
     hump = draw.uniform(0.32, 0.42) * wide
     parts.append(
         block((-0.8 * half, 0.8 * half), (-hump, hump), (0.78 * height, 1.05 * height), "trim", top=(0.7, 0.6))

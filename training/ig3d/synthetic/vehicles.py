@@ -171,7 +171,7 @@ def van(draw: Random) -> list[Part]:
     parts.append(panel(rear, 0.02, "glass"))
     for x in (half - 0.85, -half + 0.9):
         parts += both_sides(wheel(x, (wide - 0.22, wide + 0.003), draw.uniform(0.31, 0.34)))
-    parts += _lights(half, -half - 0.01, 0.92 * wide, nose - 0.2, 0.4 * height, 0.25, True)
+    parts += _lights(half + 0.01, -half - 0.01, 0.92 * wide, nose - 0.2, 0.4 * height, 0.25, True)
     parts.append(
         block((half - 0.1, half + 0.01), (-0.5 * wide, 0.5 * wide), (clear + 0.12, nose - 0.18), "dark_metal")
     )
