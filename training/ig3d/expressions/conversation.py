@@ -9,7 +9,7 @@ from ..schema import BOX_PLACEHOLDER, GROUNDING_ANSWER, IMAGE_PLACEHOLDER
 from .forms import make_things
 from .phrases import absent_forms, several_forms, unique_forms
 from .questions import make_questions
-from .wording import say
+from .wording import say, takes_camera_for_viewer
 
 REFUSALS = ("It is not in the picture.", "There is no such object in the picture.", "I cannot see it in the picture.")
 # Of all turns; the rest is grounding of single objects.
@@ -26,7 +26,8 @@ def make_conversation(
 ) -> dict:
     """What is asked and answered about a scene.
 
-    A source's own `phrases` go before everything else: where a scene has some, nothing else is asked.
+    A source's own `phrases` go before everything else: where a scene has some, nothing else is asked. One without
+    objects means that there is no such thing.
 
     Args:
         scene: a row without conversation.
@@ -45,11 +46,11 @@ def make_conversation(
     if max_turns < 1:
         raise ValueError(f"max_turns: got {max_turns}, want at least 1.")
     draw = Random(f"{seed}/{scene['image_id']}")
-    turns = _given(scene) if scene.get("phrases") else _made(scene, image_size, draw, max_turns, vocabulary)
+    turns = _given(scene, draw) if scene.get("phrases") else _made(scene, image_size, draw, max_turns, vocabulary)
     return _as_row(turns[:max_turns])
 
 
-def _given(scene: dict) -> list[dict]:
+def _given(scene: dict, draw: Random) -> list[dict]:
     askable = {entry["id"] for entry in scene["objects"] if not entry["ignore"]}
     turns = []
     for i, one in enumerate(scene["phrases"]):
@@ -58,7 +59,8 @@ def _given(scene: dict) -> list[dict]:
         unknown = [name for name in one["objects"] if name not in askable]
         if unknown:
             raise ValueError(f"phrases[{i}]: got the objects {unknown}, want some of {sorted(askable)}.")
-        turns.append(_boxes_turn(one["phrase"], one["objects"], {"kind": one.get("kind") or "given"}))
+        meaning = {"kind": one.get("kind") or "given"}
+        turns.append(_boxes_turn(one["phrase"], one["objects"], meaning, draw.choice(REFUSALS)))
     return turns
 
 
@@ -82,6 +84,7 @@ def _made(
         for one in make_questions(things, unique, vocabulary, draw, most, counting=complete):
             turns.append({**one, "targets": [], "task": "vqa"})
     turns += _single_turns(unique, draw, max_turns - len(turns))
+    turns = [turn for turn in turns if not takes_camera_for_viewer(turn["question"], things)]
     draw.shuffle(turns)
     return turns
 

@@ -16,16 +16,22 @@ _IRREGULAR |= {"shelf": "shelves", "bookshelf": "bookshelves", "person sitting":
 UNCOUNTED = frozenset(
     ("books", "shelves", "clothes", "blinds", "shoes", "stationery", "stairs", "scissors", "glasses", "debris", "food")
 )
-# Names of which one listener's may be another's. A name also overlaps with any that ends in the same word.
+# Single words that always mean the same. "Bike" is none: it may be a motorcycle.
+SYNONYMS = ({"car", "automobile"}, {"sofa", "couch"}, {"television", "tv"}, {"motorcycle", "motorbike"})
+# Names of which one listener's may be another's. A name also overlaps with any that ends in the same word, and with
+# its synonyms.
 _OVERLAPS = (
+    *SYNONYMS,
     {"pedestrian", "person", "person_sitting", "cyclist", "motorcyclist", "adult", "child"},
     {"bicycle", "cyclist", "bike"},
-    {"motorcycle", "motorcyclist", "motorbike"},
-    {"car", "van", "vehicle"},
+    {"motorcycle", "motorcyclist", "motorbike", "bike"},
+    {"car", "automobile", "van", "vehicle"},
     {"truck", "van", "construction_vehicle", "trailer", "vehicle"},
     {"bus", "vehicle", "tram"},
     {"sofa", "couch", "sofa_chair", "chair", "armchair"},
     {"table", "desk", "coffee_table", "counter", "night_stand", "dresser", "cabinet"},
+    {"wardrobe", "closet", "cabinet"},
+    {"laptop", "computer"},
     {"bookcase", "bookshelf", "shelves", "shelf", "cabinet"},
     {"dresser", "dresser_mirror", "mirror"},
     {"television", "tv", "monitor", "screen"},

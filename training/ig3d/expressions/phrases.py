@@ -1,11 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Phrases of many kinds for the objects of a scene, each kept only if its form means what it should."""
 
+from itertools import combinations
 from random import Random
 
 from .forms import RANKS, Checker, Referents, Thing, make_things
 from .nouns import UNCOUNTED, words
-from .wording import say
+from .wording import say, takes_camera_for_viewer
 
 PHRASE_KINDS = (
     *("category", "attribute", "place", "ordinal", "nearest", "farthest", "size", "height", "left_right"),
@@ -32,10 +33,11 @@ def phrases_for(scene: dict, image_size: tuple[int, int], seed: int = 0) -> list
     """
     draw = Random(f"{seed}/{scene['image_id']}")
     things = make_things(scene["objects"], scene["intrinsics"], image_size)
-    return [
+    found = [
         {"phrase": say(form, draw), "kind": kind, "form": form, "objects": [thing.id]}
         for thing, kind, form in unique_forms(things, draw)
     ]
+    return [one for one in found if not takes_camera_for_viewer(one["phrase"], things)]
 
 
 def unique_forms(things: list[Thing], draw: Random) -> list[tuple[Thing, str, dict]]:
@@ -134,6 +136,8 @@ def _compound_forms(thing: Thing, things: list[Thing], anchors: list[tuple[Thing
     if alike > 1:
         for condition in filters[1:]:
             yield "composed", _form(thing.category, condition, filters[0])
+        for pair in combinations(filters[1:], 2):
+            yield "composed", _form(thing.category, *pair)
 
 
 def _can_be_anchor(form: dict) -> bool:

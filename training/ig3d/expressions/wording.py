@@ -1,8 +1,10 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Forms in words. Every template of a condition says the same thing, no more and no less."""
 
+import re
 from random import Random
 
+from .forms import ADJECTIVES, Thing
 from .nouns import plural, words
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -35,6 +37,13 @@ _RELATIONS = {
 }
 _METRES = ("about {d} m away", "at a distance of about {d} m", "roughly {d} metres away")
 
+_VIEWER = re.compile(r"\b(?:to|from|between|and|far is) the camera\b")
+
+
+def takes_camera_for_viewer(text: str, things: list[Thing]) -> bool:
+    """Whether a text measures from "the camera" where the picture shows one: nobody could tell which is meant."""
+    return _VIEWER.search(text) is not None and any(words(one.category).endswith("camera") for one in things)
+
 
 def say(form: dict, draw: Random, several: bool = False, anchor: bool = False) -> str:
     """A form as a noun phrase, "the second red car from the left".
@@ -49,7 +58,7 @@ def say(form: dict, draw: Random, several: bool = False, anchor: bool = False) -
     for condition in form["conditions"]:
         kind = condition["is"]
         if kind == "attribute":
-            adjectives.append(words(condition["value"]))
+            adjectives.append((ADJECTIVES.index(condition["name"]), words(condition["value"])))
         elif kind == "place":
             behind.append(draw.choice(_PLACES[condition["third"]]))
         elif kind == "metres":
@@ -61,7 +70,7 @@ def say(form: dict, draw: Random, several: bool = False, anchor: bool = False) -
         else:
             rank = condition
     noun = plural(form["category"]) if several else words(form["category"])
-    phrase = " ".join([*adjectives, noun])
+    phrase = " ".join([*(word for _, word in sorted(adjectives)), noun])
     if rank is not None:
         first, later = _RANKS[rank["by"]]
         if (
