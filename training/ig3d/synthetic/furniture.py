@@ -9,9 +9,7 @@ import numpy as np
 from .shapes import Part, block, both_sides, lathe, mirrored, placed, sizes, tube, turn
 
 
-def four_legs(
-    length: float, width: float, height: float, thick: float, paint: str, splay: float = 0.0, sides: int = 4
-):
+def four_legs(length: float, width: float, height: float, thick: float, paint: str, splay=0.0, sides=4) -> list[Part]:
     """Four legs under a rectangle about the middle; `splay` is how far each foot stands out along x and y."""
     tops = [(sx * (length / 2 - thick), sy * (width / 2 - thick), height) for sx in (1, -1) for sy in (1, -1)]
     feet = [(x + math.copysign(splay, x), y + math.copysign(splay, y), 0) for x, y, _ in tops]
@@ -99,7 +97,7 @@ def desk(draw: Random) -> list[Part]:
 
 def bed(draw: Random) -> list[Part]:
     single = draw.random() < 0.45
-    length, height, width = sizes(draw, 2.05, 0.95, 0.98 if single else 1.55)
+    length, height, width = sizes(draw, 2.02, 0.95, 0.98 if single else 1.55, common=0.11)
     half, wide = length / 2, width / 2
     base, top = draw.uniform(0.24, 0.34), draw.uniform(0.46, 0.58)
     frame = draw.choice(("wood", "trim", "dark_fabric"))
@@ -108,14 +106,8 @@ def bed(draw: Random) -> list[Part]:
     parts.append(block((-half - 0.05, -half), (-wide, wide), (0 if low == 0 else low, height), frame, bevel=0.015))
     parts.append(block((-half, half - 0.02), (0.02 - wide, wide - 0.02), (base, top - 0.03), "linen", bevel=0.03))
     fold = -half + draw.uniform(0.28, 0.4) * length
-    blanket = block(
-        (fold, half - 0.005),
-        (-wide - 0.01, wide + 0.01),
-        (draw.uniform(base - 0.08, base + 0.1), top),
-        "body",
-        bevel=0.03,
-    )
-    parts.append(blanket)
+    hem = draw.uniform(base - 0.08, base + 0.1)
+    parts.append(block((fold, half - 0.005), (-wide - 0.01, wide + 0.01), (hem, top), "body", bevel=0.03))
     if low:
         parts += four_legs(length, width, low, 0.04, frame)
     if draw.random() < 0.4:

@@ -111,9 +111,11 @@ def waste_bin(draw: Random) -> list[Part]:
     if kind == "wheels":  # rubbish bin with a lid, hinged at the back
         depth, height, width = sizes(draw, 0.55, 0.95, 0.5, common=0.17)
         half, wide = depth / 2, width / 2
-        tank = block((-half, half), (-wide, wide), (0.05, 0.9 * height), "body")
-        shrink = np.where(tank.vertices[:, 2:] < 0.1, 0.82, 1.0) * [1.0, 1, 0] + [0, 0, 1]
-        parts = [Part(tank.vertices * shrink, tank.faces, "body")]
+        parts = [
+            block(
+                (-0.82 * half, 0.82 * half), (-0.82 * wide, 0.82 * wide), (0.05, 0.9 * height), "body", 0, (1.2, 1.2)
+            )
+        ]
         parts.append(
             block(
                 (-half - 0.02, half + 0.03),
@@ -163,12 +165,9 @@ def waste_bin(draw: Random) -> list[Part]:
         parts.append(block((0.9 * r, 1.35 * r), (-0.3 * r, 0.3 * r), (0.012, 0.03), "metal"))
         parts.append(block((-1.15 * r, -0.8 * r), (-0.35 * r, 0.35 * r), (0.8 * height, 0.9 * height), "dark_metal"))
         return parts
-    low = 0.8
-    parts = [block((-r, r), (-0.8 * r, 0.8 * r), (0, 0.75 * height), "body")]
-    shrink = np.where(parts[0].vertices[:, 2:] < 0.1, low, 1.0) * [1.0, 1, 0] + [0, 0, 1]
-    parts = [Part(parts[0].vertices * shrink, parts[0].faces, "body")]
+    tank = block((-0.8 * r, 0.8 * r), (-0.64 * r, 0.64 * r), (0, 0.75 * height), "body", 0, (1.25, 1.25))
     return [
-        *parts,
+        tank,
         block(
             (-r - 0.01, r + 0.01), (-0.8 * r - 0.01, 0.8 * r + 0.01), (0.75 * height, height), "trim", top=(0.35, 0.7)
         ),

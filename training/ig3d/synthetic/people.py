@@ -141,7 +141,7 @@ def cyclist(draw: Random) -> list[Part]:
     shoulders = [neck - 0.02 * tall * np.array([0, 0, 1]) + s * np.array([0, 0.11 * tall, 0]) for s in (1, -1)]
     hands = place["hands"] + [0, 0, 0.02]
     elbows = [
-        _bent(a, b, 0.18 * tall, 0.19 * tall, np.array([-0.3, 0.5 * s, -1]))
+        _bent(a, b, 0.18 * tall, 0.19 * tall, np.array([-0.3, 0.35 * s, -1]))
         for s, a, b in zip((1, -1), shoulders, hands, strict=True)
     ]
     joint = {"hip": hip, "neck": neck, "knees": knees, "feet": feet, "elbows": elbows, "hands": hands}
