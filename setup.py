@@ -11,6 +11,7 @@ PACKAGES = {
     "llmi3d.training": "training",
     "llmi3d.training.ig3d": "training/ig3d",
     "llmi3d.training.ig3d.expressions": "training/ig3d/expressions",
+    "llmi3d.training.ig3d.synthetic": "training/ig3d/synthetic",
     "llmi3d.training.metrics": "training/metrics",
 }
 

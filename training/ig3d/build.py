@@ -51,6 +51,7 @@ SOURCES = {
     "mono3drefer": "mono3drefer:Mono3DRefer",
     "qwen3vl": "qwen3vl:Qwen3VL",
     "jsonl": "jsonl:JsonLines",
+    "synth": "synthetic.source:Synthetic",
 }
 ROWS_PER_SHARD = 500
 # Rows that are held in memory at a time; also what a reader of the Parquet file loads at once.
@@ -80,8 +81,8 @@ class BuildReport:
         return dict(counted.most_common())
 
 
-def open_source(name: str, root: str | Path, /, **options) -> Source:
-    """A converter by its name on the command line.
+def open_source(name: str, root: str | Path | None, /, **options) -> Source:
+    """A converter by its name on the command line; only what is made rather than read needs no root.
 
     Raises:
         ValueError: an unknown name or option; the known ones are listed.
@@ -91,7 +92,10 @@ def open_source(name: str, root: str | Path, /, **options) -> Source:
         raise ValueError(f"source: got {name!r}, want one of {', '.join(SOURCES)}.")
     module, _, class_name = SOURCES[name].partition(":")
     source = getattr(importlib.import_module(f"{__package__}.{module}"), class_name)
-    known = [option for option in inspect.signature(source).parameters if option != "root"]
+    parameters = inspect.signature(source).parameters
+    if root is None and parameters["root"].default is inspect.Parameter.empty:
+        raise ValueError(f"root: got none, want the folder of a {name} download.")
+    known = [option for option in parameters if option != "root"]
     for option in options:
         if option not in known:
             raise ValueError(f"option: got {option!r} for {name}, want one of {', '.join(known) or 'none'}.")
@@ -143,6 +147,7 @@ def build(
         "max_turns": max_turns,
         "rows_per_shard": rows_per_shard,
         "rewritten": captioner is not None,
+        **source.recipe(),
     }
     done = _claim(out, recipe)
     if done is not None:
@@ -227,7 +232,7 @@ def _build_shard(
 ) -> None:
     skipped, count = [], 0
     unfinished = work / f"{name}.unfinished"
-    schema = make_table([]).schema
+    schema = make_table([], source.extra_features).schema
     with pq.ParquetWriter(unfinished, schema) as writer:
         for start in range(0, len(ids), ROWS_PER_GROUP):
             group = []
@@ -243,7 +248,7 @@ def _build_shard(
 
                 group = rewrite_phrases(group, captioner)
             if group:
-                writer.write_table(make_table(group))
+                writer.write_table(make_table(group, source.extra_features))
             count += len(group)
             advance(len(ids[start : start + ROWS_PER_GROUP]))
     os.replace(unfinished, work / name)
@@ -258,14 +263,16 @@ def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8
     """
     try:
         scene = source.read(image_id)
-        path = Path(scene["image"])
-        content = path.read_bytes()
+        if isinstance(scene["image"], dict):  # made, not read
+            content, name = scene["image"]["bytes"], scene["image"]["path"]
+        else:
+            content, name = Path(scene["image"]).read_bytes(), Path(scene["image"]).name
     except OSError as error:
         raise ValueError(f"image: {error}") from error
     except DAMAGE as error:
         raise ValueError(f"record: is not of the form that {source.name} has: {error!r}.") from error
-    _check_picture(content, path.name)
-    scene["image"] = {"bytes": content, "path": path.name}
+    _check_picture(content, name)
+    scene["image"] = {"bytes": content, "path": name}
     scene.setdefault("complete", source.complete)
     talk = make_conversation(
         scene, image_size(scene["image"]), seed=seed, max_turns=max_turns, vocabulary=source.vocabulary
@@ -275,7 +282,7 @@ def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8
     for name in ("phrases", "complete"):
         scene.pop(name, None)
     row = {**scene, **talk}
-    validate_row(row)
+    validate_row({key: value for key, value in row.items() if key not in source.extra_features})
     return row
 
 
@@ -291,10 +298,11 @@ def _check_picture(content: bytes, name: str) -> None:
         raise ValueError(f"image: cannot read {name!r} as a picture ({error}).") from error
 
 
-def make_table(rows: Iterable[dict]):
+def make_table(rows: Iterable[dict], extra_features: dict | None = None):
     """Rows, their pictures as {"path", "bytes"}, as an Arrow table with the features in its schema."""
-    columns = {name: [row[name] for row in rows] for name in IG3D_FEATURES}
-    return datasets.Dataset.from_dict(columns, features=IG3D_FEATURES).data.table.combine_chunks()
+    features = datasets.Features({**IG3D_FEATURES, **(extra_features or {})})
+    columns = {name: [row[name] for row in rows] for name in features}
+    return datasets.Dataset.from_dict(columns, features=features).data.table.combine_chunks()
 
 
 def _finish(out: Path, recipe: dict, names: list[str]) -> BuildReport:

@@ -24,8 +24,10 @@ def main() -> None:
 @data_app.command()
 def build(
     source: Annotated[str, typer.Argument(help="Such as kitti, nuscenes, jsonl; an unknown name lists all.")],
-    root: Annotated[Path, typer.Option(help="The download: its folder, or the JSON Lines file.")],
     out: Annotated[Path, typer.Option(help="New folder for the data set.")],
+    root: Annotated[
+        Path | None, typer.Option(help="The download: its folder, or the JSON Lines file; none for synth.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE of the source, such as split_file=val.txt. May be repeated.")
     ] = None,

@@ -1,7 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """What every converter offers: the ids of a download's pictures, and the scene of each.
 
-A scene is an IG3D row (`schema`) before anything is said about it: `image` (a path), `image_id`, `source`, `split`,
+A scene is an IG3D row (`schema`) before anything is said about it: `image` (a path, or {"path", "bytes"}), `image_id`, `source`, `split`,
 `intrinsics`, `objects`, and where they hold
     phrases     the source's own expressions, a list of {"phrase", "objects" (ids)} with `kind` where known
     complete    false where the picture is known to show objects that have no label: nothing is then counted or called
@@ -22,11 +22,13 @@ class Source(ABC):
         vocabulary: categories that the source labels wherever they are seen, so that one which a picture has no label
             of can be asked for as absent.
         complete: what holds for scenes that do not say so themselves.
+        extra_features: columns that its rows have beside those of the schema, with their `datasets` features.
     """
 
     name: str
     vocabulary: tuple[str, ...] = ()
     complete: bool = True
+    extra_features: dict = {}
 
     def __init__(self, root: str | Path):
         """
@@ -36,6 +38,10 @@ class Source(ABC):
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"root: got {str(root)!r}, want the folder of a {self.name} download.")
+
+    def recipe(self) -> dict:
+        """What decides the rows besides ids and files, as plain values; a build with another one is another build."""
+        return {}
 
     @abstractmethod
     def ids(self) -> list[str]:
