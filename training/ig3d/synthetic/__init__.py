@@ -1,0 +1,1 @@
+"""IG3D-Synth: rendered scenes with exact cameras, boxes, masks and depth."""
