@@ -27,19 +27,6 @@ def form(category, *conditions):
     return {"category": category, "conditions": list(conditions)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def another_process():
-    """Runs beside the other tests: its imports take longer than they do."""
-    code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); from scene_referee import SIZE, random_scene\n"
-        "from llmi3d.training.ig3d.expressions import make_conversation\n"
-        "print(json.dumps([make_conversation(random_scene(i), SIZE, seed=5) for i in range(20)]))"
-    )
-    command = [sys.executable, "-c", code, __file__.rsplit("/", 1)[0]]
-    with subprocess.Popen(command, env={"PYTHONHASHSEED": "1"}, stdout=subprocess.PIPE) as process:
-        yield process
-
-
 @pytest.fixture(scope="module")
 def conversations():
     found = []
@@ -165,10 +152,24 @@ def test_on_the_left_is_said_only_where_the_third_and_the_half_agree(u, want):
     assert {third: one.ids if one.decided else None for third, one in found.items()} == want
 
 
-def test_the_same_seed_gives_the_same_words_in_another_process(another_process):
+@pytest.mark.slow  # imports everything once more; test_build compares the words of several processes as well
+def test_the_same_seed_gives_the_same_words_in_another_process():
+    code = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); from scene_referee import SIZE, random_scene\n"
+        "from llmi3d.training.ig3d.expressions import make_conversation\n"
+        "print(json.dumps([make_conversation(random_scene(i), SIZE, seed=5) for i in range(20)]))"
+    )
     here = [make_conversation(random_scene(i), SIZE, seed=5) for i in range(20)]
-    assert json.loads(another_process.communicate()[0]) == here
-    assert [make_conversation(random_scene(i), SIZE, seed=6) for i in range(20)] != here
+    folder = __file__.rsplit("/", 1)[0]
+    there = subprocess.run(
+        [sys.executable, "-c", code, folder], env={"PYTHONHASHSEED": "1"}, capture_output=True, check=True
+    )
+    assert json.loads(there.stdout) == here
+
+
+def test_another_seed_asks_otherwise():
+    talks = [[make_conversation(random_scene(i), SIZE, seed=seed) for i in range(20)] for seed in (5, 5, 6)]
+    assert talks[0] == talks[1] != talks[2]
 
 
 def test_own_phrases_are_the_only_ones_asked():
