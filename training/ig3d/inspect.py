@@ -17,7 +17,7 @@ from llmi3d.training.metrics.overlaps import box_2d_iou
 from llmi3d.training.metrics.report import write_whole
 
 from .dataset import find_splits, load_split
-from .schema import upright_image, validate_row
+from .schema import IG3D_FEATURES, upright_image, validate_row
 
 # Projected against given 2D box; those that we write are projected, so others come from elsewhere and may be loose.
 LEAST_IOU_2D = 0.5
@@ -61,7 +61,8 @@ def validate(folder: str | Path, progress: bool = True) -> Problems:
     """
     problems, hashes, seen, ious = Problems(), [], {}, []
     for split in find_splits(folder):
-        rows = load_split(folder, split).cast_column("image", datasets.Image(decode=False))
+        rows = load_split(folder, split).select_columns(list(IG3D_FEATURES))  # a source may have columns of its own
+        rows = rows.cast_column("image", datasets.Image(decode=False))
         problems.rows[split] = len(rows)
         for row in tqdm(rows, desc=f"validate {split}", unit="row", disable=not progress):
             name = row["image_id"]

@@ -249,6 +249,11 @@ class Floor:
     taken: list[tuple[float, float, float, float, float]] = field(default_factory=list)
     gap: float = 0.05
 
+    def covers(self, x: float, z: float) -> bool:
+        """Whether a point is taken: a quick no before anything is modelled for that place."""
+        point = (x, z, 0.0, 0.0, 0.0)
+        return any(_overlap(point, other) for other in self.taken)
+
     def take(self, x: float, z: float, asset: Asset, yaw: float) -> bool:
         """Takes the ground under an upright object if it is free."""
         rectangle = (x, z, asset.size[0] / 2 + self.gap, asset.size[2] / 2 + self.gap, yaw)

@@ -80,6 +80,8 @@ def _street(draw, traits, image_size, focal_range, heading: float, heights) -> S
         if spot is None:
             continue
         x, yaw, pool = spot
+        if floor.covers(x, z):
+            continue
         clothes = dressed(choose(pool, draw, traits), draw, traits)
         if math.hypot(x, z) < 3.2 + clothes["asset"].size[0] / 2 or not floor.take(x, z, clothes["asset"], yaw):
             continue
