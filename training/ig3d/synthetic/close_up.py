@@ -69,7 +69,13 @@ def objects(draw: Random, traits: Traits) -> Scene:
             lying = draw.choice(axes) if axes and draw.random() < 0.25 else None
             placed.append(_lay(x, z, height, yaw, lying, clothes))
     return Scene(
-        image_size, intrinsics, to_camera, placed, _scenery(draw, middle, height, small), _light(draw), sensor(draw)
+        image_size,
+        intrinsics,
+        to_camera,
+        placed,
+        _scenery(draw, placed, middle, height, small),
+        _light(draw),
+        sensor(draw),
     )
 
 
@@ -85,7 +91,11 @@ def _lay(x: float, z: float, height: float, yaw: float, axis: str | None, clothe
     return Placed(position=np.array((x, height - half, z)), rotation=rotation, **clothes)
 
 
-def _scenery(draw: Random, middle: float, height: float, small: bool) -> list[Piece]:
+def _scenery(draw: Random, placed: list[Placed], middle: float, height: float, small: bool) -> list[Piece]:
+    # Nothing hangs in the air, or in a wall.
+    reach = [math.hypot(*one.asset.size) / 2 for one in placed]
+    last = max((one.position[2] + r for one, r in zip(placed, reach, strict=True)), default=middle)
+    side = max((abs(one.position[0]) + r for one, r in zip(placed, reach, strict=True)), default=0.0)
     wood = (draw.uniform(0.4, 0.8), draw.uniform(0.3, 0.6), draw.uniform(0.2, 0.4))
     unit = 0.3 if small else 1.0
     surface = draw.choice(
@@ -97,7 +107,7 @@ def _scenery(draw: Random, middle: float, height: float, small: bool) -> list[Pi
             Surface(pale(draw, 0.4, 0.9)),
         )
     )
-    back = middle + draw.uniform(1.0, 3.0) * (1 if small else 1.6)
+    back = last + draw.uniform(0.5, 2.5) * (1 if small else 1.6)
     wall = Surface(pale(draw), draw.choice(("plain", "cloud", "bricks")), scale=0.6)
     room = [
         block((0, height - 3, back), (30, 8, 0.1), wall),
@@ -105,8 +115,8 @@ def _scenery(draw: Random, middle: float, height: float, small: bool) -> list[Pi
     ]
     if not small:
         return [ground((-15, 15), (-4, back), height, surface), *room]
-    edge = min(back - 0.2, middle + draw.uniform(0.25, 0.9))
-    half = draw.uniform(0.5, 1.2)
+    edge = min(back - 0.2, last + draw.uniform(0.02, 0.5))
+    half = side + draw.uniform(0.05, 0.7)
     return [block((0, height + 0.02, (edge - 0.6) / 2), (2 * half, 0.04, edge + 0.6), surface), *room]
 
 
