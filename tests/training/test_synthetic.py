@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ pytest.importorskip("embreex")
 from llmi3d.processing.geometry_llmi3d import box_corners
 from llmi3d.training.ig3d.build import build, open_source, read_row
 from llmi3d.training.ig3d.dataset import load_split
-from llmi3d.training.ig3d.schema import upright_image
+from llmi3d.training.ig3d.schema import make_object, upright_image
 from llmi3d.training.ig3d.synthetic.render import (
     SCENERY,
     TEXTURES,
@@ -27,7 +28,7 @@ from llmi3d.training.ig3d.synthetic.render import (
     pixel_rays,
     render,
 )
-from llmi3d.training.ig3d.synthetic.scene import NOVEL_CATEGORIES, NOVEL_PAIRS, Floor, block, tilt, turn
+from llmi3d.training.ig3d.synthetic.scene import NOVEL_CATEGORIES, NOVEL_PAIRS, Floor, Traits, block, tilt, turn
 from llmi3d.training.ig3d.synthetic.source import DOMAINS, Synthetic
 
 
@@ -38,40 +39,55 @@ def frames(count: int, **options):
 
 @pytest.fixture(scope="module")
 def some_frames():
-    return frames(48, long_side=320)
+    return frames(40, long_side=240)
 
 
 # ------------------------------------------------------------ exactness
 
 
+_SIDES = ((0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 5, 4), (2, 3, 7, 6), (0, 3, 7, 4), (1, 2, 6, 5))
+
+
 def test_extents_of_masks_are_those_of_the_projected_corners():
-    """Each label's own box, rendered as a solid, covers exactly the pixels that `box_2d` says: 500 objects."""
+    """500 objects: a label's own box, cast as a solid, covers the pixels that its `box_2d` says; so does the model."""
     faces = np.concatenate([[(a, b, c), (a, c, d)] for a, b, c, d in _SIDES])
-    errors = []
-    for frame in frames(88):
-        width, height = frame.scene.image_size
-        for entry in frame.row["objects"]:
-            corners = box_corners(*(torch.tensor(entry[name]) for name in ("center", "size", "rotation"))).numpy()
+    errors = {"box": [], "model": []}
+    seed = 0
+    while len(errors["box"]) < 500:
+        scene = list(DOMAINS.values())[seed % 4](Random(seed), Traits())
+        seed += 1
+        for one in scene.placed:
+            center, rotation = scene.to_camera @ one.position, scene.to_camera @ one.rotation
+            corners = box_corners(*(torch.as_tensor(value) for value in (center, one.asset.size, rotation))).numpy()
             if corners[:, 2].min() < 0.2:
                 continue
-            x_min, y_min, x_max, y_max = entry["box_2d"]
-            if x_min < 0 or y_min < 0 or x_max > width or y_max > height:
-                continue
-            solid = Tracer([Piece(corners, faces, Surface((1, 1, 1)), 0)], np.eye(3))
-            v, u = np.mgrid[0:height, 0:width] + 0.5
-            seen = solid.owners(pixel_rays(u, v, frame.scene.intrinsics).reshape(-1, 3)).reshape(height, width) == 0
-            if not seen.any():  # thinner than the pixels are apart
-                continue
-            rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-            found = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-            errors.append(np.abs(found - entry["box_2d"]).max())
-    assert len(errors) >= 500
-    # A corner is a point, which may end between two pixels' centres; the mean says that nothing is shifted.
-    assert np.quantile(errors, 0.99) <= 1.0, np.quantile(errors, (0.5, 0.9, 0.99, 1))
-    assert np.mean(errors) < 0.6
+            entry = make_object("0", "thing", center, one.asset.size, rotation, scene.intrinsics)
+            box = Tracer([Piece(corners, faces, Surface((1, 1, 1)), 0)], np.eye(3))
+            model = Tracer(one.pieces(0), scene.to_camera)
+            vertices = model.triangles.reshape(-1, 3) @ scene.intrinsics.T
+            projected = vertices[:, :2] / vertices[:, 2:]
+            extents = np.concatenate((projected.min(0), projected.max(0)))
+            for name, tracer, wanted in (("box", box, entry["box_2d"]), ("model", model, extents)):
+                found = _extents(tracer, scene, entry["box_2d"])
+                if found is not None:
+                    errors[name].append(np.abs(found - wanted).max())
+    for name, found in errors.items():
+        # A corner is a point, whose tip may pass between the centres of pixels.
+        assert np.quantile(found, 0.95) <= 1.0, (name, np.quantile(found, (0.5, 0.9, 0.95, 1)))
+        assert np.mean(found) < 0.7, name
 
 
-_SIDES = ((0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 5, 4), (2, 3, 7, 6), (0, 3, 7, 4), (1, 2, 6, 5))
+def _extents(tracer: Tracer, scene, around) -> np.ndarray | None:
+    """(x_min, y_min, x_max, y_max) of the pixels that an object covers, also beyond the picture; None for none."""
+    low, high = np.floor(around[:2]).astype(int) - 4, np.ceil(around[2:]).astype(int) + 4
+    if (high - low).max() > 1500:
+        return None
+    v, u = np.mgrid[low[1] : high[1], low[0] : high[0]] + 0.5
+    seen = tracer.owners(pixel_rays(u, v, scene.intrinsics).reshape(-1, 3)).reshape(u.shape) == 0
+    if not seen.any():
+        return None
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    return np.array([columns[0] + low[0], rows[0] + low[1], columns[-1] + 1 + low[0], rows[-1] + 1 + low[1]])
 
 
 def test_visible_surface_lies_inside_the_box(some_frames):
@@ -86,7 +102,7 @@ def test_visible_surface_lies_inside_the_box(some_frames):
             beyond = np.abs(local) - np.array(entry["size"]) / 2
             assert beyond.max() < 1e-4 * np.linalg.norm(entry["center"]) + 1e-4
             checked += 1
-    assert checked > 200
+    assert checked > 150
 
 
 def test_label_of_the_nearer_owner_wins():
@@ -104,7 +120,7 @@ def test_visibility_and_truncation_are_shares_of_the_projected_area():
     """A wall hides half of what the picture's edge leaves of an object."""
     frame = next(
         one
-        for one in frames(24, domains="driving", long_side=320)
+        for one in frames(24, domains="driving", long_side=160)
         if any(entry["truncation"] > 0.2 for entry in one.row["objects"])
     )
     for entry in frame.row["objects"]:
@@ -164,7 +180,7 @@ def test_seed_changes_everything():
 
 def test_resolution_keeps_the_scene():
     """Fewer pixels show the same objects in the same places."""
-    large, small = (Synthetic(frames="train:4", **options) for options in ({}, {"long_side": 320}))
+    large, small = (Synthetic(frames="train:4", long_side=long_side) for long_side in (400, 320))
     for image_id in large.ids():
         first, second = large.frame(image_id), small.frame(image_id)
         assert max(second.scene.image_size) == 320
@@ -180,7 +196,7 @@ def test_resolution_keeps_the_scene():
 
 
 def test_held_out_things_appear_in_novel_alone():
-    source = Synthetic(frames="train:80,dense:20,novel:60", long_side=64)
+    source = Synthetic(frames="train:60,dense:12,novel:48", long_side=48)
     held = {"train": 0, "dense": 0, "novel": 0}
     for image_id in source.ids():
         scene = source.frame(image_id).scene
@@ -189,12 +205,12 @@ def test_held_out_things_appear_in_novel_alone():
             for one in scene.placed
         )
     assert held["train"] == held["dense"] == 0
-    assert held["novel"] > 60
+    assert held["novel"] > 50
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_focal_lengths_of_the_split_camera_lie_outside_the_usual_ones(domain):
-    source = Synthetic(frames="train:40,camera:40", domains=domain, long_side=64)
+    source = Synthetic(frames="train:30,camera:30", domains=domain, long_side=48)
     focal = {"train": [], "camera": []}
     for image_id in source.ids():
         scene = source.frame(image_id).scene
@@ -206,7 +222,7 @@ def test_focal_lengths_of_the_split_camera_lie_outside_the_usual_ones(domain):
 
 
 def test_far_and_dense_are_what_they_say():
-    source = Synthetic(frames="test:24,far:24,dense:24", long_side=320)
+    source = Synthetic(frames="test:24,far:24,dense:24", long_side=160)
     counts, sides = {}, {}
     for image_id in source.ids():
         row = source.frame(image_id).row
@@ -236,9 +252,7 @@ def test_objects_do_not_stand_in_one_another(some_frames):
 
 
 def test_floor_refuses_what_overlaps():
-    from types import SimpleNamespace
-
-    thing = SimpleNamespace(size=(2.0, 1.0, 1.0))
+    thing = (2.0, 1.0, 1.0)  # length, height, width
     floor = Floor(gap=0.0)
     assert floor.take(0, 0, thing, 0.0)
     assert not floor.take(0.9, 0.9, thing, np.pi / 4)

@@ -21,7 +21,6 @@ from .scene import (
     sensor,
     tilt,
     turn,
-    upright,
 )
 
 SIZES, FOCAL = ((480, 640), (720, 960)), (1.02, 1.3)
@@ -40,7 +39,11 @@ SMALL = {
 }
 LARGE = {"chair": 2, "suitcase": 1, "bicycle": 1.5, "plant": 1, "bin": 0.7, "ball": 0.4, "shoe": 0.6, "stool": 0.7}
 # Things that may lie on a side, by a quarter turn about one of these axes of theirs.
-LYING = {"bottle": "xz", "mug": "z", "cereal_box": "xz", "book": "", "camera": "z", "vase": "xz", "shoe": "x"}
+LYING = {"bottle": "xz", "mug": "z", "cereal_box": "xz", "camera": "z", "vase": "xz", "shoe": "x"}
+QUARTERS = {
+    "x": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]),
+    "z": np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]),
+}
 
 
 def objects(draw: Random, traits: Traits) -> Scene:
@@ -64,10 +67,13 @@ def objects(draw: Random, traits: Traits) -> Scene:
         x = draw.gauss(0, 0.12 if not placed else 0.55) * spread
         z = middle + draw.gauss(0, 0.1 if not placed else 0.8) * spread
         yaw = draw.uniform(-math.pi, math.pi)
-        if z > 0.12 + clothes["asset"].size[0] and floor.take(x, z, clothes["asset"], yaw):
-            axes = LYING.get(clothes["asset"].category, "")
-            lying = draw.choice(axes) if axes and draw.random() < 0.25 else None
-            placed.append(_lay(x, z, height, yaw, lying, clothes))
+        axes = LYING.get(clothes["asset"].category, "")
+        laid = QUARTERS[draw.choice(axes)] if axes and draw.random() < 0.25 else np.eye(3)
+        size = np.abs(laid) @ np.array(clothes["asset"].size)  # along the axes in which it stands or lies
+        if z > 0.12 + max(size) and floor.take(x, z, size, yaw):
+            placed.append(
+                Placed(position=np.array((x, height - size[1] / 2, z)), rotation=turn(yaw) @ laid, **clothes)
+            )
     return Scene(
         image_size,
         intrinsics,
@@ -77,18 +83,6 @@ def objects(draw: Random, traits: Traits) -> Scene:
         _light(draw),
         sensor(draw),
     )
-
-
-def _lay(x: float, z: float, height: float, yaw: float, axis: str | None, clothes: dict) -> Placed:
-    """An object that stands, or lies after a quarter turn about its own x or z axis."""
-    if axis is None:
-        return upright(x, z, height, yaw, clothes)
-    quarter = (
-        np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]) if axis == "x" else np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
-    )
-    rotation = turn(yaw) @ quarter
-    half = np.abs(rotation[1]) @ np.array(clothes["asset"].size) / 2
-    return Placed(position=np.array((x, height - half, z)), rotation=rotation, **clothes)
 
 
 def _scenery(draw: Random, placed: list[Placed], middle: float, height: float, small: bool) -> list[Piece]:

@@ -124,7 +124,7 @@ def _stand(draw, room, height, intrinsics, image_size, floor, traits) -> Placed 
                 return None
             z = draw.uniform(first, depth - 0.5)
         yaw += math.radians(draw.gauss(0, 2))
-    if not _inside(x, z, clothes["asset"].size, yaw, room) or not floor.take(x, z, clothes["asset"], yaw):
+    if not _inside(x, z, clothes["asset"].size, yaw, room) or not floor.take(x, z, clothes["asset"].size, yaw):
         return None
     return upright(x, z, height, yaw, clothes)
 
@@ -154,7 +154,7 @@ def _on_top(below: Placed, draw: Random, traits: Traits) -> list[Placed]:
         yaw = draw.uniform(-math.pi, math.pi)
         if asset.category in ("monitor", "laptop", "television"):  # screens look where their furniture does
             yaw = math.radians(draw.gauss(0, 12))
-        if free.take(x, z, asset, yaw):
+        if free.take(x, z, asset.size, yaw):
             where = below.position + below.rotation @ np.array((x, y - asset.size[1] / 2, z))
             found.append(Placed(position=where, rotation=below.rotation @ turn(yaw), **clothes))
     return found

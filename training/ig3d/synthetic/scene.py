@@ -254,9 +254,9 @@ class Floor:
         point = (x, z, 0.0, 0.0, 0.0)
         return any(_overlap(point, other) for other in self.taken)
 
-    def take(self, x: float, z: float, asset: Asset, yaw: float) -> bool:
-        """Takes the ground under an upright object if it is free."""
-        rectangle = (x, z, asset.size[0] / 2 + self.gap, asset.size[2] / 2 + self.gap, yaw)
+    def take(self, x: float, z: float, size, yaw: float) -> bool:
+        """Takes the ground under something of a size (length, height, width) if it is free."""
+        rectangle = (x, z, size[0] / 2 + self.gap, size[2] / 2 + self.gap, yaw)
         if any(_overlap(rectangle, other) for other in self.taken):
             return False
         self.taken.append(rectangle)

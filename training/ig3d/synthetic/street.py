@@ -83,7 +83,7 @@ def _street(draw, traits, image_size, focal_range, heading: float, heights) -> S
         if floor.covers(x, z):
             continue
         clothes = dressed(choose(pool, draw, traits), draw, traits)
-        if math.hypot(x, z) < 3.2 + clothes["asset"].size[0] / 2 or not floor.take(x, z, clothes["asset"], yaw):
+        if math.hypot(x, z) < 3.2 + clothes["asset"].size[0] / 2 or not floor.take(x, z, clothes["asset"].size, yaw):
             continue
         one = upright(x, z, height, yaw, clothes)
         placed.append(replace(one, position=to_view @ one.position, rotation=to_view @ one.rotation))
