@@ -1,0 +1,65 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Renders the pictures of this folder, two of each domain of IG3D-Synth, with their truth in pictures.json.
+
+    python examples/pictures/render.py
+
+The seed is one that no training set uses. Of each picture some phrases are kept, something that is not there, and a
+question with its answer, all from the expression generator.
+"""
+
+import json
+from pathlib import Path
+
+from llmi3d.training.ig3d.expressions import make_conversation
+from llmi3d.training.ig3d.synthetic.source import Synthetic
+
+SEED = 77
+NAMES = ("indoor-000020", "indoor-000012", "driving-000041", "driving-000005", "surround-000022", "surround-000038")
+NAMES += ("objects-000019", "objects-000027")
+MOST_PHRASES = 6
+
+
+def describe(source: Synthetic, frame) -> dict:
+    """What pictures.json holds of a frame: camera, boxes, phrases of one object each, something absent, a question."""
+    scene = {**frame.row, "complete": True}
+    phrases, absent, question = {}, None, None
+    for seed in range(20):  # until every kind of turn has come up
+        row = make_conversation(scene, frame.scene.image_size, seed=seed, max_turns=12, vocabulary=source.vocabulary)
+        targets = iter(row["targets"])
+        turns = [message["content"] for message in row["messages"]]
+        for asked, answer, task in zip(turns[::2], turns[1::2], row["task"], strict=True):
+            asked = asked.replace("<image>", "").strip()
+            meant = [next(targets) for _ in range(answer.count("<box_3d>"))]
+            phrase = asked.removeprefix("Locate ").removesuffix(" in 3D.")
+            if task == "grounding" and meant[0] not in phrases and len(phrases) < MOST_PHRASES:
+                phrases[meant[0]] = phrase
+            elif task == "absent":
+                absent = absent or phrase
+            elif task == "vqa" and question is None:
+                question = {"question": asked, "answer": answer}
+    boxes = [entry for entry in frame.row["objects"] if not entry["ignore"]]
+    keys = ("id", "category", "center", "size", "rotation", "attributes")
+    return {
+        "intrinsics": frame.row["intrinsics"],
+        "boxes": [{key: entry[key] for key in keys} for entry in boxes],
+        "phrases": [{"phrase": phrase, "box": name} for name, phrase in phrases.items()],
+        "absent": absent,
+        "ask": question,
+    }
+
+
+def main() -> None:
+    folder = Path(__file__).parent
+    source = Synthetic(frames="test:64", seed=SEED, oversample=3, long_side=1000)
+    pictures = []
+    for name in NAMES:
+        frame = source.frame(f"synthetic/test/{name}")
+        (folder / f"{name}.jpg").write_bytes(frame.picture)
+        pictures.append({"image": f"{name}.jpg", **describe(source, frame)})
+        print(name, [one["phrase"] for one in pictures[-1]["phrases"]])
+    lines = ",\n".join(json.dumps(one) for one in pictures)
+    (folder / "pictures.json").write_text(f"[\n{lines}\n]\n")
+
+
+if __name__ == "__main__":
+    main()
