@@ -1,11 +1,13 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Questions under changed cameras and pictures: what moves, what stays, and that both agree."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from llmi3d.processing.geometry_llmi3d import decode_boxes, encode_boxes, project
+from llmi3d.training.metrics.corruptions import FAMILIES, SEVERITIES, corrupt
 from llmi3d.training.metrics.records import make_record
 from llmi3d.training.metrics.robustness import DEFAULT_CONDITIONS, NONE, Condition
 
@@ -94,8 +96,44 @@ def test_conditions_are_written_and_read():
         ("focal", "got 'focal'"),
         ("crop-0.1", "from 0.55 to 1"),
         ("noise-9", "from 0"),
+        ("fog-6", "want a severity of 1, 2, 3, 4 or 5"),
     ],
 )
 def test_unknown_conditions_are_refused(text, problem):
     with pytest.raises(ValueError, match=problem):
         Condition.parse(text)
+
+
+@pytest.fixture
+def scene():
+    """Detail, edges, smooth parts and colours: every corruption finds something to spoil."""
+    y, x = np.mgrid[0:120, 0:200]
+    detail = np.random.default_rng(0).integers(0, 80, (120, 200))
+    edges = ((x // 25 + y // 25) % 2) * 90
+    return Image.fromarray(np.stack([x // 2 + 30, edges + 60, 90 - y // 2 + detail], -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_corruptions_grow_with_severity_and_touch_the_picture_alone(family, scene, record):
+    original = np.asarray(scene, np.float64)
+    off = []
+    for severity in SEVERITIES:
+        changed, shown, told = Condition(family, severity).apply(record, scene)
+        assert changed is record and told is record.intrinsics and shown.size == scene.size and shown.mode == "RGB"
+        again = corrupt(scene, family, severity, record.image_id)
+        assert shown.tobytes() == again.tobytes()
+        off.append(np.abs(np.asarray(shown, np.float64) - original).mean())
+    assert off[4] > off[0] > 0.5, off
+    assert Condition.parse(f"{family}-3") == Condition(family, 3)
+
+
+def test_noise_is_another_for_each_picture(scene):
+    first, second = (corrupt(scene, "gaussian_noise", 1, seed).tobytes() for seed in "ab")
+    assert first != second
+
+
+def test_unknown_corruptions_are_refused(scene):
+    with pytest.raises(ValueError, match="got 'rain', want one of gaussian_noise"):
+        corrupt(scene, "rain", 1)
+    with pytest.raises(ValueError, match="got 0, want a whole number from 1 to 5"):
+        corrupt(scene, "fog", 0)

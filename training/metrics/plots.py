@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from .grounding import question_values
 from .records import Record
 from .report import Report
-from .robustness import Condition
+from .robustness import KINDS, Condition
 
 # Okabe and Ito's colour-blind-safe blue, orange and green.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
@@ -36,7 +36,7 @@ def plot_evaluation(out: str | Path, records: Sequence[Record], reports: dict[st
     if report.calibration:
         figures["reliability"] = plot_reliability(report)
         figures["risk_coverage"] = plot_risk_coverage(report)
-    for kind in ("focal", "resize", "crop", "noise"):
+    for kind in KINDS[1:]:
         if any(Condition.parse(name).kind == kind for name in reports):
             figures[f"{kind}_sweep"] = plot_sweep(reports, kind)
     paths = []
@@ -121,7 +121,7 @@ def plot_risk_coverage(report: Report) -> Figure:
 
 def plot_sweep(reports: dict[str, Report], kind: str) -> Figure:
     """Accuracies and depth error under one kind of condition, with 95% intervals."""
-    neutral = 0.0 if kind == "noise" else 1.0
+    neutral = 1.0 if kind in ("focal", "resize", "crop") else 0.0
     points = [(neutral, reports["none"])]
     points += [(c.amount, reports[str(c)]) for c in map(Condition.parse, reports) if c.kind == kind]
     points.sort(key=lambda point: point[0])
@@ -147,7 +147,7 @@ def plot_sweep(reports: dict[str, Report], kind: str) -> Figure:
             "crop": "share of each side that is kept",
             "noise": "relative deviation of K",
         }
-        axes.set(xlabel=words[kind], ylabel=label)
+        axes.set(xlabel=words.get(kind, f"severity of {kind.replace('_', ' ')}"), ylabel=label)
         axes.set_ylim(0, 100 if axes is left else None)
         axes.grid(alpha=0.3)
         if axes.lines:

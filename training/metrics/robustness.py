@@ -10,6 +10,7 @@ crop    a window of the share s of each side is cut out, K moves along, the trut
         object once others are cut away: see the breakdown by phrase kind.
 noise   the model is told a wrong K: focal length and principal point times 1 + s e with e from a normal
         distribution cut at 2, drawn anew for each picture. Answers are judged with the true K; the truth stays.
+fog ... the picture is corrupted, with a severity of 1 to 5 (`corruptions`); K and the truth stay.
 """
 
 import math
@@ -26,9 +27,10 @@ from llmi3d.processing.geometry_llmi3d import (
     transform_intrinsics,
 )
 
+from .corruptions import FAMILIES, SEVERITIES, corrupt
 from .records import Boxes3D, Record
 
-KINDS = ("none", "focal", "resize", "crop", "noise")
+KINDS = ("none", "focal", "resize", "crop", "noise", *FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Condition:
 
     Attributes:
         kind: one of KINDS.
-        amount: scale of `focal` and `resize` (1: no change), share of `crop`, relative deviation of `noise`.
+        amount: scale of `focal` and `resize` (1: no change), share of `crop`, relative deviation of `noise`, severity
+            of a corruption.
     """
 
     kind: str = "none"
@@ -46,6 +49,8 @@ class Condition:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"condition: got {self.kind!r}, want one of {', '.join(KINDS)}.")
+        if self.kind in FAMILIES and self.amount not in SEVERITIES:
+            raise ValueError(f"condition: got {self.kind} {self.amount:g}, want a severity of 1, 2, 3, 4 or 5.")
         # Within these the principal point stays inside the picture.
         low, high = {"crop": (0.55, 1.0), "noise": (0.0, 0.3)}.get(self.kind, (0.05, 20.0))
         if not low <= self.amount <= high:
@@ -101,6 +106,8 @@ class Condition:
             return changed, image.crop(window), intrinsics
         if self.kind == "noise":
             return record, image, _noisy(intrinsics, s, record.image_id or record.id)
+        if self.kind in FAMILIES:
+            return record, corrupt(image, self.kind, int(s), record.image_id or record.id), intrinsics
         return record, image, intrinsics
 
 
