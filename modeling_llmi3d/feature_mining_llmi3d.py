@@ -87,10 +87,12 @@ class _WindowAttend(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         # query [K, M], cells [K, P, M], depth_query [K, E], depth [K, P, E]. What has no M or E is at least float32.
         exact = torch.promote_types(cells.dtype, torch.float32)
-        # In parts, so that half-precision cells are never held in float32 as a whole.
-        statistics = [torch.var_mean(part.to(exact), dim=-1, correction=0) for part in cells.chunk(8)]
-        variance, mean = (torch.cat(parts) for parts in zip(*statistics, strict=True))  # [K, P]
-        rstd = (variance + eps).rsqrt()
+        # In parts, so that half-precision cells are never held in float32 as a whole. Of the layer norm only the
+        # statistics are wanted: on a CPU it computes them several times faster than `torch.var_mean`.
+        statistics = [
+            torch.native_layer_norm(part.to(exact), part.shape[-1:], None, None, eps) for part in cells.chunk(8)
+        ]
+        mean, rstd = (torch.cat([part[i].squeeze(-1) for part in statistics]) for i in (1, 2))  # [K, P]
         query = query.to(cells.dtype)
         dots = torch.bmm(cells, query[..., None]).squeeze(-1).to(exact)
         scores = (dots - mean * query.sum(-1, keepdim=True, dtype=exact)) * rstd
