@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Makes model_cards/llmi3d-tiny from nothing: renders the data, trains in four stages, evaluates, writes the card.
+#
+#   bash examples/train_tiny.sh            # some two and a half hours on two CPU cores; less where there are more
+#   OUT=/somewhere bash examples/train_tiny.sh
+#
+# Give the same command again after an interruption: finished steps are passed over, the others go on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+OUT=${OUT:-outputs/tiny}
+CARD=${CARD:-model_cards/llmi3d-tiny}
+PYTHON=${PYTHON:-.venv/bin/python}
+PROCESSES=${PROCESSES:-$(nproc)}
+# Large tensors are given back to the system and zeroed again at every step otherwise: a tenth of the time.
+export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
+# Threads that wait do not keep a core from others.
+export OMP_WAIT_POLICY=PASSIVE
+
+# 28,000 pictures of four domains to learn from, 1,000 of another seed to be judged by; 320 pixels along the longer side.
+"$PYTHON" -m llmi3d data build synth --out "$OUT/train" --option frames=train:28000 --option long_side=320 \
+    --option masks=true --option seed=0 --max-turns 12 --num-proc "$PROCESSES"
+"$PYTHON" -m llmi3d data build synth --out "$OUT/test" --option frames=test:1000 --option long_side=320 \
+    --option masks=true --option seed=1 --max-turns 10 --num-proc "$PROCESSES"
+
+"$PYTHON" examples/tiny/prepare.py --data "$OUT/train" --out "$OUT" --num-proc "$PROCESSES"
+for stage in towers pretrain align finetune; do
+    "$PYTHON" examples/tiny/train.py $stage --out "$OUT"
+done
+"$PYTHON" examples/tiny/train.py export --out "$OUT" --card "$CARD"
+"$PYTHON" examples/tiny/evaluate.py --data "$OUT/test" --out "$OUT" --card "$CARD"

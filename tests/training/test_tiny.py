@@ -1,0 +1,56 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""examples/tiny from end to end on a handful of pictures: every stage, the export, the evaluation and the card."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = Path(__file__).parents[2] / "examples" / "tiny"
+
+
+def run(script: str, *arguments) -> None:
+    subprocess.run([sys.executable, TINY / script, *map(str, arguments)], check=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    pytest.importorskip("embreex")
+    from llmi3d.training.ig3d.build import build, open_source
+
+    out = tmp_path_factory.mktemp("data") / "synth"
+    source = open_source("synth", None, frames="train:32,test:8", masks="true", long_side="160")
+    build(source, out, progress=False)
+    return out
+
+
+@pytest.mark.slow
+def test_the_whole_chain(data, tmp_path):
+    out, card = tmp_path / "out", tmp_path / "card"
+    run("prepare.py", "--data", data, "--out", out)
+    for stage in ("towers", "pretrain", "align", "finetune"):
+        run("train.py", stage, "--out", out, "--scale", 0.01)
+        assert (out / stage / "model" / "model.safetensors").is_file()
+        assert not list((out / stage).glob("checkpoint-*"))
+    run("train.py", "export", "--out", out, "--card", card)
+    run("evaluate.py", "--data", data, "--out", out, "--card", card)
+
+    text = (card / "README.md").read_text()
+    assert "[[" not in text and "acc@0.25" in text
+    log = json.loads((card / "training_log.json").read_text())
+    assert list(log["stages"]) == ["towers", "pretrain", "align", "finetune"]
+    assert not [name for name in json.loads((card / "config.json").read_text()) if name.startswith("_attn")]
+
+    from transformers import pipeline
+
+    import llmi3d
+
+    llmi3d.register()
+    ground = pipeline("image-3d-grounding", model=str(card), device="cpu")
+    from llmi3d.training.ig3d.dataset import load_split
+
+    row = load_split(data, "test")[0]
+    answer = ground(row["image"], prompt="the car", intrinsics=row["intrinsics"])
+    assert len(answer["boxes"]) == 1
