@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: install demo test conformance lint clean
+.PHONY: install demo test conformance lint experiments clean
 
 $(VENV)/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -13,8 +13,9 @@ $(VENV)/installed: setup.py pyproject.toml
 
 install: $(VENV)/installed
 
+# For a picture of your own: make demo ARGS='photo.jpg --prompt "the red mug" --fov 65'
 demo: install
-	$(BIN)/python examples/finetune_kitti.py --out outputs/demo
+	$(BIN)/python examples/demo.py $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest
@@ -26,6 +27,9 @@ conformance: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+experiments: install
+	$(BIN)/python examples/experiments/run.py all
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
