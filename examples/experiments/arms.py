@@ -1,0 +1,389 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""The arms of experiments 1 to 4 and 7: how each is trained, on which budget, and what it changes.
+
+Two starts. What an arm changes about towers or depth, or which pictures it may see, must have been so from its first
+step on: such arms start from nothing and are trained in two stages,
+
+    towers   dense labels alone, as stage 0a of `examples/tiny/train.py`
+    ground   the whole model on phrases and questions, with dense labels beside them
+
+Arms that differ in how the language model answers or is adapted share one base, the pre-trained model behind stage 0b:
+
+    tune     LoRA (or all weights) on phrases and questions, without dense labels
+
+All arms of a start see as many pictures, turns and steps. Every stage goes on from its last checkpoint.
+"""
+
+import json
+import resource
+import shutil
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from answers import under_camera
+from peft import get_peft_model
+from texts import SeenBoxes, write_boxes
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
+from llmi3d.processing.geometry_llmi3d import encode_boxes
+from llmi3d.training.dense import DenseCollator, DenseTowers, DenseTowersTrainer, DenseTrainer
+from llmi3d.training.lora import NEW_PARTS, lora_config
+from llmi3d.training.losses import Box3DLossWeights
+from llmi3d.training.packing import PackedCollator, Packer
+
+# Behind everything else: `evaluate` there must not hide the library of that name.
+sys.path.append(str(Path(__file__).parents[1] / "tiny"))
+from prepare import build_config, build_model
+from train import BATCH, CELLS, WEIGHTS, for_cpu, load
+
+RANK = 16
+# Lies in a model's folder, which appears once both are complete.
+COST = "training.json"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is changed.
+
+    Attributes:
+        start: `nothing` or `base`.
+        without: a part of feature mining that is switched off: `cnn`, `depth` or `attention`.
+        metric_depth: trained without virtual depth.
+        left_out: a domain whose pictures are not trained on.
+        form: how boxes are written (`texts.FORMS`), or "" for the 3D query token.
+        new_heads: the 3D heads start anew, as untrained for the answer as a text form is.
+        lora: adapters on the language model; else every weight is trained.
+    """
+
+    start: str
+    without: str = ""
+    metric_depth: bool = False
+    left_out: str = ""
+    form: str = ""
+    new_heads: bool = False
+    lora: bool = True
+
+
+ARMS = {
+    "full": Arm("nothing"),
+    "no_cnn": Arm("nothing", without="cnn"),
+    "no_depth": Arm("nothing", without="depth"),
+    "no_attention": Arm("nothing", without="attention"),
+    "metric_depth": Arm("nothing", metric_depth=True),
+    "no_indoor": Arm("nothing", left_out="indoor"),
+    "no_driving": Arm("nothing", left_out="driving"),
+    "no_surround": Arm("nothing", left_out="surround"),
+    "no_objects": Arm("nothing", left_out="objects"),
+    "token": Arm("base", new_heads=True),
+    "numbers": Arm("base", form="numbers"),
+    "json": Arm("base", form="json"),
+    "lora": Arm("base"),
+    "all_weights": Arm("base", lora=False),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A budget.
+
+    Attributes:
+        pictures: seen in all, repeats counted.
+        learning_rate: at its highest; cosine to a tenth after a short warm-up.
+        turns: of a picture that are learned each time it comes.
+        dense: weight of the dense box loss.
+        seconds: a picture takes on two cores, roughly: for the plan alone.
+    """
+
+    pictures: int
+    learning_rate: float
+    turns: int = 0
+    dense: float = 0.0
+    seconds: float = 0.0
+
+
+STAGES = {
+    "towers": Stage(15_000, 2e-3, seconds=0.03),
+    "ground": Stage(6_000, 1e-3, turns=8, dense=1.0, seconds=0.085),
+    "tune": Stage(8_000, 1e-3, turns=4, seconds=0.065),
+}
+STARTS = {"nothing": ("towers", "ground"), "base": ("tune",)}
+
+
+def steps_of(stage: str, scale: float) -> int:
+    """Optimisation steps of a stage; `scale` is for trials."""
+    return max(round(scale * STAGES[stage].pictures / BATCH), 2)
+
+
+def train_arm(arm: Arm, seed: int, base: Path, out: Path, scale: float = 1.0) -> dict:
+    """Trains an arm, or goes on with it; its model lies in `out/model` afterwards.
+
+    Args:
+        base: folder of an `examples/train_tiny.sh` run: `prepared`, `processor`, `names.json`, and for arms that start
+            from it `pretrain/model`.
+
+    Returns:
+        What it cost: `trained_parameters`, `seconds_per_step` (median), `steps`, `peak_memory_mb` of the process and
+        `memory_before_mb`, for the last stage.
+    """
+    noted = out / "model" / COST
+    if not noted.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        workshop = Workshop(arm, seed, base, out, scale)
+        workshop.from_nothing() if arm.start == "nothing" else workshop.from_base()
+    for stage in STARTS[arm.start]:
+        shutil.rmtree(out / stage, ignore_errors=True)
+    return json.loads(noted.read_text())
+
+
+class Workshop:
+    """One arm's training; arguments as of `train_arm`."""
+
+    def __init__(self, arm: Arm, seed: int, base: Path, out: Path, scale: float):
+        self.arm, self.seed, self.base, self.out, self.scale = arm, seed, base, out, scale
+        self.packer = Packer(LLMI3DProcessor.from_pretrained(base / "processor"))
+        self.names = json.loads((base / "names.json").read_text())
+        self.records = datasets.load_from_disk(str(base / "prepared"))
+        if arm.left_out:
+            kept = [i for i, name in enumerate(self.records["image_id"]) if f"/{arm.left_out}-" not in name]
+            self.records = self.records.select(kept)
+
+    def from_nothing(self) -> None:
+        """`towers`, then `ground`."""
+        done = self.out / "towers" / "model"
+        kind = MetricDepthCollator if self.arm.metric_depth else DenseCollator
+        if not done.is_dir():
+            set_seed(self.seed)
+            model = for_cpu(build_model(build_config(self.packer.processor.tokenizer)))
+            switch_off(model, self.arm.without)
+            classes = [len(values) for values in self.names.values()]
+            wrapped = DenseTowers(model, classes, name_weight=1.0, box_weights=Box3DLossWeights(**WEIGHTS))
+            trainer = DenseTowersTrainer(
+                wrapped,
+                TrainingArguments(**self._arguments("towers"), remove_unused_columns=False),
+                train_dataset=self.records,
+                data_collator=kind(self.packer, words=False, cells=CELLS, jitter=0.2, flip=True, unordered=0.5),
+            )
+            self._run(trainer, "towers", model, done)
+        set_seed(self.seed)
+        model = load(done)
+        switch_off(model, self.arm.without)
+        stage = STAGES["ground"]
+        trainer = DenseTrainer(
+            model,
+            LLMI3DTrainingArguments(**self._arguments("ground"), box_loss_weights=WEIGHTS),
+            train_dataset=self.records,
+            data_collator=kind(self.packer, "finetune", most_turns=stage.turns, cells=CELLS, jitter=0.2),
+            dense_weight=stage.dense,
+        )
+        self._run(trainer, "ground", model, self.out / "model")
+
+    def from_base(self) -> None:
+        """`tune`."""
+        arm, stage = self.arm, STAGES["tune"]
+        set_seed(self.seed)
+        model = load(self.base / "pretrain" / "model")
+        if arm.new_heads:
+            model.box_head.load_state_dict(LLMI3DForConditionalGeneration(model.config).box_head.state_dict())
+        if arm.lora:
+            model = get_peft_model(model, lora_config(model, rank=RANK, train=(*NEW_PARTS, "lm_head")))
+        weights, collator = WEIGHTS, PackedCollator
+        if arm.form:  # the language loss alone
+            weights = dict.fromkeys(Box3DLossWeights.__dataclass_fields__, 0.0)
+
+            def collator(*args, **options):
+                return TextCollator(arm.form, self.names, *args, **options)
+
+        trainer = LLMI3DTrainer(
+            model,
+            LLMI3DTrainingArguments(**self._arguments("tune"), box_loss_weights=weights),
+            train_dataset=self.records,
+            data_collator=collator(self.packer, "finetune", most_turns=stage.turns, jitter=0.2),
+        )
+        self._run(trainer, "tune", model, self.out / "model")
+
+    def _arguments(self, name: str) -> dict[str, Any]:
+        """What all stages have in common."""
+        steps, stage = steps_of(name, self.scale), STAGES[name]
+        return {
+            "output_dir": str(self.out / name),
+            "per_device_train_batch_size": BATCH,
+            "max_steps": steps,
+            "learning_rate": stage.learning_rate,
+            "lr_scheduler_type": "cosine_with_min_lr",
+            "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+            "warmup_steps": min(50, steps // 10),
+            "optim": "adamw_torch_fused",
+            "adam_beta2": 0.99,
+            "weight_decay": 0.05,
+            "max_grad_norm": 1.0,
+            "bf16": True,
+            "use_cpu": not torch.accelerator.is_available(),
+            "logging_steps": max(steps // 10, 1),
+            "save_steps": max(min(100, steps // 4), 1),
+            "save_total_limit": 1,
+            "seed": self.seed,
+            "report_to": "none",
+            "dataloader_pin_memory": False,
+        }
+
+    def _run(self, trainer, name: str, model: nn.Module, done: Path) -> None:
+        """Trains from the last checkpoint on, if there is one, and keeps the model with what it cost."""
+        folder, watch, before = self.out / name, Stopwatch(), _peak_memory_mb()
+        trainer.add_callback(watch)
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+        cost = {
+            "steps": trainer.state.global_step,
+            "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "seconds_per_step": statistics.median(watch.seconds) if watch.seconds else None,
+            "peak_memory_mb": _peak_memory_mb(),
+            "memory_before_mb": before,
+            "log": trainer.state.log_history,
+        }
+        model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+        unfinished = done.with_name("unfinished")
+        model.save_pretrained(unfinished)
+        (unfinished / COST).write_text(json.dumps(cost, indent=1))
+        unfinished.rename(done)
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds of each step of this process."""
+
+    def __init__(self):
+        self.seconds, self._started = [], 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+def _peak_memory_mb() -> float:
+    """Of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def budget(arm: Arm, scale: float) -> dict[str, dict]:
+    """What an arm is trained with, by stage."""
+    return {
+        name: {**asdict(STAGES[name]), "steps": steps_of(name, scale), "batch": BATCH} for name in STARTS[arm.start]
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- what is changed
+
+
+def switch_off(model: LLMI3DForConditionalGeneration, part: str) -> None:
+    """Takes a part out of Spatial-Enhanced Local Feature Mining and keeps it out while the rest is trained.
+
+    Args:
+        part: `depth`: no depth map, no depth embedding in keys and values, no depth read from a map. `attention`: the
+            query is zero, so that every cell of a window weighs the same. `cnn`: nothing is mined, the ViT's tokens
+            are all there is, and the depth map, which is read off the CNN, goes as well. "": nothing.
+    """
+    mining = model.model.feature_mining
+    if part in ("cnn", "depth") and model.config.depth_branch:
+        model.config.depth_from_map = False
+        model.config.depth_branch = False
+        mining.depth_predictor = None
+        del mining.depth_embedding
+        mining.attention.depth_key_proj = mining.attention.depth_value_proj = None
+    zeroed = {"cnn": mining.attention.value_proj, "attention": mining.attention.query_proj}.get(part)
+    if zeroed is not None:
+        zeroed.requires_grad_(False)
+        for parameter in zeroed.parameters():
+            parameter.zero_()
+    if part == "cnn":  # what never gets a gradient is not counted as trained either
+        mining.attention.requires_grad_(False)
+        model.model.high_res_tower.requires_grad_(False)
+
+
+class MetricDepthCollator(DenseCollator):
+    """As `DenseCollator`, for a network that is to say metres: every picture is said to be the virtual camera's.
+
+    K gets the virtual focal length; objects keep their z, their pixels and what is seen of their rotation. Virtual and
+    metric depth are then the same number, which the network must guess without knowing the lens. The depth map is
+    painted over the pixels that objects really cover; the 2D box beside the 3D one is that of the said camera, or it
+    would give away the virtual depth by the object's height.
+    """
+
+    def scene(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
+        scene = super().scene(records)
+        scene["covered_px"] = super().painted(scene)["painted_boxes_2d_px"]
+        old, objects = scene["intrinsics"], scene["objects"]
+        new = old.clone()
+        new[:, 0, 0] = new[:, 1, 1] = self.packer.processor.virtual_focal_length
+        cameras = [k[:, None].expand(-1, objects.shape[1], -1, -1) for k in (old, new)]
+        # Where there is no object, or one behind the camera, there is nothing to move.
+        usable = scene["mask"] & (objects[..., 2] > 0)
+        center, rotation = under_camera(
+            torch.where(usable[..., None], objects[..., :3], objects.new_tensor([0.0, 0.0, 1.0])),
+            torch.where(usable[..., None, None], objects[..., 6:15].unflatten(-1, (3, 3)), torch.eye(3)),
+            *cameras,
+        )
+        moved = torch.cat((center, objects[..., 3:6], rotation.flatten(-2), objects[..., 15:]), -1)
+        scene["objects"] = torch.where(usable[..., None], moved, objects)
+        scene["intrinsics"] = new
+        return scene
+
+    def painted(self, scene: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**super().painted(scene), "painted_boxes_2d_px": scene["covered_px"]}
+
+
+class TextCollator(PackedCollator):
+    """As `PackedCollator`, with boxes written out instead of 3D query tokens.
+
+    Args:
+        form: one of `texts.FORMS`.
+        names: vocabularies of a record's `names`; the first, `category`, is what `json` calls a box.
+        kwargs: of `PackedCollator`.
+    """
+
+    def __init__(self, form: str, names: dict[str, list[str]], *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.form, self.categories, self.vocabularies = form, names["category"], len(names)
+
+    def __call__(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        return super().__call__([self._written(one) for one in records])
+
+    def _written(self, record: dict[str, Any]) -> dict[str, Any]:
+        processor = self.packer.processor
+        names = np.frombuffer(record["names"], np.int16).reshape(-1, self.vocabularies)[1:]  # the first is nobody's
+        objects = torch.from_numpy(np.frombuffer(record["boxes"], np.float32).copy().reshape(len(names), -1))
+        k = torch.from_numpy(np.frombuffer(record["intrinsics"], np.float32).copy().reshape(3, 3))
+        old, start, tokens, turns = np.frombuffer(record[self.stage], np.int16).tolist(), 0, [], []
+        for asked, answered, *meant in record[f"{self.stage}_turns"]:
+            question, answer = old[start : start + asked], old[start + asked : start + asked + answered]
+            start += asked + answered
+            if meant:
+                chosen = objects[meant]
+                truth = encode_boxes(
+                    chosen[:, :3],
+                    chosen[:, 3:6],
+                    chosen[:, 6:15].unflatten(-1, (3, 3)),
+                    k,
+                    processor.virtual_focal_length,
+                )
+                seen = SeenBoxes(truth.center_2d_px, truth.depth_virtual, truth.size, truth.rotation_allocentric)
+                labels = [self.categories[names[i, 0]].replace("_", " ") for i in meant]
+                text = write_boxes(self.form, seen, labels, processor.image_processor.high_res_size["height"])
+                text += processor.tokenizer.eos_token
+                answer = processor.tokenizer.encode(text, add_special_tokens=False)
+            tokens += question + answer
+            turns.append([len(question), len(answer)])
+        return {**record, self.stage: np.asarray(tokens, np.int16).tobytes(), f"{self.stage}_turns": turns}
