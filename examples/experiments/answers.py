@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from PIL import Image
 from texts import read_boxes
@@ -37,11 +38,13 @@ class Asked:
         image: upright.
         intrinsics: [3, 3], pixels.
         words: phrases to ground, or whole questions.
+        cells: visual tokens to ask instead, by their index.
     """
 
     image: Image.Image
     intrinsics: Tensor
-    words: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    cells: tuple[int, ...] = ()
 
 
 def under_camera(center: Tensor, rotation: Tensor, old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,6 +92,45 @@ class Grounder:
             [{"boxes": [box], "text": ""} for box in self._as_dicts(one, camera)]
             for one, camera in zip(decoded, cameras, strict=True)
         ]
+
+    @torch.no_grad()
+    def look(self, asked: Sequence[Asked]) -> list[list[dict]]:
+        """What the 3D heads say at visual tokens (`cells`) without any words, as they were trained by dense labels."""
+        answers = []
+        for start in range(0, len(asked), PICTURES):
+            group = asked[start : start + PICTURES]
+            pixels, cameras = self._pixels(group)
+            image = self.model.get_image_features(**pixels, return_dict=True)
+            most = max(len(one.cells) for one in group)
+            cells = torch.tensor([[*one.cells, *[0] * (most - len(one.cells))] for one in group])
+            mask = torch.arange(most) < torch.tensor([[len(one.cells)] for one in group])
+            states = image.pooler_output.gather(1, cells[..., None].expand(-1, -1, image.pooler_output.shape[-1]))
+            boxes = self.model.box_head(states, mask, image.depth_logits)
+            told = [self._told(camera) for camera in cameras]
+            decoded = self.processor.post_process_grounding_3d(SimpleNamespace(boxes_3d=boxes), told)
+            answers += [
+                [{"boxes": [box], "text": ""} for box in self._as_dicts(one, camera)]
+                for one, camera in zip(decoded, cameras, strict=True)
+            ]
+        return answers
+
+    def cells_of(self, instance_map: np.ndarray, intrinsics: Tensor, wanted: Sequence[int]) -> list[int]:
+        """The visual token in which each object shows most pixels.
+
+        Args:
+            instance_map: uint8 [H, W] of the picture: 1 + the object's place in its row.
+            wanted: places; each is seen in some pixel.
+        """
+        height, width = instance_map.shape
+        [camera] = self._pixels([Asked(Image.new("RGB", (width, height)), intrinsics)])[1]
+        grid = self.model.config.image_grid_size
+        cells = []
+        for place in wanted:
+            y, x = np.nonzero(instance_map == place + 1)
+            points = camera.to_network(torch.from_numpy(np.stack((x, y), 1) + 0.5))
+            column, row = (points * grid / self.canvas).long().clamp(0, grid - 1).unbind(1)
+            cells.append(int(torch.bincount(row * grid + column).argmax()))
+        return cells
 
     def _told(self, camera):
         """The camera that answers are decoded with: with metric depth the virtual one, under the true pixels."""

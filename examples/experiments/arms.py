@@ -2,10 +2,9 @@
 """The arms of experiments 1 to 4 and 7: how each is trained, on which budget, and what it changes.
 
 Two starts. What an arm changes about towers or depth, or which pictures it may see, must have been so from its first
-step on: such arms start from nothing and are trained in two stages,
+step on: such arms start from nothing, and all of their time goes into seeing,
 
     towers   dense labels alone, as stage 0a of `examples/tiny/train.py`
-    ground   the whole model on phrases and questions, with dense labels beside them
 
 Arms that differ in how the language model answers or is adapted share one base, the pre-trained model behind stage 0b:
 
@@ -36,7 +35,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
 from llmi3d.processing.geometry_llmi3d import encode_boxes
-from llmi3d.training.dense import DenseCollator, DenseTowers, DenseTowersTrainer, DenseTrainer
+from llmi3d.training.dense import DenseCollator, DenseTowers, DenseTowersTrainer
 from llmi3d.training.lora import NEW_PARTS, lora_config
 from llmi3d.training.losses import Box3DLossWeights
 from llmi3d.training.packing import PackedCollator, Packer
@@ -100,23 +99,21 @@ class Stage:
         pictures: seen in all, repeats counted.
         learning_rate: at its highest; cosine to a tenth after a short warm-up.
         turns: of a picture that are learned each time it comes.
-        dense: weight of the dense box loss.
         seconds: a picture takes on two cores, roughly: for the plan alone.
     """
 
     pictures: int
     learning_rate: float
     turns: int = 0
-    dense: float = 0.0
     seconds: float = 0.0
 
 
 STAGES = {
-    "towers": Stage(15_000, 2e-3, seconds=0.03),
-    "ground": Stage(6_000, 1e-3, turns=8, dense=1.0, seconds=0.085),
+    "towers": Stage(26_000, 2e-3, seconds=0.04),
     "tune": Stage(8_000, 1e-3, turns=4, seconds=0.065),
 }
-STARTS = {"nothing": ("towers", "ground"), "base": ("tune",)}
+# The stage of each start.
+STARTS = {"nothing": "towers", "base": "tune"}
 
 
 def steps_of(stage: str, scale: float) -> int:
@@ -133,15 +130,14 @@ def train_arm(arm: Arm, seed: int, base: Path, out: Path, scale: float = 1.0) ->
 
     Returns:
         What it cost: `trained_parameters`, `seconds_per_step` (median), `steps`, `peak_memory_mb` of the process and
-        `memory_before_mb`, for the last stage.
+        `memory_before_mb`.
     """
     noted = out / "model" / COST
     if not noted.is_file():
         out.mkdir(parents=True, exist_ok=True)
         workshop = Workshop(arm, seed, base, out, scale)
         workshop.from_nothing() if arm.start == "nothing" else workshop.from_base()
-    for stage in STARTS[arm.start]:
-        shutil.rmtree(out / stage, ignore_errors=True)
+    shutil.rmtree(out / STARTS[arm.start], ignore_errors=True)  # its checkpoints
     return json.loads(noted.read_text())
 
 
@@ -158,34 +154,20 @@ class Workshop:
             self.records = self.records.select(kept)
 
     def from_nothing(self) -> None:
-        """`towers`, then `ground`."""
-        done = self.out / "towers" / "model"
-        kind = MetricDepthCollator if self.arm.metric_depth else DenseCollator
-        if not done.is_dir():
-            set_seed(self.seed)
-            model = for_cpu(build_model(build_config(self.packer.processor.tokenizer)))
-            switch_off(model, self.arm.without)
-            classes = [len(values) for values in self.names.values()]
-            wrapped = DenseTowers(model, classes, name_weight=1.0, box_weights=Box3DLossWeights(**WEIGHTS))
-            trainer = DenseTowersTrainer(
-                wrapped,
-                TrainingArguments(**self._arguments("towers"), remove_unused_columns=False),
-                train_dataset=self.records,
-                data_collator=kind(self.packer, words=False, cells=CELLS, jitter=0.2, flip=True, unordered=0.5),
-            )
-            self._run(trainer, "towers", model, done)
+        """`towers`."""
         set_seed(self.seed)
-        model = load(done)
+        model = for_cpu(build_model(build_config(self.packer.processor.tokenizer)))
         switch_off(model, self.arm.without)
-        stage = STAGES["ground"]
-        trainer = DenseTrainer(
-            model,
-            LLMI3DTrainingArguments(**self._arguments("ground"), box_loss_weights=WEIGHTS),
+        classes = [len(values) for values in self.names.values()]
+        wrapped = DenseTowers(model, classes, name_weight=1.0, box_weights=Box3DLossWeights(**WEIGHTS))
+        kind = MetricDepthCollator if self.arm.metric_depth else DenseCollator
+        trainer = DenseTowersTrainer(
+            wrapped,
+            TrainingArguments(**self._arguments("towers"), remove_unused_columns=False),
             train_dataset=self.records,
-            data_collator=kind(self.packer, "finetune", most_turns=stage.turns, cells=CELLS, jitter=0.2),
-            dense_weight=stage.dense,
+            data_collator=kind(self.packer, words=False, cells=CELLS, jitter=0.2, flip=True, unordered=0.5),
         )
-        self._run(trainer, "ground", model, self.out / "model")
+        self._run(trainer, "towers", model)
 
     def from_base(self) -> None:
         """`tune`."""
@@ -209,7 +191,7 @@ class Workshop:
             train_dataset=self.records,
             data_collator=collator(self.packer, "finetune", most_turns=stage.turns, jitter=0.2),
         )
-        self._run(trainer, "tune", model, self.out / "model")
+        self._run(trainer, "tune", model)
 
     def _arguments(self, name: str) -> dict[str, Any]:
         """What all stages have in common."""
@@ -236,7 +218,7 @@ class Workshop:
             "dataloader_pin_memory": False,
         }
 
-    def _run(self, trainer, name: str, model: nn.Module, done: Path) -> None:
+    def _run(self, trainer, name: str, model: nn.Module) -> None:
         """Trains from the last checkpoint on, if there is one, and keeps the model with what it cost."""
         folder, watch, before = self.out / name, Stopwatch(), _peak_memory_mb()
         trainer.add_callback(watch)
@@ -251,12 +233,10 @@ class Workshop:
             "log": trainer.state.log_history,
         }
         model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-        unfinished = done.with_name("unfinished")
+        unfinished = self.out / "unfinished"
         model.save_pretrained(unfinished)
         (unfinished / COST).write_text(json.dumps(cost, indent=1))
-        unfinished.rename(done)
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+        unfinished.rename(self.out / "model")
 
 
 class Stopwatch(TrainerCallback):
@@ -278,11 +258,10 @@ def _peak_memory_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def budget(arm: Arm, scale: float) -> dict[str, dict]:
-    """What an arm is trained with, by stage."""
-    return {
-        name: {**asdict(STAGES[name]), "steps": steps_of(name, scale), "batch": BATCH} for name in STARTS[arm.start]
-    }
+def budget(arm: Arm, scale: float) -> dict:
+    """What an arm is trained with."""
+    name = STARTS[arm.start]
+    return {"stage": name, **asdict(STAGES[name]), "steps": steps_of(name, scale), "batch": BATCH}
 
 
 # ---------------------------------------------------------------------------------------------------- what is changed

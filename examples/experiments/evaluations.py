@@ -5,12 +5,14 @@ Answers are JSON Lines of {"id", "boxes", "text"} under the id of the row and th
 complete, and is never made again.
 """
 
+import io
 import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from answers import Asked, Grounder
 from PIL import Image
@@ -19,7 +21,7 @@ from tqdm.auto import tqdm
 from llmi3d.training.ig3d.dataset import load_split
 from llmi3d.training.ig3d.schema import image_size, upright_image
 from llmi3d.training.metrics.corruptions import FAMILIES
-from llmi3d.training.metrics.records import Record, records_from_row, with_predictions
+from llmi3d.training.metrics.records import Record, describe_targets, make_record, records_from_row, with_predictions
 from llmi3d.training.metrics.report import write_whole
 from llmi3d.training.metrics.robustness import NONE, Condition
 from llmi3d.training.packing import turns_of
@@ -37,7 +39,9 @@ class Split:
     """
 
     def __init__(self, data: Path, name: str, pictures: int):
-        rows = load_split(data, name).cast_column("image", datasets.Image(decode=False))
+        rows = load_split(data, name)
+        for column in {"image", "instance_map"} & set(rows.column_names):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
         if len(rows) > pictures:
             rows = rows.select([i * len(rows) // pictures for i in range(pictures)])
         self.name, self.rows, self.pictures = name, rows, len(rows)
@@ -51,7 +55,7 @@ class Split:
         """Questions that mean several objects, or none."""
         return [record for records in self.records for record in records if record.task != "grounding"]
 
-    def answered(self, grounder: Grounder, path: Path, condition: Condition = NONE) -> list[Record]:
+    def answered(self, grounder: Grounder | None, path: Path, condition: Condition = NONE) -> list[Record]:
         """The grounding questions as they stand under a condition, with the model's answers.
 
         Args:
@@ -79,6 +83,48 @@ class Split:
             for (_, records), found in zip(batch, grounder.ground(asked), strict=True):
                 answers += [{"id": record.id, **one} for record, one in zip(records, found, strict=True)]
         return answers
+
+    def objects(self) -> list[Record]:
+        """Every object that can be seen, as a question with its own id; its place in the row is in the metadata."""
+        return [record for records in self._objects() for record in records]
+
+    def _objects(self) -> list[list[Record]]:
+        if "instance_map" not in self.rows.column_names:
+            raise ValueError(f"data: the split {self.name} has no instance maps; build it with --option masks=true.")
+        found = []
+        for row in self.rows:
+            size, mine = image_size(row["image"]), []
+            seen = set(np.unique(_map_of(row)).tolist())
+            for place, entry in enumerate(row["objects"]):
+                if place + 1 in seen and not entry["ignore"]:
+                    record = make_record(
+                        f"{row['image_id']}@{entry['id']}",
+                        "grounding",
+                        [entry],
+                        row["intrinsics"],
+                        image_size=size,
+                        image_id=row["image_id"],
+                        source=row["source"],
+                        split=row["split"],
+                        metadata={**describe_targets([entry], row["objects"], size), "place": place},
+                    )
+                    mine.append(record)
+            found.append(mine)
+        return found
+
+    def looked_at(self, grounder: Grounder | None, path: Path) -> list[Record]:
+        """`objects` with the model's answers at the visual tokens that show them."""
+        if not path.is_file():
+            asked, records = [], []
+            for row, mine in zip(self.rows, self._objects(), strict=True):
+                if mine:
+                    places = [record.metadata["place"] for record in mine]
+                    cells = grounder.cells_of(_map_of(row), mine[0].intrinsics, places)
+                    asked.append(Asked(upright_image(row["image"]), mine[0].intrinsics, cells=tuple(cells)))
+                    records += mine
+            found = [one for answers in grounder.look(asked) for one in answers]
+            _keep(path, [{"id": record.id, **one} for record, one in zip(records, found, strict=True)])
+        return with_predictions(self.objects(), _kept(path))
 
     def answered_freely(self, grounder: Grounder, path: Path) -> list[Record]:
         """The questions about several objects or none, answered as the model writes."""
@@ -127,6 +173,10 @@ class Split:
 def domain_of(record: Record) -> str:
     """Of a record of IG3D-Synth, whose ids name it."""
     return record.image_id.rsplit("/", 1)[1].split("-")[0]
+
+
+def _map_of(row: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(row["instance_map"]["bytes"])))
 
 
 def _changed(condition: Condition, record: Record) -> Record:

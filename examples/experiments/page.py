@@ -39,8 +39,8 @@ not known to us; "as the paper says" means that a part of its design helps.
 
 - `make experiments` runs everything; `python examples/experiments/run.py plan` says what that takes, and
   `python examples/experiments/run.py NAME` runs one. Interrupted runs go on.
-- acc@0.25 and acc@0.5 are shares of phrases whose box has an exact oriented 3D IoU above that, mean_iou its mean; the
-  median depth error is in percent of the true depth.
+- acc@0.25 and acc@0.5 are shares of phrases (or objects) whose box has an exact oriented 3D IoU above that, mean_iou
+  is its mean; the median depth error is in percent of the true depth.
 - In parentheses: 95 % percentile bootstrap intervals over pictures, and over seeds where there are several; behind ±:
   the standard deviation over seeds. Differences are paired. A difference whose interval holds 0 is not decided. No
   correction for the number of comparisons is made.
@@ -132,11 +132,9 @@ def _budgets(training: dict) -> str:
     """Budgets, with arms of the same one together."""
     by_budget = {}
     for arm, one in training.items():
-        stages = "; ".join(
-            f"{stage} {given['steps']} steps of {given['batch']} pictures"
-            + (f" with up to {given['turns']} turns" if given["turns"] else "")
-            for stage, given in one["stages"].items()
-        )
+        given = one["budget"]
+        stages = f"{given['steps']} steps of {given['batch']} pictures ({given['stage']})"
+        stages += f" with up to {given['turns']} turns each" if given["turns"] else ""
         seeds = ", ".join(map(str, one["seeds"]))
         pictures = f"{one['base']['pictures']} pictures to learn from, commit {', '.join(one['commits'])}"
         by_budget.setdefault(f"{stages}; seeds {seeds}; {pictures}", []).append(f"`{arm}`")

@@ -25,7 +25,7 @@ from pathlib import Path
 import datasets
 import torch
 import transformers
-from arms import ARMS, COST, STAGES, STARTS, Arm, budget, steps_of, train_arm
+from arms import ARMS, BATCH, COST, STAGES, STARTS, Arm, budget, steps_of, train_arm
 from asked import geometry, open_vocabulary, prompts, robustness
 from common import Experiment, Place, fingerprint
 from evaluations import SYNTHETIC_DOMAINS
@@ -162,7 +162,7 @@ def make_page(results: Path) -> None:
 def make_data(place: Place) -> None:
     """The test splits."""
     frames = ",".join(f"{split}:{place.pictures}" for split in SPLITS)
-    source = open_source("synth", None, frames=frames, long_side=LONG_SIDE, seed=TEST_SEED)
+    source = open_source("synth", None, frames=frames, long_side=LONG_SIDE, masks=True, seed=TEST_SEED)
     build(source, place.data, max_turns=12, num_proc=os.cpu_count() or 1)
 
 
@@ -254,13 +254,14 @@ def plan(place: Place) -> str:
     for name, one in EXPERIMENTS.items():
         lines.append(f"{one.number}: {one.title} ({name})")
         for arm, seeds in one.arms.items():
-            stages = " + ".join(f"{stage} {steps_of(stage, place.scale)} steps" for stage in STARTS[ARMS[arm].start])
+            stage = STARTS[ARMS[arm].start]
+            steps = f"{stage} {steps_of(stage, place.scale)} steps"
             new = [seed for seed in seeds if (arm, seed) not in counted]
             counted |= {(arm, seed) for seed in new}
             minutes = len(new) * seconds_of(place, arm) / 60
             total += minutes
             shared = "" if len(new) == len(seeds) else ", shared with the above"
-            lines.append(f"    {arm:14s} {stages}, seeds {', '.join(map(str, seeds))}: {minutes:.0f} min{shared}")
+            lines.append(f"    {arm:14s} {steps}, seeds {', '.join(map(str, seeds))}: {minutes:.0f} min{shared}")
         if not one.arms:
             lines.append(f"    asks the checkpoint: {SECONDS_TO_EVALUATE / 60:.0f} min")
             total += SECONDS_TO_EVALUATE / 60
@@ -271,12 +272,12 @@ def plan(place: Place) -> str:
 def seconds_of(place: Place, name: str) -> float:
     """What one arm takes, answers included."""
     start = ARMS[name].start
-    stages = {stage: place.scale * STAGES[stage].pictures * STAGES[stage].seconds for stage in STARTS[start]}
+    stage = STARTS[start]
+    seconds_per_step = STAGES[stage].seconds * BATCH
     path = place.arm(name, 0) / "model" / COST
-    if path.is_file() and (measured := json.loads(path.read_text())["seconds_per_step"]):
-        last = STARTS[start][-1]
-        stages[last] = measured * steps_of(last, place.scale)
-    return sum(stages.values()) + len(splits_of(name)) * SECONDS_TO_ANSWER[start]
+    if path.is_file():
+        seconds_per_step = json.loads(path.read_text())["seconds_per_step"] or seconds_per_step
+    return seconds_per_step * steps_of(stage, place.scale) + len(splits_of(name)) * SECONDS_TO_ANSWER[start]
 
 
 def provenance(place: Place) -> dict:

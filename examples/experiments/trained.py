@@ -10,7 +10,7 @@ import torch
 from answers import Asked, Grounder
 from arms import ARMS, COST, budget, load
 from common import HEADLINE, Experiment, Place, expect, row, table
-from evaluations import SYNTHETIC_DOMAINS, Split, domain_of, split_of
+from evaluations import SYNTHETIC_DOMAINS, domain_of, split_of
 from measure import Numbers, estimate, grounding, of_statistics
 
 from llmi3d import LLMI3DProcessor
@@ -27,11 +27,12 @@ LATENCY_QUESTIONS, WARM_UP = 20, 3
 
 
 def mining(place: Place) -> dict:
-    """What each part of Spatial-Enhanced Local Feature Mining is good for. Each arm is trained from nothing, towers
-    included, so that none has to unlearn what it lacks. Without the CNN branch the ViT's tokens are all there is,
-    and the depth map, which is read off the CNN, goes with it. Without the depth branch there is no depth map,
-    neither in the attention nor as a source of depth. Without cross-branch attention each token gets the plain mean
-    of its window.
+    """What each part of Spatial-Enhanced Local Feature Mining is good for. Each arm is trained from nothing, on
+    dense labels alone, so that none has to unlearn what it lacks and all of the budget goes into seeing. It is
+    asked for every object that can be seen, at the visual token that shows most of it: without words, so that what
+    is found is what mining finds. Without the CNN branch the ViT's tokens are all there is, and the depth map,
+    which is read off the CNN, goes with it. Without the depth branch there is no depth map, neither in the
+    attention nor as a source of depth. Without cross-branch attention each token gets the plain mean of its window.
     """
     names = {
         "full": "full",
@@ -138,7 +139,8 @@ def latency(place: Place, names: Sequence[str]) -> dict[str, float]:
 def virtual_depth(place: Place) -> dict:
     """Depth in one virtual camera against depth in metres. The second arm is trained as if every picture had been
     taken with the virtual focal length: the network must say metres without knowing the lens. Its answers keep
-    their z and their pixels, and get x and y from the true K. Both arms are trained from nothing.
+    their z and their pixels, and get x and y from the true K. Both arms are trained from nothing on dense labels,
+    and asked as in 1.
     """
     names = {"full": "virtual depth", "metric_depth": "metric depth (no virtual camera)"}
     subsets = {"all domains": lambda record: True} | {
@@ -219,21 +221,23 @@ def grounder_of(place: Place, name: str, seed: int) -> Grounder:
 
 def answer_arm(place: Place, name: str, seed: int, splits: Sequence[str]) -> None:
     """Asks a trained arm everything that experiments want to know of it."""
-    grounder = None
-    for split in splits:
-        path = place.arm(name, seed) / f"{split}.jsonl"
-        if not path.is_file():
-            grounder = grounder or grounder_of(place, name, seed)
-            text_split(place, split, name).answered(grounder, path)
+    left = [split for split in splits if not (place.arm(name, seed) / f"{split}.jsonl").is_file()]
+    grounder = grounder_of(place, name, seed) if left else None
+    for split in left:
+        arm_records(place, name, seed, split, grounder)
 
 
-def text_split(place: Place, split: str, name: str) -> Split:
-    """What an arm is asked of a split: arms of the base, some of which write at length, half of the pictures."""
-    return split_of(place.data, split, place.pictures // 2 if ARMS[name].start == "base" else place.pictures)
+def arm_records(
+    place: Place, name: str, seed: int, split: str = "test", grounder: Grounder | None = None
+) -> list[Record]:
+    """What an arm answered: arms from nothing at the objects' places, arms of the base to phrases.
 
-
-def arm_records(place: Place, name: str, seed: int, split: str = "test") -> list[Record]:
-    return text_split(place, split, name).answered(None, place.arm(name, seed) / f"{split}.jsonl")
+    The latter, some of which write at length, are asked on half of the pictures.
+    """
+    path = place.arm(name, seed) / f"{split}.jsonl"
+    if ARMS[name].start == "nothing":
+        return split_of(place.data, split, place.pictures).looked_at(grounder, path)
+    return split_of(place.data, split, place.pictures // 2).answered(grounder, path)
 
 
 def trained(place: Place, experiment: Experiment) -> dict:
@@ -243,7 +247,7 @@ def trained(place: Place, experiment: Experiment) -> dict:
         records = [json.loads((place.arm(name, seed) / "arm.json").read_text()) for seed in seeds]
         found[name] = {
             "seeds": list(seeds),
-            "stages": budget(ARMS[name], place.scale),
+            "budget": budget(ARMS[name], place.scale),
             "base": records[0]["base"],
             "commits": sorted({one["commit"] for one in records}),
             "machines": sorted({one["machine"] for one in records}),

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,6 +158,36 @@ def test_metric_depth_is_read_as_metres_in_the_same_pixels(experiments, chain, a
         [camera] = processor.image_processor([one.image], intrinsics=[one.intrinsics.tolist()]).cameras
         factor = camera.network_intrinsics()[1, 1] / processor.virtual_focal_length
         torch.testing.assert_close(a[:, 2], b[:, 2] * factor)
+
+
+def test_objects_are_looked_at_where_they_are_seen(experiments, chain, asked):
+    """Cells by hand: the heads' answer at one cell of one picture, whatever else is asked beside it."""
+    model, processor = chain
+    grounder = experiments.answers.Grounder(model, processor)
+    grid, canvas = model.config.image_grid_size, model.config.high_res_image_size
+    width, height = asked[0].image.size  # 320x200, letterboxed: bars above and below
+    shown = np.zeros((height, width), np.uint8)
+    shown[30:60, 300:320] = 2  # right, above the middle
+    shown[100:140, 0:8] = 1  # left, in the middle
+    shown[0, 0] = 1
+    cells = grounder.cells_of(shown, asked[0].intrinsics, [0, 1])
+    bar = (canvas - height * canvas / width) / 2
+    rows = [int((bar + y * canvas / width) * grid / canvas) for y in (120, 45)]
+    assert cells == [rows[0] * grid, rows[1] * grid + grid - 1]
+    looks = [replace(asked[0], cells=tuple(cells)), replace(asked[1], cells=(3,))]
+    found = grounder.look(looks)
+    assert [len(one) for one in found] == [2, 1]
+    pixels = processor.image_processor(
+        [asked[0].image], intrinsics=[asked[0].intrinsics.tolist()], return_tensors="pt"
+    )
+    with torch.no_grad():
+        image = model.get_image_features(**pixels)
+        states = image.pooler_output[:, cells[1] : cells[1] + 1]
+        raw = model.box_head(states, torch.ones(1, 1, dtype=torch.bool), image.depth_logits)
+    [want] = processor.post_process_grounding_3d(SimpleNamespace(boxes_3d=raw), pixels.cameras)
+    [box] = found[0][1]["boxes"]
+    np.testing.assert_allclose(box["center"], want["centers"][0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(box["size"], want["sizes"][0], rtol=1e-3, atol=1e-4)
 
 
 def test_questions_are_answered_in_words(experiments, chain, asked):
