@@ -16,9 +16,9 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 # Threads that wait do not keep a core from others.
 export OMP_WAIT_POLICY=PASSIVE
 
-# 28,000 pictures of four domains to learn from, 1,000 of another seed to be judged by; 320 pixels along the longer side.
-"$PYTHON" -m llmi3d data build synth --out "$OUT/train" --option frames=train:28000 --option long_side=320 \
-    --option masks=true --option seed=0 --max-turns 12 --num-proc "$PROCESSES"
+# 14,000 pictures of four domains to learn from (and 400 to watch), 1,000 of another seed to be judged by; 320 pixels along the longer side.
+"$PYTHON" -m llmi3d data build synth --out "$OUT/train" --option frames=train:14000,validation:400 --option long_side=320 \
+    --option masks=true --option seed=0 --max-turns 12 --rows-per-shard 250 --num-proc "$PROCESSES"
 "$PYTHON" -m llmi3d data build synth --out "$OUT/test" --option frames=test:1000 --option long_side=320 \
     --option masks=true --option seed=1 --max-turns 10 --num-proc "$PROCESSES"
 

@@ -100,12 +100,14 @@ class DenseCollator(PackedCollator):
     Args:
         cells: sampled of each picture.
         words: whether the batch holds conversations; else pixels and dense labels alone.
+        unordered: share of the cells whose corners are judged as a set of points, as those of symmetric objects are.
+            Which end is the front is the last thing that is learned, and until then it pulls every box both ways.
         kwargs: of `PackedCollator`.
     """
 
-    def __init__(self, *args, cells: int = 12, words: bool = True, **kwargs):
+    def __init__(self, *args, cells: int = 12, words: bool = True, unordered: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.cells, self.with_words = cells, words
+        self.cells, self.with_words, self.unordered = cells, words, unordered
 
     def __call__(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         scene = self.scene(records)
@@ -132,11 +134,13 @@ class DenseCollator(PackedCollator):
         names = torch.nn.utils.rnn.pad_sequence(names, batch_first=True).long()
         whose = (which + 1).masked_fill(~mask, 0)
         names = names.gather(1, whose[..., None].expand(-1, -1, names.shape[-1]))
+        targets = {**self.targets(scene, which, mask), **self.painted(scene)}
+        targets["symmetric"] = targets["symmetric"] | (torch.rand(mask.shape) < self.unordered)
         return {
             "cells": cells,
             "names": names,
             "shows_object": shown != NOTHING,
-            "targets": {**self.targets(scene, which, mask), **self.painted(scene)},
+            "targets": targets,
         }
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Makes the tokenizer, a new model, and the training rows as the collator wants them.
+"""Makes the tokenizer, and the training rows as the collator wants them; also says what a new model looks like.
 
 python examples/tiny/prepare.py --data DATA --out OUT
 """
@@ -62,9 +62,9 @@ def build_tokenizer(texts) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditionalGeneration, LLMI3DProcessor]:
+def build_config(tokenizer: PreTrainedTokenizerFast) -> LLMI3DConfig:
     """The paper's shape in small: 16x16 visual tokens, each over a window of 4x4 cells of the CNN at 256 pixels."""
-    config = LLMI3DConfig(
+    return LLMI3DConfig(
         text_config={
             "model_type": "llama",
             "vocab_size": len(tokenizer),
@@ -109,6 +109,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditiona
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         box_3d_token_id=tokenizer.convert_tokens_to_ids("<|box_3d|>"),
     )
+
+
+def build_model(config: LLMI3DConfig) -> LLMI3DForConditionalGeneration:
+    """A new model, its weights drawn for training from nothing."""
     model = LLMI3DForConditionalGeneration(config)
     with torch.no_grad():
         for module in model.model.high_res_tower.modules():
@@ -124,7 +128,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> tuple[LLMI3DForConditiona
             # At first every layer passes on what it gets, so that boxes are read from its last one as from its first.
             nn.init.zeros_(layer.self_attn.o_proj.weight)
             nn.init.zeros_(layer.mlp.down_proj.weight)
-    return model, LLMI3DProcessor.for_model(config, tokenizer)
+    return model
 
 
 def sine_positions(grid: int, dim: int) -> torch.Tensor:
@@ -196,7 +200,7 @@ def _words_turn(question: str, answer: str) -> dict:
 
 
 def prepare(data: Path, out: Path, num_proc: int = 2) -> None:
-    """Tokenizer, new model, and the training rows as the collator wants them."""
+    """Tokenizer and processor, and the training rows as the collator wants them."""
     if (out / "prepared").is_dir():
         return
     set_seed(SEED)
@@ -207,12 +211,11 @@ def prepare(data: Path, out: Path, num_proc: int = 2) -> None:
         for turn in (*turns_of(row), *pretraining_turns(row)):
             texts += [turn["question"] + " ", turn["answer"].replace("<box_3d>", "")]
     tokenizer = build_tokenizer(texts)
-    model, processor = build_model(tokenizer)
+    processor = LLMI3DProcessor.for_model(build_config(tokenizer), tokenizer)
     vocabularies = _vocabularies(sample)
-    model.save_pretrained(out / "new")
     processor.save_pretrained(out / "processor")
     (out / "names.json").write_text(json.dumps(vocabularies))
-    print(f"{len(tokenizer)} tokens, {model.num_parameters():,} parameters, {len(rows)} pictures")
+    print(f"{len(tokenizer)} tokens, {len(rows)} pictures")
 
     packed = rows.cast_column("image", datasets.Image(decode=False)).map(
         PackRow(processor, vocabularies),

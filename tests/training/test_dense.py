@@ -197,3 +197,13 @@ def test_the_dense_loss_is_that_of_the_boxes_at_the_image_tokens(new_chain, reco
     assert "dense_loss" not in plain
     # The same first batch: what is new is the dense loss alone.
     assert dense["loss"] == pytest.approx(plain["loss"] + 2 * dense["dense_loss"], rel=1e-4)
+
+
+def test_a_share_of_the_boxes_is_judged_without_a_front(records):
+    packer, made = records
+    shares = [
+        DenseCollator(packer, cells=400, words=False, unordered=share)(made[:1])["dense"]["targets"]["symmetric"]
+        for share in (0.0, 0.5)
+    ]
+    assert not shares[0].any()
+    assert 0.4 < shares[1].float().mean() < 0.6
