@@ -300,10 +300,10 @@ def machine() -> str:
     if cpuinfo.is_file():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    device = torch.accelerator.current_accelerator()
-    where = f"{os.cpu_count()} cores of {model}" + (f" with {device}" if device else "")
+    device = f" with {torch.accelerator.current_accelerator()}" if torch.accelerator.is_available() else ""
+    where = f"{os.cpu_count()} cores of {model}{device}, threads {torch.get_num_threads()}"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return f"{where}, {torch.get_num_threads()} threads, {versions}"
+    return f"{where}, {versions}"
 
 
 def commit() -> str:
