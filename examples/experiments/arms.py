@@ -109,7 +109,7 @@ class Stage:
 
 
 STAGES = {
-    "towers": Stage(26_000, 2e-3, seconds=0.04),
+    "towers": Stage(23_000, 2e-3, seconds=0.045),
     "tune": Stage(8_000, 1e-3, turns=4, seconds=0.065),
 }
 # The stage of each start.
