@@ -86,14 +86,14 @@ class LLMI3DCausalLMOutputWithPast(ModelOutput):
         loss: language-modelling loss, when `labels` are given. The 3D loss belongs to `llmi3d.training.losses`.
         logits: [B, T, vocabulary].
         boxes_3d: raw answers of the 3D heads at the query tokens of `input_ids`, in network units.
-        past_key_values, hidden_states, attentions: as in every causal language model.
+        cache, hidden_states, attentions: as in every causal language model.
         image_hidden_states: [I, N, C].
         depth_logits: [I, D + 1, H, W], object-level depth map.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     image_hidden_states: Tensor | None = None
@@ -146,7 +146,7 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache"]
     _no_split_modules = ["FeatureMining", "Box3DHead"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -305,7 +305,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         high_res_pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -339,13 +339,13 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
         return LLMI3DModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=image_features,
@@ -396,7 +396,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         high_res_pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -417,7 +417,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
             high_res_pixel_values=high_res_pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
@@ -436,7 +436,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         return LLMI3DCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,

@@ -133,14 +133,14 @@ class GenerationTesterMixin:
             text = {name: inputs[name][:, -3:] for name in ("input_ids", "attention_mask")}
             self._assert_same(model.generate(**text), model.generate(**text, use_cache=False))
 
-    def test_generate_continues_from_past_key_values(self):
+    def test_generate_continues_from_a_cache(self):
         for model, inputs in self._generative_models():
             whole = model.generate(**inputs)
             first = model.generate(**inputs, max_new_tokens=2)
             rest = {
                 "input_ids": first.sequences,
                 "attention_mask": torch.ones_like(first.sequences),
-                "past_key_values": first.past_key_values,
+                "cache": first.cache,
             }
             second = model.generate(**rest, max_new_tokens=NEW_TOKENS - 2)
             self.assertEqual(whole.sequences.tolist(), second.sequences.tolist())
