@@ -73,7 +73,7 @@ def geometry(place: Place) -> dict:
 
 def open_vocabulary(place: Place) -> dict:
     """The finished checkpoint on things that it was never shown: categories held out altogether, whose names it has
-    not even read, and known categories in colours that they never had in training.
+    read only where something is absent, and known categories in colours that they never had in training.
     """
     asker = Asker(place)
     split = place.split("novel")
