@@ -16,11 +16,12 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 # Threads that wait do not keep a core from others.
 export OMP_WAIT_POLICY=PASSIVE
 
-# 14,000 pictures of four domains to learn from (and 400 to watch), 1,000 of another seed to be judged by; 320 pixels along the longer side.
-"$PYTHON" -m llmi3d data build synth --out "$OUT/train" --option frames=train:14000,validation:400 --option long_side=320 \
-    --option masks=true --option seed=0 --max-turns 12 --rows-per-shard 250 --num-proc "$PROCESSES"
-"$PYTHON" -m llmi3d data build synth --out "$OUT/test" --option frames=test:1000 --option long_side=320 \
-    --option masks=true --option seed=1 --max-turns 10 --num-proc "$PROCESSES"
+# 14,000 pictures of four domains to learn from, 320 pixels along the longer side; others, of another seed, to be judged by.
+"$PYTHON" -m llmi3d data build synth --out "$OUT/train" --option frames=train:14000,validation:400 \
+    --option long_side=320 --option masks=true --max-turns 12 --rows-per-shard 250 --num-proc "$PROCESSES"
+"$PYTHON" -m llmi3d data build synth --out "$OUT/test" \
+    --option frames=test:1000,novel:400,camera:400,dense:240,far:240 --option long_side=320 --option seed=1000 \
+    --max-turns 12 --rows-per-shard 100 --num-proc "$PROCESSES"
 
 "$PYTHON" examples/tiny/prepare.py --data "$OUT/train" --out "$OUT" --num-proc "$PROCESSES"
 for stage in towers pretrain align finetune; do

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor
 from llmi3d.training.ig3d.dataset import load_split
-from llmi3d.training.ig3d.schema import image_size
+from llmi3d.training.ig3d.schema import IG3D_FEATURES, image_size
 from llmi3d.training.metrics.answers import answer_is_right
 from llmi3d.training.metrics.bootstrap import Statistic, interval, resample_weights
 from llmi3d.training.metrics.grounding import UNITS, question_values
@@ -35,7 +35,7 @@ ABSTENTION = ("abstention_precision", "abstention_recall", "abstention_f1")
 def evaluate(data: Path, out: Path, card: Path, limit: int | None) -> None:
     """Grounding by one pass; the same with the answer left to the model (refusals); questions in words."""
     rows = load_split(data, "test")
-    rows = rows.select(range(min(limit or len(rows), len(rows))))
+    rows = rows.select(range(0, len(rows), max(1, len(rows) // (limit or len(rows)))))  # of all domains, in order
     protocol = get_protocol("ig3d-synth")
     groupings = (*protocol.groupings, Grouping("domain"))
     for mode, options in (("direct", {}), ("generate", {"max_new_tokens": 16})):
@@ -69,7 +69,7 @@ def evaluate_answers(rows, card: Path, batch_size: int = 32) -> dict:
     model = LLMI3DForConditionalGeneration.from_pretrained(card).eval()
     processor = LLMI3DProcessor.from_pretrained(card)
     asked = []
-    for index, row in enumerate(rows.remove_columns(["image", "instance_map"])):
+    for index, row in enumerate(rows.select_columns([name for name in IG3D_FEATURES if name != "image"])):
         for turn, task, meaning in zip(turns_of(row), row["task"], row["meanings"], strict=True):
             if task == "vqa":
                 asked.append({**turn, "index": index, "image_id": row["image_id"], "meaning": meaning})

@@ -58,7 +58,7 @@ STAGES = {
     "towers": Stage(epochs=2.4, learning_rate=1.5e-3, end=0.1),
     "pretrain": Stage(epochs=0.6, learning_rate=1e-3, turns=10, dense=1.0, end=0.3),
     "align": Stage(epochs=0.04, learning_rate=5e-4, turns=10, dense=1.0, end=0.5),
-    "finetune": Stage(epochs=1.0, learning_rate=1e-3, turns=10, dense=0.5, end=0.01),
+    "finetune": Stage(epochs=0.66, learning_rate=1e-3, turns=10, dense=0.5, end=0.01),
 }
 
 
@@ -133,7 +133,8 @@ def finetune(out: Path, scale: float) -> None:
         return
     set_seed(SEED)
     model = load(out / "align" / "model")
-    new = ("feature_mining", "multi_modal_projector", "box_head", "lm_head")
+    # The towers too: the short first stage leaves them much to learn.
+    new = ("vision_tower", "high_res_tower", "feature_mining", "multi_modal_projector", "box_head", "lm_head")
     model = get_peft_model(model, lora_config(model, rank=64, alpha=64, train=new))
     words_stage(out, "finetune", model, scale, "finetune")
     model.merge_and_unload().save_pretrained(done)

@@ -1,8 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """What every converter offers: the ids of a download's pictures, and the scene of each.
 
-A scene is an IG3D row (`schema`) before anything is said about it: `image` (a path, or {"path", "bytes"}), `image_id`, `source`, `split`,
-`intrinsics`, `objects`, and where they hold
+A scene is an IG3D row (`schema`) before anything is said about it: `image` (a path, or {"path", "bytes"}), `image_id`,
+`source`, `split`, `intrinsics`, `objects`, and where they hold
     phrases     the source's own expressions, a list of {"phrase", "objects" (ids)} with `kind` where known
     complete    false where the picture is known to show objects that have no label: nothing is then counted or called
                 absent
