@@ -13,9 +13,8 @@ $(VENV)/installed: setup.py pyproject.toml
 
 install: $(VENV)/installed
 
-# For a picture of your own: make demo ARGS='photo.jpg --prompt "the red mug" --fov 65'
 demo: install
-	$(BIN)/python examples/demo.py $(ARGS)
+	$(BIN)/python examples/finetune_kitti.py --out outputs/demo
 
 test: install
 	$(BIN)/python -m pytest

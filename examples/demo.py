@@ -21,7 +21,7 @@ from transformers import pipeline
 
 import llmi3d  # noqa: F401 (registers the pipeline)
 from llmi3d.processing.geometry_llmi3d import box_corners
-from llmi3d.processing.visualize import draw_answer
+from llmi3d.processing.visualize import draw_answer, montage
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE.parent / "model_cards" / "llmi3d-tiny"
@@ -106,22 +106,6 @@ def llmi3d_image(path: str) -> Image.Image:
     return ImageOps.exif_transpose(load_image(path)).convert("RGB")
 
 
-def montage(paths: list[Path], width: int = 1400) -> Image.Image:
-    """Pictures in two columns, each as high as its own aspect asks for."""
-    column, gap = (width - 12) // 2, 12
-    heights, placed = [0, 0], []
-    for path in paths:
-        with Image.open(path) as image:
-            shown = image.convert("RGB").resize((column, round(image.height * column / image.width)))
-        side = heights.index(min(heights))
-        placed.append((shown, side * (column + gap), heights[side]))
-        heights[side] += shown.height + gap
-    sheet = Image.new("RGB", (width, max(heights) - gap), (30, 34, 40))
-    for shown, x, y in placed:
-        sheet.paste(shown, (x, y))
-    return sheet
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="*", help="your own; without any, the shipped ones")
@@ -129,7 +113,7 @@ def main() -> None:
     parser.add_argument("--intrinsics", help="fx,fy,cx,cy in pixels, of all your pictures")
     parser.add_argument("--fov", type=float, help="horizontal field of view, degrees")
     parser.add_argument("--checkpoint", default=str(CHECKPOINT))
-    parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/rendered"))
     options = parser.parse_args()
     if options.pictures and not options.prompt:
         sys.exit("--prompt: got none; say what to find in your pictures.")
@@ -150,7 +134,8 @@ def main() -> None:
         results = [shipped_picture(ground, entry, options.out) for entry in entries]
         ious = [one["iou"] for result in results for one in result["found"]]
         print(f"\nAcc@0.25 {sum(iou > 0.25 for iou in ious) / len(ious):.2f} over {len(ious)} phrases")
-        montage([options.out / f"{Path(entry['image']).stem}.png" for entry in entries]).save(options.out / "all.png")
+        drawn = [Image.open(options.out / f"{Path(entry['image']).stem}.png") for entry in entries]
+        montage(drawn).save(options.out / "all.png")
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(f"{time.perf_counter() - start:.0f} s   pictures and results.json: {options.out}")
 

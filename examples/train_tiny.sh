@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes model_cards/llmi3d-tiny from nothing: renders the data, trains in four stages, evaluates, writes the card.
 #
-#   bash examples/train_tiny.sh            # some two and a half hours on two CPU cores; less where there are more
+#   bash examples/train_tiny.sh            # some two hours on two CPU cores
 #   OUT=/somewhere bash examples/train_tiny.sh
 #
 # Give the same command again after an interruption: finished steps are passed over, the others go on.
@@ -28,4 +28,4 @@ for stage in towers pretrain align finetune; do
     "$PYTHON" examples/tiny/train.py $stage --out "$OUT"
 done
 "$PYTHON" examples/tiny/train.py export --out "$OUT" --card "$CARD"
-"$PYTHON" examples/tiny/evaluate.py --data "$OUT/test" --out "$OUT" --card "$CARD"
+"$PYTHON" examples/tiny/evaluate.py --data "$OUT/test" --out "$OUT" --card "$CARD" --limit 200

@@ -187,6 +187,27 @@ def draw_answer(image: Image.Image, answer: dict, ground_truth=()) -> Image.Imag
     return page
 
 
+def montage(images: list[Image.Image], width: int = 1400, gap: int = 12) -> Image.Image:
+    """Pictures in two columns, each as high as its own aspect asks for; the next one goes where there is most room.
+
+    Args:
+        images: at least one.
+        width: of the whole, pixels.
+        gap: between pictures, pixels.
+    """
+    column = (width - gap) // 2
+    heights, placed = [0, 0], []
+    for image in images:
+        shown = image.convert("RGB").resize((column, round(image.height * column / image.width)))
+        side = heights.index(min(heights))
+        placed.append((shown, side * (column + gap), heights[side]))
+        heights[side] += shown.height + gap
+    sheet = Image.new("RGB", (width, max(heights) - gap), BACKGROUND)
+    for shown, x, y in placed:
+        sheet.paste(shown, (x, y))
+    return sheet
+
+
 def _color(index: int) -> tuple[int, int, int]:
     return PALETTE[index % len(PALETTE)]
 

@@ -1,5 +1,6 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Renders the pictures of this folder, two of each domain of IG3D-Synth, with their truth in pictures.json.
+"""Renders the pictures of this folder, two of each domain of IG3D-Synth, with their truth in pictures.json, and draws
+the true boxes of some in docs/images/synthetic.jpg.
 
     python examples/pictures/render.py
 
@@ -10,6 +11,9 @@ question with its answer, all from the expression generator.
 import json
 from pathlib import Path
 
+from PIL import Image
+
+from llmi3d.processing.visualize import draw_boxes, montage
 from llmi3d.training.ig3d.expressions import make_conversation
 from llmi3d.training.ig3d.synthetic.source import Synthetic
 
@@ -17,6 +21,7 @@ SEED = 77
 NAMES = ("indoor-000020", "indoor-000012", "driving-000041", "driving-000005", "surround-000022", "surround-000038")
 NAMES += ("objects-000019", "objects-000027")
 MOST_PHRASES = 6
+SHOWN = ("indoor-000020", "driving-000041", "surround-000022", "driving-000005", "indoor-000012", "surround-000038")
 
 
 def describe(source: Synthetic, frame) -> dict:
@@ -59,6 +64,11 @@ def main() -> None:
         print(name, [one["phrase"] for one in pictures[-1]["phrases"]])
     lines = ",\n".join(json.dumps(one) for one in pictures)
     (folder / "pictures.json").write_text(f"[\n{lines}\n]\n")
+    shown = [one for name in SHOWN for one in pictures if one["image"] == f"{name}.jpg"]
+    drawn = [draw_boxes(Image.open(folder / one["image"]), one["boxes"], one["intrinsics"]) for one in shown]
+    images = folder.parents[1] / "docs" / "images"
+    images.mkdir(exist_ok=True)
+    montage(drawn).save(images / "synthetic.jpg", quality=85)
 
 
 if __name__ == "__main__":

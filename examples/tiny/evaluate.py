@@ -147,6 +147,14 @@ def write_card(out: Path, card: Path) -> None:
                 for name, one in log["stages"].items()
             ],
         ),
+        "curve": table(
+            ("pictures seen", "IoU above 0.25 (%)"),
+            [
+                (f"{int(one['step'] * log['batch_size']):,}", say(one["box_acc_25"]))
+                for one in log["stages"]["towers"]["log"]
+                if "box_acc_25" in one
+            ],
+        ),
         "metrics": table(("metric", "value", "95% interval", "over"), [estimate_row(*one) for one in metrics]),
         **{
             name: table(

@@ -16,6 +16,7 @@ from llmi3d.processing.visualize import (
     draw_answer,
     draw_birds_eye_view,
     draw_boxes,
+    montage,
 )
 
 INTRINSICS = [[520.0, 0.0, 310.0], [0.0, 540.0, 250.0], [0.0, 0.0, 1.0]]
@@ -300,3 +301,12 @@ def test_real_boxes_are_drawn_on_real_frames(samples):
         lows_highs = torch.tensor([entry["box_2d"] for entry in row["objects"]])
         wanted = [*lows_highs[:, :2].amin(0).tolist(), *lows_highs[:, 2:].amax(0).tolist()]
         assert changed_box(image, drawn) == pytest.approx(wanted, abs=4)
+
+
+def test_montage_holds_every_picture():
+    sizes = ((400, 300), (300, 400), (800, 200))
+    images = [Image.new("RGB", size, (255 - i, 0, 0)) for i, size in enumerate(sizes)]
+    sheet = montage(images, width=612)
+    counts = {color: count for count, color in sheet.getcolors(100)}
+    assert sheet.width == 612
+    assert [counts[255 - i, 0, 0] for i in range(3)] == [300 * 225, 300 * 400, 300 * 75]

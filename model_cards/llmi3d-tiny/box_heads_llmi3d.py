@@ -1,0 +1,201 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""3D Query Token-Derived Info Decoding: the 3D heads, the three sources of depth and their fusion.
+
+Everything is in the units of the network: pixels of the network frame and virtual metres. No camera enters.
+
+Shapes: B samples, Q query tokens of a sample (padded), C channels of the language model, D depth bins.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from .configuration_llmi3d import LLMI3DConfig
+from .feature_mining_llmi3d import depth_bin_centers
+
+# Order of the last dimension of everything that is kept a depth source.
+DEPTH_SOURCES = ("regression", "height", "map")
+
+
+@dataclass
+class Box3DHeadOutput(ModelOutput):
+    """Raw answers of the 3D heads, float32, in network units.
+
+    Attributes:
+        mask: bool [B, Q], False where Q is padding.
+        center_2d_px: [B, Q, 2], projected 3D centre, network pixels; may lie outside the picture.
+        box_2d_px: [B, Q, 4], amodal 2D box (x_min, y_min, x_max, y_max), network pixels.
+        log_depths: [B, Q, 3], log virtual depth by each of `DEPTH_SOURCES`.
+        depth_log_scales: [B, Q, 3], log of the Laplace scale of each source's error in log depth.
+        depth_weights: [B, Q, 3], share of each source in the fused depth; 0 for sources that are switched off.
+        depth_virtual: [B, Q], fused depth, virtual metres.
+        size: [B, Q, 3] = (length, height, width), metres.
+        rotation_6d: [B, Q, 6], rotation as seen along the ray to the centre (allocentric), its first two columns.
+        score_logits: [B, Q]; their sigmoid is the predicted 3D IoU.
+    """
+
+    mask: Tensor | None = None
+    center_2d_px: Tensor | None = None
+    box_2d_px: Tensor | None = None
+    log_depths: Tensor | None = None
+    depth_log_scales: Tensor | None = None
+    depth_weights: Tensor | None = None
+    depth_virtual: Tensor | None = None
+    size: Tensor | None = None
+    rotation_6d: Tensor | None = None
+    score_logits: Tensor | None = None
+
+
+def gather_queries(hidden_states: Tensor, is_query: Tensor) -> tuple[Tensor, Tensor]:
+    """Collects the states at the query tokens, padded to the largest number in the batch, and to 1 at least.
+
+    The one padded row keeps the heads in the graph when a batch has no query, so that no process of a distributed run
+    waits for gradients that never come.
+
+    Args:
+        hidden_states: [B, T, C].
+        is_query: bool [B, T].
+
+    Returns:
+        (states [B, Q, C], mask bool [B, Q]).
+    """
+    counts = is_query.sum(-1)
+    num_queries = max(int(counts.max()), 1)
+    # Positions of the queries come first, in order: a stable sort of "is no query".
+    positions = is_query.logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices[:, :num_queries]
+    states = hidden_states.gather(1, positions[..., None].expand(-1, -1, hidden_states.shape[-1]))
+    return states, torch.arange(num_queries, device=counts.device) < counts[:, None]
+
+
+def read_depth_map(depth_logits: Tensor, center_2d_px: Tensor, bin_centers: Tensor, image_size: int) -> Tensor:
+    """Expected log virtual depth of the object-level depth map at the projected centres.
+
+    Args:
+        depth_logits: [B, D + 1, H, W]; the last bin is background and is left out.
+        center_2d_px: [B, Q, 2], network pixels; centres outside the picture read its border.
+        bin_centers: [D], log virtual metres.
+        image_size: side of the network frame, pixels.
+
+    Returns:
+        [B, Q], log virtual metres.
+    """
+    grid = (2 * center_2d_px / image_size - 1)[:, :, None]
+    # Read logits rather than expected depths: an average of depths across an object's border is nobody's depth.
+    logits = F.grid_sample(depth_logits[:, :-1], grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return torch.einsum("bdq,d->bq", logits.squeeze(-1).softmax(1), bin_centers)
+
+
+def fuse_depths(log_depths: Tensor, log_scales: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse-variance average in log depth: (log depth [...], weights [..., 3]).
+
+    Args:
+        log_depths, log_scales: [..., 3].
+        available: bool [3]; the others get no weight.
+    """
+    weights = (-2 * log_scales).masked_fill(~available, -math.inf).softmax(-1)
+    return (weights * log_depths).sum(-1), weights
+
+
+class TrunkLinear(nn.Linear):
+    """A hidden layer of the heads, initialised by its width (see `_init_weights`)."""
+
+
+class AnswerLinear(nn.Linear):
+    """The last layer of a head, whose bias starts at a sensible answer (see `_init_weights`)."""
+
+    def __init__(self, dim: int, initial_bias: list[float]):
+        super().__init__(dim, len(initial_bias))
+        self.initial_bias = initial_bias
+
+
+class Box3DHead(nn.Module):
+    """Turns the hidden state at a 3D query token into a box. Float32 whatever the model's dtype, autocast or not."""
+
+    def __init__(self, config: LLMI3DConfig):
+        super().__init__()
+        self.config = config
+        state_dim, dim = config.text_config.hidden_size, config.box_head_dim
+        self.trunk = nn.Sequential(
+            nn.LayerNorm(state_dim), TrunkLinear(state_dim, dim), nn.GELU(), TrunkLinear(dim, dim), nn.GELU()
+        )
+        # Before training: an upright metre cube in the middle of the picture, a fifth of its side, at middle depth.
+        middle_depth = 0.5 * (math.log(config.depth_min_virtual) + math.log(config.depth_max_virtual))
+        initial = {
+            "center": [0.5, 0.5],
+            "sides": [math.log(0.1)] * 4,
+            "depth": [middle_depth],
+            "log_scales": [0.0] * 3,
+            "size": [0.0] * 3,
+            "rotation": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+            "score": [0.0],
+        }
+        self.outputs = nn.ModuleDict({name: AnswerLinear(dim, bias) for name, bias in initial.items()})
+        self.float()  # also where the default dtype of the moment is a half
+
+    def _apply(self, fn, recurse=True):
+        """Casts of the whole model (`.to(torch.bfloat16)`, `.half()`) move the head, but leave it in float32."""
+
+        def in_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.dtype == torch.float32:
+                return moved
+            return tensor.to(moved.device) if tensor.dtype == torch.float32 else moved.float()
+
+        return super()._apply(in_float32, recurse)
+
+    def forward(self, states: Tensor, mask: Tensor, depth_logits: Tensor | None = None) -> Box3DHeadOutput:
+        """
+        Args:
+            states: [B, Q, C], last hidden states at the query tokens.
+            mask: bool [B, Q], False where Q is padding.
+            depth_logits: [B, D + 1, H, W], the object-level depth map; without it that source gets no weight.
+        """
+        with torch.autocast(states.device.type, enabled=False):
+            return self._decode(states.float(), mask, None if depth_logits is None else depth_logits.float())
+
+    def _decode(self, states: Tensor, mask: Tensor, depth_logits: Tensor | None) -> Box3DHeadOutput:
+        config, canvas = self.config, self.config.high_res_image_size
+        features = self.trunk(states)
+        raw = {name: layer(features) for name, layer in self.outputs.items()}
+
+        center = raw["center"] * canvas
+        # Distances from the centre to the 2D box's sides, which always enclose it; bounded against overflow.
+        sides = raw["sides"].clamp(-8, 4).exp() * canvas
+        size = raw["size"].clamp(-7, 6).exp()
+        height_2d = sides[..., 1] + sides[..., 3]
+        from_height = math.log(config.virtual_focal_length) + size[..., 1].log() - height_2d.log()
+        regressed = raw["depth"].squeeze(-1)
+        if depth_logits is None:
+            from_map = torch.zeros_like(regressed)
+        else:
+            # The centre decides where to read, but is not moved by what is read (as in MonoDETR).
+            bins = depth_bin_centers(config, states.device)
+            from_map = read_depth_map(depth_logits, center.detach(), bins, canvas)
+        switches = (
+            config.depth_from_regression,
+            config.depth_from_height,
+            config.depth_from_map and depth_logits is not None,
+        )
+        if not any(switches):
+            raise ValueError("depth_logits: got none, but the configuration reads depth from the depth map alone.")
+        available = torch.tensor(switches, device=states.device)
+        log_depths = torch.stack((regressed, from_height, from_map), -1)
+        # Not below 2 % of the distance: no single picture tells more, and surer sources would drown all other losses.
+        log_scales = raw["log_scales"].clamp(-4, 4)
+        log_depth, weights = fuse_depths(log_depths, log_scales, available)
+        return Box3DHeadOutput(
+            mask=mask,
+            center_2d_px=center,
+            box_2d_px=torch.cat((center - sides[..., :2], center + sides[..., 2:]), -1),
+            log_depths=log_depths,
+            depth_log_scales=log_scales,
+            depth_weights=weights,
+            depth_virtual=log_depth.clamp(-12, 12).exp(),
+            size=size,
+            rotation_6d=raw["rotation"],
+            score_logits=raw["score"].squeeze(-1),
+        )

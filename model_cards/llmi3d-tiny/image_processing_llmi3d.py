@@ -1,0 +1,238 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""LLMI3DImageProcessor: one decode, one letterbox, two resolutions, and a camera that moves along with every pixel."""
+
+import base64
+import binascii
+import dataclasses
+import io
+import os
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as tvF
+from PIL import Image, ImageOps
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict, is_valid_image
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .cameras_llmi3d import exif_focal_length, exif_orientation, resolve_camera
+from .geometry_llmi3d import Camera
+
+
+class CameraBatchFeature(BatchFeature):
+    """Network inputs, with the cameras beside them as the attribute `cameras`, one for each image.
+
+    The cameras are no key: `model(**inputs)` does not pass them, and `inputs.to(dtype)` does not touch them.
+    """
+
+    def __init__(self, data: dict, cameras: list[Camera], **kwargs):
+        super().__init__(data, **kwargs)
+        self.cameras = cameras
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "cameras": self.cameras}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.cameras = state["cameras"]
+
+
+def load_image(source: str | os.PathLike | Image.Image) -> Image.Image:
+    """Opens a path, an http(s) URL or a base64 `data:` URL as a PIL image, its EXIF data kept and not yet applied.
+
+    Raises:
+        ValueError: nothing there, not a picture, or a picture that cannot be shown in 8 bits a channel.
+    """
+    if isinstance(source, Image.Image):
+        image = source
+    else:
+        shown = str(source) if len(str(source)) <= 200 else str(source)[:200] + "..."
+        try:
+            if str(source).startswith(("http://", "https://")):
+                from huggingface_hub.utils import get_session
+
+                response = get_session().get(str(source), timeout=30, follow_redirects=True)
+                response.raise_for_status()
+                source = io.BytesIO(response.content)
+            elif str(source).startswith("data:image/"):
+                source = io.BytesIO(base64.b64decode(str(source).split(",", 1)[-1], validate=True))
+            image = Image.open(source)
+            image.load()
+        except (OSError, SyntaxError, ValueError, binascii.Error, Image.DecompressionBombError) as error:
+            raise ValueError(f"image: cannot read '{shown}' as a picture ({error}).") from error
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        raise ValueError(f"image: got mode '{image.mode}' of more than 8 bits a channel, want an 8-bit picture.")
+    return image
+
+
+class LLMI3DImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""
+    high_res_size (`dict`, *optional*, defaults to `{"height": 768, "width": 768}`):
+        Canvas of the high-resolution input; `size` is that of the low-resolution input, of the same aspect.
+    intrinsics (`list`, *optional*):
+        Camera of each image: 3x3 or (fx, fy, cx, cy) in pixels of the image as stored; None where unknown. One camera
+        alone serves all images if they are of one size.
+    fov_deg (`float` or `list`, *optional*):
+        Horizontal field of view of each upright image in degrees, instead of `intrinsics`.
+    """
+
+    high_res_size: Any
+    intrinsics: Any
+    fov_deg: Any
+
+
+class LLMI3DImageProcessor(TorchvisionBackend):
+    r"""
+    Turns pictures into `pixel_values` [I, 3, size] and `high_res_pixel_values` [I, 3, high_res_size], and keeps a
+    `Camera` for each in the attribute `cameras` of what it returns.
+
+    The picture is turned upright by its EXIF orientation, scaled to fit the high-resolution canvas without changing
+    its aspect, centred and padded with the mean colour; the low-resolution input is a smaller copy of that canvas.
+
+    Example:
+
+    ```python
+    >>> inputs = image_processor("street.jpg", intrinsics=[[721.5, 721.5, 609.6, 172.9]], return_tensors="pt")
+    >>> inputs.cameras[0].source
+    'given'
+    ```
+    """
+
+    model_input_names = ["pixel_values", "high_res_pixel_values"]
+    valid_kwargs = LLMI3DImageProcessorKwargs
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"height": 336, "width": 336}
+    high_res_size = {"height": 768, "width": 768}
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_pad = True
+
+    def __init__(self, **kwargs: Unpack[LLMI3DImageProcessorKwargs]):
+        super().__init__(**kwargs)
+
+    def _standardize_kwargs(self, high_res_size=None, **kwargs):
+        kwargs = super()._standardize_kwargs(**kwargs)
+        if high_res_size is not None and not isinstance(high_res_size, SizeDict):
+            if isinstance(high_res_size, int):
+                high_res_size = {"height": high_res_size, "width": high_res_size}
+            high_res_size = SizeDict(**high_res_size)
+        kwargs["high_res_size"] = high_res_size
+        return kwargs
+
+    def fetch_images(self, image_url_or_urls):
+        """Loads paths and URLs as PIL images, so that their EXIF data survives; images pass through."""
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(item) for item in image_url_or_urls]
+        if isinstance(image_url_or_urls, str | os.PathLike | Image.Image):
+            return load_image(image_url_or_urls)
+        if is_valid_image(image_url_or_urls):
+            return image_url_or_urls
+        raise ValueError(
+            f"image: got {type(image_url_or_urls).__name__}, want a path, a URL, a PIL image, an array or a tensor."
+        )
+
+    def _preprocess_image_like_inputs(self, images, intrinsics=None, fov_deg=None, **kwargs):
+        images = self._prepare_images_structure(images)
+        if not images:
+            raise ValueError("images: got an empty list, want at least one image.")
+        prepared, sizes, orientations, focal_lengths = [], [], [], []
+        for image in images:
+            orientation, focal_length, size = 1, None, None
+            if isinstance(image, Image.Image):
+                orientation, focal_length, size = exif_orientation(image), exif_focal_length(image), image.size
+                image = ImageOps.exif_transpose(image)
+            tensor = self.process_image(image, **kwargs)
+            prepared.append(tensor)
+            sizes.append(size or (tensor.shape[-1], tensor.shape[-2]))
+            orientations.append(orientation)
+            focal_lengths.append(focal_length)
+        given = _one_for_each("intrinsics", intrinsics, sizes, is_one_camera)
+        fovs = _one_for_each("fov_deg", fov_deg, sizes, lambda value: not isinstance(value, list | tuple))
+        cameras = [resolve_camera(*args) for args in zip(sizes, orientations, given, fovs, focal_lengths, strict=True)]
+        return self._preprocess(prepared, cameras=cameras, **kwargs)
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        cameras: list[Camera],
+        do_resize: bool,
+        size: SizeDict,
+        high_res_size: SizeDict,
+        resample,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        return_tensors=None,
+        **kwargs,
+    ) -> CameraBatchFeature:
+        canvas_height, canvas_width = high_res_size.height, high_res_size.width
+        if size.height * canvas_width != size.width * canvas_height:
+            raise ValueError(
+                f"size, high_res_size: got {size.width}x{size.height} and {canvas_width}x{canvas_height}, want one "
+                f"aspect."
+            )
+        high, moved = [], []
+        for image, camera in zip(images, cameras, strict=True):
+            height, width = image.shape[-2:]
+            new_width, new_height = width, height
+            if do_resize:
+                scale = min(canvas_width / width, canvas_height / height)
+                new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+                image = self.resize(image, SizeDict(height=new_height, width=new_width), resample)
+            left, top = (canvas_width - new_width) // 2, (canvas_height - new_height) // 2
+            if left < 0 or top < 0:
+                raise ValueError(
+                    f"do_resize: got False with a {width}x{height} image, want one that fits "
+                    f"{canvas_width}x{canvas_height}."
+                )
+            image = self.rescale_and_normalize(
+                image[None], do_rescale, rescale_factor, do_normalize, image_mean, image_std
+            )[0]
+            # After normalisation, so that the padding is the mean colour.
+            right, bottom = canvas_width - new_width - left, canvas_height - new_height - top
+            high.append(tvF.pad(image, [left, top, right, bottom], fill=0))
+            scales, offsets = (new_width / width, new_height / height), (float(left), float(top))
+            moved.append(dataclasses.replace(camera, scale=scales, offset=offsets))
+        high = torch.stack(high)
+        low = tvF.resize(high, [size.height, size.width], interpolation=tvF.InterpolationMode.BILINEAR, antialias=True)
+        data = {"pixel_values": low, "high_res_pixel_values": high}
+        return CameraBatchFeature(data, moved, tensor_type=return_tensors)
+
+
+def is_one_camera(value: Any) -> bool:
+    """Whether `value` is one 3x3 or (fx, fy, cx, cy) rather than a list of cameras."""
+    try:
+        value = np.asarray(value)
+    except ValueError:  # ragged: cameras of several forms
+        return False
+    return value.dtype != object and (value.ndim == 1 or value.shape == (3, 3))
+
+
+def _one_for_each(name: str, value: Any, sizes: list[tuple[int, int]], is_one) -> list:
+    """`value` as a list, one entry an image.
+
+    Raises:
+        ValueError: another number of values than of images, or one camera for images of several sizes.
+    """
+    if value is None:
+        return [None] * len(sizes)
+    if is_one(value):
+        if name == "intrinsics" and len(set(sizes)) > 1:
+            raise ValueError(
+                f"{name}: got one camera for images of the sizes {sorted(set(sizes))}, want one for each."
+            )
+        return [value] * len(sizes)
+    if len(value) != len(sizes):
+        raise ValueError(f"{name}: got {len(value)} for {len(sizes)} images, want one for each.")
+    return list(value)
+
+
+__all__ = ["LLMI3DImageProcessor"]

@@ -1,0 +1,495 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""LLMI3DModel and LLMI3DForConditionalGeneration: a LLaVA with a second, high-resolution branch and 3D heads.
+
+The network works inside one virtual camera: no intrinsics enter here.
+
+Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, Q 3D query tokens of a sample
+(padded), C channels, D depth bins.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import (
+    ModelOutput,
+    TransformersKwargs,
+    is_flash_attn_2_available,
+    is_flash_attn_3_available,
+    logging,
+    torch_compilable_check,
+)
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import select_hidden_states
+
+from .box_heads_llmi3d import AnswerLinear, Box3DHead, Box3DHeadOutput, TrunkLinear, gather_queries
+from .configuration_llmi3d import LLMI3DConfig
+from .feature_mining_llmi3d import FeatureMining, NeutralLinear
+from .model_card_llmi3d import write_model_card
+
+logger = logging.get_logger(__name__)
+
+# What a checkpoint tells the Auto classes and `pipeline` where llmi3d is not installed (`trust_remote_code=True`). The
+# processor brings the files of its side, the pipeline's too.
+AUTO_MAP = {
+    "AutoConfig": "configuration_llmi3d.LLMI3DConfig",
+    "AutoModel": "modeling_llmi3d.LLMI3DModel",
+    "AutoModelForImageTextToText": "modeling_llmi3d.LLMI3DForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_llmi3d.LLMI3DForConditionalGeneration",
+}
+CUSTOM_PIPELINES = {
+    "image-3d-grounding": {
+        "impl": "pipeline_llmi3d.Image3DGroundingPipeline",
+        "pt": ["AutoModelForImageTextToText"],
+        "type": "multimodal",
+    }
+}
+
+
+@dataclass
+class LLMI3DImageFeatures(BaseModelOutputWithPooling):
+    """Visual tokens of a batch of images.
+
+    Attributes:
+        pooler_output: [I, N, C], mined and projected into the language model.
+        depth_logits: [I, D + 1, H, W], object-level depth map; None without depth branch.
+    """
+
+    depth_logits: Tensor | None = None
+
+
+@dataclass
+class LLMI3DModelOutputWithPast(BaseModelOutputWithPast):
+    """As `BaseModelOutputWithPast`, with the visual side.
+
+    Attributes:
+        image_hidden_states: [I, N, C], visual tokens as the language model saw them.
+        depth_logits: [I, D + 1, H, W], object-level depth map.
+    """
+
+    image_hidden_states: Tensor | None = None
+    depth_logits: Tensor | None = None
+
+
+@dataclass
+class LLMI3DCausalLMOutputWithPast(ModelOutput):
+    """Language and 3D answers.
+
+    Attributes:
+        loss: language-modelling loss, when `labels` are given. The 3D loss belongs to `llmi3d.training.losses`.
+        logits: [B, T, vocabulary].
+        boxes_3d: raw answers of the 3D heads at the query tokens of `input_ids`, in network units.
+        cache, hidden_states, attentions: as in every causal language model.
+        image_hidden_states: [I, N, C].
+        depth_logits: [I, D + 1, H, W], object-level depth map.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    cache: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    image_hidden_states: Tensor | None = None
+    depth_logits: Tensor | None = None
+    boxes_3d: Box3DHeadOutput | None = None
+
+
+@dataclass
+class LLMI3DGenerateOutput(ModelOutput):
+    """Answer of `generate_boxes`.
+
+    Attributes:
+        sequences: [B, T], prompt and answer.
+        boxes_3d: raw answers of the 3D heads at the query tokens of the answer, in order.
+    """
+
+    sequences: Tensor | None = None
+    boxes_3d: Box3DHeadOutput | None = None
+
+
+def fastest_attention(device: torch.device, dtype: torch.dtype) -> str:
+    """The fastest attention that is installed and usable: flash attention on CUDA in half precision, else sdpa."""
+    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
+        if is_flash_attn_3_available():
+            return "flash_attention_3"
+        if is_flash_attn_2_available():
+            return "flash_attention_2"
+    return "sdpa"
+
+
+class LLMI3DMultiModalProjector(nn.Module):
+    """Two layers from the ViT's width to the language model's, as in LLaVA-1.5."""
+
+    def __init__(self, config: LLMI3DConfig):
+        super().__init__()
+        dim, bias = config.text_config.hidden_size, config.multimodal_projector_bias
+        self.linear_1 = nn.Linear(config.vision_config.hidden_size, dim, bias=bias)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, image_features: Tensor) -> Tensor:
+        return self.linear_2(self.act(self.linear_1(image_features)))
+
+
+class LLMI3DPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and the switches of the Hugging Face machinery."""
+
+    config: LLMI3DConfig
+    config_class = LLMI3DConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["cache"]
+    _no_split_modules = ["FeatureMining", "Box3DHead"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: LLMI3DConfig, *args, **kwargs):
+        # What the user did not choose may follow the device and dtype (see `_follow_device`).
+        parts = (config, config.text_config, config.vision_config)
+        self._attention_was_chosen = any(part._attn_implementation is not None for part in parts)
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        # By leaf modules: transformers passes over modules of custom code that hold no parameter of their own.
+        if isinstance(module, NeutralLinear):
+            init.zeros_(module.weight)
+        elif isinstance(module, TrunkLinear):
+            # At the language model's 0.02 a narrow trunk would damp answers and gradients a hundredfold.
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, AnswerLinear):
+            init.copy_(module.bias, torch.tensor(module.initial_bias))
+
+    def _set_gradient_checkpointing(self, enable=True, *args, **kwargs):
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        # timm keeps a switch of its own, which the search for HF modules does not find.
+        self.base_model.high_res_tower._set_gradient_checkpointing(enable)
+
+    def save_pretrained(self, save_directory, *args, is_main_process=True, **kwargs):
+        """As every model; the checkpoint also carries its code (see `AUTO_MAP`) and a model card, if it has none."""
+        if self._auto_class is not None:
+            self.config.auto_map = dict(AUTO_MAP)
+            self.config.custom_pipelines = CUSTOM_PIPELINES
+        try:
+            super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+        finally:  # it belongs in the file alone (see `LLMI3DConfig.__post_init__`)
+            self.config.__dict__.pop("custom_pipelines", None)
+        if is_main_process:
+            write_model_card(save_directory, self.config, self.num_parameters())
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        # Loading makes new parameters, all of them trainable.
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model._freeze_unused_vision_layers()
+        return loaded
+
+    def set_attn_implementation(self, attn_implementation, *args, **kwargs):
+        self.base_model._attention_was_chosen = True
+        if isinstance(attn_implementation, str) and attn_implementation not in ("eager", "sdpa"):
+            # The CNN has no attention, but refuses what timm does not know.
+            attn_implementation = dict.fromkeys(("", "text_config", "vision_config"), attn_implementation)
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+
+    def _follow_device(self) -> None:
+        """Uses the fastest attention for the device and dtype of now, unless the user chose one."""
+        if self._attention_was_chosen or torch.compiler.is_compiling():
+            return
+        best = fastest_attention(self.device, self.dtype)
+        for key in ("text_config", "vision_config"):
+            if getattr(self.config, key)._attn_implementation != best:
+                super().set_attn_implementation({key: best})
+
+
+class LLMI3DModel(LLMI3DPreTrainedModel):
+    """Both vision branches, feature mining, projector and language model, without heads."""
+
+    def __init__(self, config: LLMI3DConfig):
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        # timm resolves its own attention and declares eager and sdpa alone.
+        attention = "eager" if config.high_res_vision_config._attn_implementation == "eager" else "sdpa"
+        self.high_res_tower = AutoModel.from_config(config.high_res_vision_config, attn_implementation=attention)
+        self.high_res_tower.timm_model.head = nn.Identity()  # unused, and its weights would never get a gradient
+        stage_channels = [stage["num_chs"] for stage in self.high_res_tower.timm_model.feature_info]
+        self.feature_mining = FeatureMining(config, stage_channels)
+        self.multi_modal_projector = LLMI3DMultiModalProjector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self._freeze_unused_vision_layers()
+        self.post_init()
+
+    def _freeze_unused_vision_layers(self):
+        """Layers of the ViT behind the one that is read never get a gradient."""
+        layers = self.vision_tower.encoder.layers
+        used = self.config.vision_feature_layer % (len(layers) + 1)
+        unused = [*layers[used:], self.vision_tower.post_layernorm]
+        if getattr(self.vision_tower, "head", None) is not None:  # SigLIP's pooling head
+            unused.append(self.vision_tower.head)
+        for module in unused:
+            module.requires_grad_(False)
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    @select_hidden_states("vision_feature_layer")
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        high_res_pixel_values: Tensor,
+        vision_feature_layer: int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | LLMI3DImageFeatures:
+        """Encodes images.
+
+        Args:
+            pixel_values: [I, 3, vision_config.image_size, vision_config.image_size].
+            high_res_pixel_values: [I, 3, high_res_image_size, high_res_image_size].
+        """
+        self._follow_device()
+        low = self.vision_tower(pixel_values, return_dict=True, **kwargs)
+        tokens = low.hidden_states[vision_feature_layer]
+        if self.config.vision_feature_select_strategy == "default":
+            tokens = tokens[:, 1:]
+        high = self.high_res_tower(
+            high_res_pixel_values,
+            output_hidden_states=[0, 1, 2, 3],
+            output_attentions=False,
+            do_pooling=False,
+            return_dict=True,
+        )
+        mined = self.feature_mining(tokens, list(high.hidden_states))
+        return LLMI3DImageFeatures(
+            last_hidden_state=low.last_hidden_state,
+            pooler_output=self.multi_modal_projector(mined.tokens),
+            hidden_states=low.hidden_states,
+            attentions=low.attentions,
+            depth_logits=mined.depth_logits,
+        )
+
+    def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor, image_features: Tensor) -> Tensor:
+        """Which positions take visual tokens: bool [B, T, 1].
+
+        Raises:
+            ValueError: another number of placeholders than of visual tokens.
+        """
+        if input_ids is None:
+            image_id = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(image_id)).all(-1)
+        else:
+            mask = input_ids == self.config.image_token_id
+        wanted, given = mask.sum(), image_features.shape[0] * image_features.shape[1]
+        torch_compilable_check(
+            wanted == given,
+            f"Image features and image tokens do not match, tokens: {wanted}, features: {given} "
+            f"({image_features.shape[0]} images of {image_features.shape[1]} tokens)",
+        )
+        return mask[..., None]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        high_res_pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | LLMI3DModelOutputWithPast:
+        """
+        Args:
+            input_ids, attention_mask, position_ids: [B, T].
+            pixel_values, high_res_pixel_values: as in `get_image_features`; both or neither.
+            mm_encoder_outputs: `{"image": ...}`, what `get_image_features` returned, instead of pixels.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("input_ids and inputs_embeds: want exactly one of them.")
+        if (pixel_values is None) != (high_res_pixel_values is None):
+            missing = "pixel_values" if pixel_values is None else "high_res_pixel_values"
+            raise ValueError(f"{missing}: got None, but the other resolution is given; the processor makes both.")
+        if pixel_values is not None and mm_encoder_outputs:
+            raise ValueError("pixel_values and mm_encoder_outputs: got both, want one of them.")
+        self._follow_device()
+
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        image = (mm_encoder_outputs or {}).get("image")
+        if image is None and pixel_values is not None:
+            image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
+        image_features = None
+        if image is not None:
+            image_features = image.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
+
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        return LLMI3DModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            cache=outputs.cache,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=image_features,
+            depth_logits=getattr(image, "depth_logits", None),
+        )
+
+
+class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
+    """LLMI3D: answers in words, and in 3D at every query token.
+
+    Two ways to answer:
+        direct: the prompt already ends in the query token, one forward pass gives `boxes_3d`;
+        generate: `generate_boxes` lets the language model write, and takes a box wherever it emits a query token.
+
+    Example:
+
+    ```python
+    >>> inputs = processor(images=image, text=processor.direct_prompt("the red car"), intrinsics=intrinsics)
+    >>> outputs = model(**inputs, logits_to_keep=1)
+    >>> answer = processor.post_process_grounding_3d(outputs, inputs.cameras)
+    ```
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _keep_in_fp32_modules_strict = ["box_head"]
+
+    def __init__(self, config: LLMI3DConfig):
+        super().__init__(config)
+        self.model = LLMI3DModel(config)
+        self.model._attention_was_chosen = self._attention_was_chosen  # by now it looks chosen to the part
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.box_head = Box3DHead(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def get_image_features(self, pixel_values: Tensor, high_res_pixel_values: Tensor, **kwargs):
+        """See `LLMI3DModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, high_res_pixel_values, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        high_res_pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        output_boxes: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | LLMI3DCausalLMOutputWithPast:
+        """
+        Args:
+            input_ids, attention_mask, position_ids, labels: [B, T].
+            pixel_values, high_res_pixel_values, mm_encoder_outputs: one image a sample, as in `LLMI3DModel`.
+            logits_to_keep: the last positions to compute logits for (0: all); 1 where only boxes are wanted.
+            output_boxes: whether the 3D heads run at the query tokens of `input_ids`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            high_res_pixel_values=high_res_pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        boxes = None
+        if output_boxes and input_ids is not None and outputs.image_hidden_states is not None:
+            states, mask = gather_queries(hidden_states, input_ids == self.config.box_3d_token_id)
+            boxes = self.box_head(states, mask, outputs.depth_logits)
+        return LLMI3DCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            cache=outputs.cache,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+            depth_logits=outputs.depth_logits,
+            boxes_3d=boxes,
+        )
+
+    def prepare_inputs_for_generation(self, *args, inputs_embeds=None, **kwargs):  # named, or `generate` refuses them
+        model_inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)
+        model_inputs["output_boxes"] = False  # the prompt's queries are not the answer's
+        return model_inputs
+
+    @torch.no_grad()
+    def generate_boxes(
+        self, input_ids: Tensor, pixel_values: Tensor, high_res_pixel_values: Tensor, **generate_kwargs
+    ) -> LLMI3DGenerateOutput:
+        """Generates an answer and decodes a box at every query token in it, with one pass over the image.
+
+        The states are those that decoding computed anyway. A query token that ends a sequence cut off by its length
+        limit never got a state and gives no box (with a warning).
+
+        Args:
+            input_ids: [B, T].
+            pixel_values, high_res_pixel_values: one image a sample.
+            generate_kwargs: anything that `generate` takes (`attention_mask`, `max_new_tokens`, `num_beams`, ...).
+        """
+        image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
+        depth_logits = image.depth_logits
+        generated = self.generate(
+            input_ids=input_ids,
+            mm_encoder_outputs={"image": image},
+            **{**generate_kwargs, "return_dict_in_generate": True, "output_hidden_states": True},
+        )
+        answer = generated.sequences[:, input_ids.shape[1] :]
+        is_query = answer == self.config.box_3d_token_id
+        # The state of a token is computed by the step after the one that chose it, in the row of that step's beam.
+        states = [step[-1][:, -1] for step in generated.hidden_states[1:]]
+        if states:
+            states = torch.stack(states, 1)
+            if (beam_indices := getattr(generated, "beam_indices", None)) is not None:
+                rows = beam_indices[:, 1 : states.shape[1] + 1].clamp(min=0)
+                states = states[rows, torch.arange(rows.shape[1], device=rows.device)]
+        else:
+            states = self.lm_head.weight.new_zeros(len(answer), 1, self.config.text_config.hidden_size)
+        steps = min(len(generated.hidden_states) - 1, answer.shape[1])
+        if is_query[:, steps:].any():
+            logger.warning("generate_boxes: the answer was cut off right after a 3D query token, which gives no box.")
+        usable = torch.zeros(states.shape[:2], dtype=torch.bool, device=is_query.device)
+        usable[:, :steps] = is_query[:, :steps]
+        states, mask = gather_queries(states, usable)
+        if depth_logits is not None:  # several answers to one sample share its image
+            depth_logits = depth_logits.repeat_interleave(len(answer) // len(depth_logits), 0)
+        return LLMI3DGenerateOutput(sequences=generated.sequences, boxes_3d=self.box_head(states, mask, depth_logits))
+
+
+__all__ = ["LLMI3DForConditionalGeneration", "LLMI3DModel", "LLMI3DPreTrainedModel"]

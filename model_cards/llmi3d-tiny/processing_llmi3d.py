@@ -1,0 +1,330 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""LLMI3DProcessor: pictures, cameras and words in; metric boxes out."""
+
+from typing import Any
+
+import torch
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import MultiModalData, ProcessorMixin
+
+from .geometry_llmi3d import Camera, box_corners, decode_boxes, rotation_6d_to_matrix
+from .image_processing_llmi3d import CameraBatchFeature, LLMI3DImageProcessor
+
+IMAGE_TOKEN = "<image>"
+BOX_3D_TOKEN = "<|box_3d|>"
+# Order of the last dimension of `depth_weights`, as the model's 3D heads write it.
+DEPTH_SOURCES = ("regression", "height", "map")
+# How a phrase becomes a request, in training and in use.
+GROUNDING_PROMPT = "Locate {phrase} in 3D."
+
+# LLaVA-1.5's turns. The generation block tells which tokens are learned: the assistant's words and its end of turn.
+CHAT_TEMPLATE = """{% for message in messages -%}
+{% if message['role'] == 'system' %}{% if message['content'] is string %}{{ message['content'] }}{% else -%}
+{% for block in message['content'] %}{{ block['text'] }}{% endfor %}{% endif %}{{ ' ' }}{% endif -%}
+{% if message['role'] == 'user' %}{{ 'USER: ' }}{% endif -%}
+{% if message['role'] == 'assistant' %}{{ 'ASSISTANT: ' }}{% endif -%}
+{% if message['role'] == 'assistant' -%}
+{% generation %}{% if message['content'] is string %}{{ message['content'] }}{% else -%}
+{% for block in message['content'] %}{{ block['text'] }}{% endfor %}{% endif %}{{ eos_token }}{% endgeneration -%}
+{% elif message['role'] == 'user' -%}
+{% if message['content'] is string %}{{ message['content'] + ' ' }}{% else -%}
+{% for block in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor -%}
+{% for block in message['content'] | selectattr('type', 'equalto', 'text') %}{{ block['text'] + ' ' }}{% endfor -%}
+{% endif %}{% endif %}{% endfor -%}
+{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif -%}"""
+
+
+class LLMI3DProcessor(ProcessorMixin):
+    r"""
+    Bundles the image processor, the tokenizer, the chat template and the way from the network's answer to metric
+    boxes.
+
+    Args:
+        image_processor: a `LLMI3DImageProcessor`.
+        tokenizer: any tokenizer with the special tokens `<image>` and `<|box_3d|>`.
+        patch_size: of the low-resolution ViT, pixels.
+        virtual_focal_length: of the virtual camera, network pixels, as in the model's configuration.
+        chat_template: `CHAT_TEMPLATE` by default.
+
+    Raises:
+        ValueError: a tokenizer without the special tokens.
+
+    Example:
+
+    ```python
+    >>> inputs = processor.grounding_inputs(image, "the nearest car", intrinsics=[721.5, 721.5, 609.6, 172.9])
+    >>> outputs = model(**inputs, logits_to_keep=1)
+    >>> answer = processor.post_process_grounding_3d(outputs, inputs.cameras, labels=[["the nearest car"]])[0]
+    >>> answer["centers"]  # [Q, 3], metres, camera frame
+    ```
+    """
+
+    skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "cameras"]
+    text_kwargs = {"padding": True, "padding_side": "left"}
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size: int = 14,
+        virtual_focal_length: float = 768.0,
+        chat_template: str | None = None,
+        **kwargs,
+    ):
+        self.patch_size = patch_size
+        self.virtual_focal_length = virtual_focal_length
+        self.image_token, self.box_3d_token = IMAGE_TOKEN, BOX_3D_TOKEN
+        for token in (IMAGE_TOKEN, BOX_3D_TOKEN):
+            if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
+                raise ValueError(
+                    f"tokenizer: '{token}' is not one token of it; add it with "
+                    "tokenizer.add_special_tokens({'additional_special_tokens': [...]}) and resize the model's "
+                    "embeddings."
+                )
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.box_3d_token_id = tokenizer.convert_tokens_to_ids(BOX_3D_TOKEN)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+
+    @classmethod
+    def for_model(cls, config, tokenizer) -> "LLMI3DProcessor":
+        """A processor whose sizes and virtual camera are those of a model's configuration."""
+        low, high = config.vision_config.image_size, config.high_res_image_size
+        image_processor = LLMI3DImageProcessor(
+            size={"height": low, "width": low}, high_res_size={"height": high, "width": high}
+        )
+        patch_size, focal_length = config.vision_config.patch_size, config.virtual_focal_length
+        processor = cls(image_processor, tokenizer, patch_size=patch_size, virtual_focal_length=focal_length)
+        processor.check_model(config)
+        return processor
+
+    def check_model(self, config) -> None:
+        """Refuses a model whose configuration disagrees with this processor.
+
+        Raises:
+            ValueError: the first disagreement, with both values.
+        """
+        pairs = {
+            "virtual_focal_length": (self.virtual_focal_length, config.virtual_focal_length),
+            "patch_size": (self.patch_size, config.vision_config.patch_size),
+            "image size": (self.image_processor.size["height"], config.vision_config.image_size),
+            "high-resolution image size": (self.image_processor.high_res_size["height"], config.high_res_image_size),
+            "id of " + IMAGE_TOKEN: (self.image_token_id, config.image_token_id),
+            "id of " + BOX_3D_TOKEN: (self.box_3d_token_id, config.box_3d_token_id),
+        }
+        for name, (mine, its) in pairs.items():
+            if mine != its:
+                raise ValueError(
+                    f"processor: its {name} is {mine}, the model's is {its}; load both from one checkpoint."
+                )
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As every processor; the pipeline's code goes along, for loading with `trust_remote_code=True`."""
+        from .pipeline_llmi3d import Image3DGroundingPipeline
+
+        files = super().save_pretrained(save_directory, **kwargs)
+        if self._auto_class is not None:
+            custom_object_save(Image3DGroundingPipeline, save_directory)
+        return files
+
+    # ------------------------------------------------------------------------------------------------ into the network
+
+    def __call__(
+        self, images: ImageInput | None = None, text: str | list[str] | None = None, **kwargs
+    ) -> CameraBatchFeature:
+        """Pictures and complete prompts to network inputs.
+
+        Args:
+            images: paths, URLs, PIL images, arrays or tensors; one for each `<image>` in the texts, in order.
+            text: prompts with their special tokens, as `apply_chat_template` writes them. For text typed by users
+                call `grounding_inputs`, which keeps special tokens out of it.
+            intrinsics, fov_deg: see `LLMI3DImageProcessorKwargs`.
+            kwargs: anything that the image processor or the tokenizer takes.
+
+        Returns:
+            `pixel_values`, `high_res_pixel_values`, `input_ids`, `attention_mask`, and the attribute `cameras`.
+        """
+        batch = super().__call__(images=images, text=text, **kwargs)
+        cameras = batch.data.pop("cameras", [])
+        return CameraBatchFeature(batch.data, cameras)
+
+    def _process_images(self, images, **kwargs):
+        processed, replacements = super()._process_images(images, **kwargs)
+        return {**processed, "cameras": processed.cameras}, replacements
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        height, width = image_inputs["pixel_values"][image_idx].shape[-2:]
+        return self.image_token * ((height // self.patch_size) * (width // self.patch_size))
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
+        if image_sizes is None:
+            return MultiModalData()
+        size = self.image_processor.size
+        tokens = (size["height"] // self.patch_size) * (size["width"] // self.patch_size)
+        return MultiModalData(num_image_tokens=[tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes))
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        # Token types mean nothing to the language models behind LLMI3D.
+        return ["token_type_ids"]
+
+    def refuse_special_tokens(self, text: str) -> str:
+        """Returns `text` unchanged if it holds no special token.
+
+        Raises:
+            ValueError: a special token typed into text that should be words.
+        """
+        for token in {self.image_token, self.box_3d_token, *self.tokenizer.all_special_tokens}:
+            if token in text:
+                raise ValueError(f"prompt: got the special token '{token}' in {text!r}, want words only.")
+        return text
+
+    def grounding_prompt(self, phrase: str, mode: str = "direct") -> str:
+        """The complete prompt that asks for what `phrase` means.
+
+        Args:
+            phrase: what to find ("the nearest car"); words only.
+            mode: `direct` ends in the query token, so that one forward pass answers; `generate` leaves the answer
+            open.
+
+        Raises:
+            ValueError: an empty phrase, special tokens in it, or an unknown mode.
+        """
+        if not isinstance(phrase, str) or not phrase.strip():
+            raise ValueError(f"prompt: got {phrase!r}, want a phrase that says what to find.")
+        if mode not in ("direct", "generate"):
+            raise ValueError(f"mode: got '{mode}', want 'direct' or 'generate'.")
+        text = GROUNDING_PROMPT.format(phrase=self.refuse_special_tokens(phrase.strip()))
+        conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+        prompt = self.apply_chat_template(conversation, add_generation_prompt=True)
+        return prompt + self.box_3d_token if mode == "direct" else prompt
+
+    def grounding_inputs(
+        self,
+        images: Any,
+        prompts: str | list[str] | list[list[str]],
+        intrinsics: Any = None,
+        fov_deg: Any = None,
+        mode: str = "direct",
+    ) -> CameraBatchFeature:
+        """Network inputs for any number of phrases for each of any number of pictures.
+
+        Args:
+            images: one picture or a list.
+            prompts: for one picture a phrase or a list of phrases; for a list of pictures a list with a phrase or a
+                list of phrases for each.
+            intrinsics, fov_deg: cameras, as in `LLMI3DImageProcessorKwargs`.
+            mode: see `grounding_prompt`.
+
+        Returns:
+            One sequence a phrase, in order, each with its own copy of its picture's pixels and its `Camera`.
+
+        Raises:
+            ValueError: another number of prompts than of pictures, no phrase at all, or bad phrases or pictures.
+        """
+        if not isinstance(images, list | tuple):
+            images, prompts = [images], [prompts]
+        elif isinstance(prompts, str) or len(prompts) != len(images):
+            given = "one phrase" if isinstance(prompts, str) else f"{len(prompts)} prompts"
+            raise ValueError(
+                f"prompts: got {given} for {len(images)} images, want a phrase or list of phrases for each."
+            )
+        phrases = [[item] if isinstance(item, str) else list(item) for item in prompts]
+        if not any(phrases):
+            raise ValueError("prompts: got no phrase, want at least one.")
+        texts = [self.grounding_prompt(phrase, mode) for group in phrases for phrase in group]
+        pixels = self.image_processor(list(images), intrinsics=intrinsics, fov_deg=fov_deg, return_tensors="pt")
+        owners = [index for index, group in enumerate(phrases) for _ in group]
+        tokens = self.image_token * (
+            (pixels["pixel_values"].shape[-2] // self.patch_size)
+            * (pixels["pixel_values"].shape[-1] // self.patch_size)
+        )
+        texts = [text.replace(self.image_token, tokens) for text in texts]
+        batch = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+        data = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        data.update({key: value[owners] for key, value in pixels.items()})
+        return CameraBatchFeature(data, [pixels.cameras[owner] for owner in owners])
+
+    # ---------------------------------------------------------------------------------------------- out of the network
+
+    @torch.no_grad()
+    def post_process_grounding_3d(
+        self,
+        outputs: Any,
+        cameras: list[Camera],
+        labels: list[list[str]] | None = None,
+        threshold: float = 0.0,
+    ) -> list[dict[str, Any]]:
+        """Raw network answers to metric boxes, in the original picture (see `geometry_llmi3d.decode_boxes`).
+
+        Args:
+            outputs: what the model or `generate_boxes` returned (anything with `boxes_3d`).
+            cameras: one for each sample (`inputs.cameras`).
+            labels: for each sample the name of each of its boxes; one name alone serves all of a sample's boxes.
+            threshold: boxes of a lower score are left out.
+
+        Returns:
+            For each sample a dictionary of CPU tensors, in the frame of the original, upright picture:
+            `labels` (list of str or None), `scores` [Q] (predicted 3D IoU), `centers` [Q, 3], `sizes` [Q, 3]
+            (length, height, width), `corners` [Q, 8, 3], all metres in the camera frame, `rotations` [Q, 3, 3] box to
+            camera, `boxes_2d` [Q, 4] (xyxy) and `centers_2d` [Q, 2] pixels, `depth_weights` [Q, 3] (shares of
+            regression, height and map), `intrinsics` [3, 3] the K used, and `intrinsics_source`.
+
+        Raises:
+            ValueError: numbers of samples, cameras and labels that differ.
+        """
+        boxes = outputs.boxes_3d
+        if boxes is None:
+            raise ValueError("outputs: got no boxes_3d; call the model with images and output_boxes=True.")
+        if len(cameras) != len(boxes.mask):
+            raise ValueError(f"cameras: got {len(cameras)} for {len(boxes.mask)} samples, want one for each.")
+        if labels is not None and len(labels) != len(boxes.mask):
+            raise ValueError(f"labels: got {len(labels)} for {len(boxes.mask)} samples, want one list for each.")
+        answers = []
+        for index, camera in enumerate(cameras):
+
+            def pick(name, index=index):
+                values = getattr(boxes, name)[index]
+                return values[boxes.mask[index]].detach().cpu().double()
+
+            scores = pick("score_logits").sigmoid()
+            names = self._names_of_boxes(labels[index] if labels is not None else None, len(scores))
+            centers, sizes, rotations = decode_boxes(
+                pick("center_2d_px"),
+                pick("depth_virtual"),
+                pick("size"),
+                rotation_6d_to_matrix(pick("rotation_6d")),
+                camera.network_intrinsics(),
+                self.virtual_focal_length,
+            )
+            kept = scores >= threshold
+            answer = {
+                "scores": scores,
+                "centers": centers,
+                "sizes": sizes,
+                "rotations": rotations,
+                "corners": box_corners(centers, sizes, rotations),
+                "boxes_2d": camera.to_image(pick("box_2d_px")),
+                "centers_2d": camera.to_image(pick("center_2d_px")),
+                "depth_weights": pick("depth_weights"),
+            }
+            answer = {key: value[kept] for key, value in answer.items()}
+            answer["labels"] = [name for name, keep in zip(names, kept.tolist(), strict=True) if keep]
+            answer["intrinsics"] = camera.intrinsics_tensor()
+            answer["intrinsics_source"] = camera.source
+            answers.append(answer)
+        return answers
+
+    @staticmethod
+    def _names_of_boxes(names: list[str] | None, count: int) -> list[str | None]:
+        if names is None:
+            return [None] * count
+        names = [names] if isinstance(names, str) else list(names)
+        if len(names) == 1:
+            return names * count
+        if len(names) != count:
+            raise ValueError(f"labels: got {len(names)} for {count} boxes, want one for each or one for all.")
+        return names
+
+
+__all__ = ["LLMI3DProcessor"]
