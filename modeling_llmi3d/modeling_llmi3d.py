@@ -26,6 +26,7 @@ from transformers.utils import (
     logging,
     torch_compilable_check,
 )
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import select_hidden_states
 
@@ -72,10 +73,12 @@ class LLMI3DModelOutputWithPast(BaseModelOutputWithPast):
     Attributes:
         image_hidden_states: [I, N, C], visual tokens as the language model saw them.
         depth_logits: [I, D + 1, H, W], object-level depth map.
+        image_outputs: what `get_image_features` returned.
     """
 
     image_hidden_states: Tensor | None = None
     depth_logits: Tensor | None = None
+    image_outputs: LLMI3DImageFeatures | None = None
 
 
 @dataclass
@@ -89,6 +92,7 @@ class LLMI3DCausalLMOutputWithPast(ModelOutput):
         cache, hidden_states, attentions: as in every causal language model.
         image_hidden_states: [I, N, C].
         depth_logits: [I, D + 1, H, W], object-level depth map.
+        image_outputs: what `get_image_features` returned.
     """
 
     loss: Tensor | None = None
@@ -99,6 +103,7 @@ class LLMI3DCausalLMOutputWithPast(ModelOutput):
     image_hidden_states: Tensor | None = None
     depth_logits: Tensor | None = None
     boxes_3d: Box3DHeadOutput | None = None
+    image_outputs: LLMI3DImageFeatures | None = None
 
 
 @dataclass
@@ -298,6 +303,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         return mask[..., None]
 
     @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models, for as long
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -350,6 +356,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             attentions=outputs.attentions,
             image_hidden_states=image_features,
             depth_logits=getattr(image, "depth_logits", None),
+            image_outputs=image,
         )
 
 
@@ -389,6 +396,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         return self.model.get_image_features(pixel_values, high_res_pixel_values, **kwargs)
 
     @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models, for as long
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -442,6 +450,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
             image_hidden_states=outputs.image_hidden_states,
             depth_logits=outputs.depth_logits,
             boxes_3d=boxes,
+            image_outputs=outputs.image_outputs,
         )
 
     def prepare_inputs_for_generation(self, *args, inputs_embeds=None, **kwargs):  # named, or `generate` refuses them

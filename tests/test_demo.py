@@ -44,6 +44,14 @@ def test_weights_are_small_safe_and_half():
     assert {kind for name, kind in kinds.items() if not name.startswith("box_head")} == {torch.bfloat16}
 
 
+def test_the_code_beside_the_weights_is_that_of_the_package():
+    for path in CHECKPOINT.glob("*.py"):
+        [source] = [
+            one for one in (ROOT / "modeling_llmi3d" / path.name, ROOT / "processing" / path.name) if one.exists()
+        ]
+        assert path.read_text() == source.read_text(), f"{path.name}: copy {source} to {path}"
+
+
 def test_card_and_log_say_how_it_was_made():
     card = (CHECKPOINT / "README.md").read_text()
     log = json.loads((CHECKPOINT / "training_log.json").read_text())
