@@ -21,6 +21,7 @@ from transformers import pipeline
 
 import llmi3d  # noqa: F401 (registers the pipeline)
 from llmi3d.processing.geometry_llmi3d import box_corners
+from llmi3d.processing.image_processing_llmi3d import load_image
 from llmi3d.processing.visualize import draw_answer, montage
 
 HERE = Path(__file__).parent
@@ -93,17 +94,8 @@ def own_picture(ground, path: str, prompts: list[str], intrinsics, fov_deg: floa
             x, y, z = box["center"]
             print(f"  {answer['prompt']:<53} score {box['score']:.2f}   {x:.2f}, {y:.2f}, {z:.2f} m")
     together = {**answers[0], "prompt": "", "boxes": [box for answer in answers for box in answer["boxes"]]}
-    draw_answer(llmi3d_image(path), together).save(out / f"{Path(path).stem}.png")
+    draw_answer(load_image(path), together).save(out / f"{Path(path).stem}.png")
     return {"image": path, "answers": answers}
-
-
-def llmi3d_image(path: str) -> Image.Image:
-    """A picture upright and in RGB, as the boxes' frame has it."""
-    from PIL import ImageOps
-
-    from llmi3d.processing.image_processing_llmi3d import load_image
-
-    return ImageOps.exif_transpose(load_image(path)).convert("RGB")
 
 
 def main() -> None:

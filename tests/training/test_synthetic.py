@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_pictures_are_the_same_in_another_process():
     source = Synthetic(frames="train:4", long_side=320, masks=True)
     here = [_digest(source.read(image_id)) for image_id in source.ids()]
     code = (
-        "import sys; sys.path.insert(0, 'tests/training')\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_synthetic import Synthetic, _digest\n"
         "source = Synthetic(frames='train:4', long_side=320, masks=True)\n"
         "print(*[_digest(source.read(one)) for one in reversed(source.ids())])"

@@ -126,18 +126,6 @@ CATEGORIES: dict[str, Category] = {
 # Furniture on whose flat top small things can stand.
 SURFACES: tuple[str, ...] = ("table", "desk", "night_stand", "cabinet", "stool")
 
-# Scenery without a label.
-PROPS: dict[str, Callable[[Random], list[Part]]] = {
-    "tree": roadside.tree,
-    "building": roadside.building,
-    "lamp_post": roadside.lamp_post,
-}
-
-
-def make_prop(name: str, draw: Random) -> tuple[Part, ...]:
-    """Draws scenery of PROPS in the axes of objects, its origin on the floor: y = 0 is the floor, y < 0 above it."""
-    return tuple(upright(PROPS[name](draw)))
-
 
 def make_asset(category: str, draw: Random) -> Asset:
     """Draws an object of a category; the same state of `draw` gives the same object.

@@ -1,12 +1,11 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Models of what stands beside a road. Each function draws one and returns its parts, in the frame of `shapes`."""
 
-import math
 from random import Random
 
 import numpy as np
 
-from .shapes import Part, block, ellipsoid, lathe, panel, prism, sizes, tube
+from .shapes import Part, block, lathe, panel, prism, sizes, tube
 
 
 def traffic_cone(draw: Random) -> list[Part]:
@@ -64,57 +63,3 @@ def barrier(draw: Random) -> list[Part]:
 
 
 # Scenery: drawn, never labelled.
-
-
-def tree(draw: Random) -> list[Part]:
-    height = draw.uniform(3.5, 9)
-    trunk, crown = draw.uniform(0.25, 0.4) * height, draw.uniform(0.2, 0.32) * height
-    parts = [tube([(0, 0, 0), (0, 0, 0.6 * height)], [0.035 * height, 0.015 * height], "wood")]
-    if draw.random() < 0.3:  # a fir
-        high = height - trunk
-        parts += [
-            lathe(
-                [((1 - share) * crown, trunk + share * high), (0.02, trunk + (share + 0.45) * high)], "leaves", sides=8
-            )
-            for share in (0.0, 0.28, 0.55)
-        ]
-        return parts
-    for _ in range(5):
-        a, out = draw.uniform(0, 2 * math.pi), draw.uniform(0.2, 0.6) * crown
-        at = (out * math.cos(a), out * math.sin(a), draw.uniform(trunk + 0.6 * crown, height - 0.6 * crown))
-        size = draw.uniform(0.5, 0.8) * crown
-        parts.append(ellipsoid(at, (size, size, 0.9 * size), "leaves", 8, 6))
-    return parts
-
-
-def building(draw: Random) -> list[Part]:
-    """A house or block of flats; its front, with the door, looks forward."""
-    floors, bays = draw.randint(1, 5), draw.randint(3, 7)
-    storey, bay = draw.uniform(2.7, 3.3), draw.uniform(2.2, 3.4)
-    depth, height = draw.uniform(7, 12), floors * storey + 0.5
-    half, wide = depth / 2, bays * bay / 2
-    parts = [block((-half, half), (-wide, wide), (0, height), "body")]
-    door = draw.randrange(bays)
-    for floor in range(floors):
-        for k in range(bays):
-            y, z = -wide + (k + 0.5) * bay, floor * storey + 0.9
-            if floor == 0 and k == door:
-                parts.append(block((half - 0.1, half + 0.04), (y - 0.6, y + 0.6), (0, 2.2), "wood"))
-            else:
-                parts.append(block((half - 0.1, half + 0.04), (y - 0.28 * bay, y + 0.28 * bay), (z, z + 1.4), "glass"))
-    if draw.random() < 0.5:
-        parts.append(block((-half - 0.2, half + 0.2), (-wide - 0.2, wide + 0.2), (height, height + 0.25), "trim"))
-    else:
-        gable = [(-half - 0.4, height), (half + 0.4, height), (0, height + draw.uniform(0.3, 0.6) * half)]
-        parts.append(prism(gable, (-wide - 0.2, wide + 0.2), "cover_red" if draw.random() < 0.5 else "dark_metal"))
-    return parts
-
-
-def lamp_post(draw: Random) -> list[Part]:
-    """A street lamp; its arm reaches forward."""
-    height, reach = draw.uniform(4, 8), draw.uniform(0.6, 1.6)
-    path = [(0, 0, 0), (0, 0, 0.9 * height), (0.3 * reach, 0, height), (reach, 0, height + 0.1)]
-    parts = [tube(path, [0.1, 0.06, 0.05, 0.04], "dark_metal")]
-    parts.append(block((reach - 0.1, reach + 0.5), (-0.13, 0.13), (height + 0.04, height + 0.18), "metal"))
-    parts.append(block((reach, reach + 0.45), (-0.1, 0.1), (height + 0.02, height + 0.05), "lamp"))
-    return parts

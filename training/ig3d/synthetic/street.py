@@ -10,7 +10,6 @@ import numpy as np
 from .render import Light, Piece, Surface
 from .scene import (
     Floor,
-    Placed,
     Scene,
     Traits,
     block,
@@ -194,6 +193,3 @@ def _light(draw: Random) -> Light:
         sky=(horizon, zenith),
         haze=draw.choice((0.0, draw.uniform(0.1, 0.8))),
     )
-
-
-__all__ = ["Placed", "driving", "surround"]
