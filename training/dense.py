@@ -5,9 +5,15 @@ A phrase says something about one object; an instance map says something about e
 is one (rendered or segmented data), the 3D heads read a random sample of visual tokens as if they were query tokens:
 either as the projector gives them (to train the towers alone) or at the language model's last layer. Image tokens come
 before all words, so what they say there depends on no phrase, and what is left to the query token is to find the right
-place and copy. This is an aid of training; inference knows nothing of it.
+place and copy.
 
-Shapes: B pictures, N visual tokens = cells (grid x grid), S sampled cells, M objects (padded), C channels.
+That, too, is told: where words or a query token speak of an object, half of the heads of the last two layers are asked
+to attend to the visual tokens that show it.
+
+These are aids of training; inference knows nothing of them.
+
+Shapes: B pictures, N visual tokens = cells (grid x grid), S sampled cells, M objects (padded), C channels, G gazes:
+tokens that speak of an object.
 """
 
 from collections import defaultdict
@@ -93,7 +99,8 @@ def sample_cells(objects: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 class DenseCollator(PackedCollator):
-    """As `PackedCollator`; the batch also has `dense`: what the sampled cells show.
+    """As `PackedCollator`; the batch also has `dense`: what the sampled cells show, and with words `gaze`: which cells
+    show what a token speaks of (`samples` [G], `positions` [G], `cells` bool [G, N]).
 
     Its records also have `cells` (uint8 [N], from `cell_objects`) and `names` (from `name_classes`).
 
@@ -113,7 +120,10 @@ class DenseCollator(PackedCollator):
         scene = self.scene(records)
         batch = self.pixels(records, scene["flipped"])
         batch["dense"] = self._dense(records, scene)
-        return {**batch, **self._words(records, scene)} if self.with_words else batch
+        if self.with_words:
+            words, spoken_of = self._words(records, scene)
+            batch = {**batch, **words, "gaze": _gaze(batch["dense"].pop("shown"), spoken_of)}
+        return batch
 
     def _dense(self, records: list[dict[str, Any]], scene: dict[str, Tensor]) -> dict[str, Tensor]:
         shown = torch.from_numpy(np.stack([np.frombuffer(one["cells"], np.uint8) for one in records])).long()
@@ -141,7 +151,39 @@ class DenseCollator(PackedCollator):
             "names": names,
             "shows_object": shown != NOTHING,
             "targets": targets,
+            **({"shown": shown} if self.with_words else {}),
         }
+
+
+def _gaze(shown: Tensor, spoken_of: list[tuple]) -> dict[str, Tensor]:
+    """As `DenseCollator` says, of the cells' objects [B, N]; objects that fill no cell are left out."""
+    cells = [torch.isin(shown[sample], torch.tensor(objects)) for sample, _, objects in spoken_of]
+    seen = [i for i, one in enumerate(cells) if one.any()]
+    return {
+        "samples": torch.tensor([spoken_of[i][0] for i in seen], dtype=torch.long),
+        "positions": torch.tensor([spoken_of[i][1] for i in seen], dtype=torch.long),
+        "cells": torch.stack([cells[i] for i in seen]) if seen else torch.zeros(0, shown.shape[1], dtype=torch.bool),
+    }
+
+
+def gaze_loss(attentions: tuple[Tensor, ...], gaze: dict[str, Tensor], first: int) -> Tensor:
+    """Cross-entropy of attending to what is spoken of: the first half of the heads of the last two layers.
+
+    Args:
+        attentions: [B, heads, T, T] of each layer, probabilities.
+        gaze: of `DenseCollator`.
+        first: position of the first visual token.
+
+    Returns:
+        A number; 0 without gazes.
+    """
+    losses = []
+    for layer in attentions[-2:]:
+        chosen = layer[gaze["samples"], : layer.shape[1] // 2, gaze["positions"]]  # [G, heads / 2, T]
+        chosen = chosen[..., first : first + gaze["cells"].shape[1]].float()
+        seen = (chosen * gaze["cells"][:, None]).sum(-1)
+        losses.append(-seen.clamp(min=1e-12).log().sum() / max(seen.numel(), 1))
+    return torch.stack(losses).mean()
 
 
 def dense_boxes(box_head: nn.Module, states: Tensor, depth_logits: Tensor | None, dense: dict[str, Any]):
@@ -241,11 +283,12 @@ class DenseTrainer(_LogsComponents, LLMI3DTrainer):
 
     Args:
         dense_weight: of the dense box loss.
+        gaze_weight: of `gaze_loss`; needs the eager attention, others do not tell where they look.
     """
 
-    def __init__(self, *args, dense_weight: float = 1.0, **kwargs):
+    def __init__(self, *args, dense_weight: float = 1.0, gaze_weight: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.dense_weight = dense_weight
+        self.dense_weight, self.gaze_weight = dense_weight, gaze_weight
         self._dense_boxes: Tensor | None = None
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -255,10 +298,15 @@ class DenseTrainer(_LogsComponents, LLMI3DTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
-        dense = inputs.pop("dense")
-        loss, outputs = super().compute_loss(
-            model, {**inputs, "output_hidden_states": True}, True, num_items_in_batch=num_items_in_batch
-        )
+        dense, gaze = inputs.pop("dense"), inputs.pop("gaze")
+        inputs |= {"output_hidden_states": True, "output_attentions": self.gaze_weight > 0}
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch)
+        if self.gaze_weight:
+            is_image = inputs["input_ids"][0] == self._config().image_token_id
+            looked = gaze_loss(outputs.attentions, gaze, int(is_image.nonzero()[0]))
+            loss = loss + self.gaze_weight * looked
+            if model.training:
+                self._note({"gaze_loss": looked})
         if self.dense_weight:
             unwrapped = self.accelerator.unwrap_model(model)
             unwrapped = unwrapped.get_base_model() if hasattr(unwrapped, "get_base_model") else unwrapped

@@ -59,7 +59,8 @@ class Packer:
         Returns:
             `pixels` (uint8 [h, w, 3]: the picture as it lies on the canvas, without its padding), `place` (h, w, left,
             top), `intrinsics` (K of the network frame), `boxes` (float32 [M, 17]), and for each stage `NAME` (int16:
-            all tokens) with `NAME_turns` (question length, answer length, then object indices, for each turn).
+            all tokens) with `NAME_turns` (question length, answer length, then object indices, for each turn). A turn may have
+            `targets` without boxes: the objects of which its words speak.
         """
         pixels, place, intrinsics = self._picture(row)
         index = {entry["id"]: i for i, entry in enumerate(row["objects"])}
@@ -150,7 +151,7 @@ class PackedCollator:
             and `logits_to_keep`, with `labels` only of those last positions: visual tokens have no successor to learn.
         """
         scene = self.scene(records)
-        return {**self.pixels(records, scene["flipped"]), **self._words(records, scene)}
+        return {**self.pixels(records, scene["flipped"]), **self._words(records, scene)[0]}
 
     # ------------------------------------------------------------------------------------------------------ pictures
 
@@ -196,10 +197,15 @@ class PackedCollator:
 
     # --------------------------------------------------------------------------------------------------------- words
 
-    def _words(self, records: list[dict[str, Any]], scene: dict[str, Tensor]) -> dict[str, Any]:
-        prefix = self.packer.prefix()
-        samples, targets = [], []
-        for one in records:
+    def _words(self, records: list[dict[str, Any]], scene: dict[str, Tensor]) -> tuple[dict[str, Any], list[tuple]]:
+        """The batch, and of which objects its tokens speak: (sample, position in it, object indices) each.
+
+        A query token speaks of its object, the last token of a question of all objects of the answer, and the first
+        token of an answer without boxes too.
+        """
+        prefix, box_token = self.packer.prefix(), self.packer.processor.box_3d_token_id
+        samples, targets, spoken_of = [], [], []
+        for sample, one in enumerate(records):
             tokens, labels, positions, turn_of = list(prefix), [-100] * len(prefix), list(range(len(prefix))), []
             turn_of, meant = [-1] * len(prefix), []
             all_tokens, start = np.frombuffer(one[self.stage], np.int16).tolist(), 0
@@ -213,7 +219,15 @@ class PackedCollator:
                 labels += [-100] * question + turn[question:]
                 positions += range(len(prefix), len(prefix) + len(turn))
                 turn_of += [index] * len(turn)
-                meant += objects
+                boxes = [at for at, token in enumerate(turn) if token == box_token]
+                begin = len(tokens) - len(turn)
+                if objects:
+                    spoken_of.append((sample, begin + question - 1, objects))
+                if boxes:
+                    meant += objects
+                    spoken_of += [(sample, begin + at, [i]) for at, i in zip(boxes, objects, strict=True)]
+                elif objects:
+                    spoken_of.append((sample, begin + question, objects))
             samples.append(
                 {
                     "input_ids": torch.tensor(tokens),
@@ -234,7 +248,7 @@ class PackedCollator:
         keep = length - len(prefix) + 1  # the last visual token has the first label's place before it
         # Added to the scores: every attention takes that, while a boolean one would mean nothing to `eager`.
         barred = torch.zeros(sees.shape).masked_fill_(~sees, torch.finfo(torch.float32).min)
-        return {
+        batch = {
             "input_ids": batch["input_ids"],
             "attention_mask": barred[:, None],
             "position_ids": batch["position_ids"],
@@ -242,6 +256,7 @@ class PackedCollator:
             "logits_to_keep": keep,
             "targets_3d": {**self.targets(scene, asked["which"], asked["mask"]), **self.painted(scene)},
         }
+        return batch, spoken_of
 
     def targets(self, scene: dict[str, Tensor], which: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The truth of the objects `which` [B, Q] (indices), as `Box3DTargets` names it."""

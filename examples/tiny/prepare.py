@@ -174,7 +174,8 @@ def pretraining_turns(row: dict) -> list[dict]:
         if len(pixels) and not entry["ignore"]:
             seen.append((len(pixels), index, entry))
             y, x = pixels[draw.randrange(len(pixels))]
-            turns.append(_words_turn(f"What is at {place(x + 0.5, y + 0.5)}?", f"{described(entry)}."))
+            question = f"What is at {place(x + 0.5, y + 0.5)}?"
+            turns.append(_words_turn(question, f"{described(entry)}.", entry["id"]))
     largest = [entry for _, _, entry in sorted(seen, key=lambda one: -one[0])[:4]]
     if largest:
         turns.append(_words_turn("Describe the picture.", "; ".join(map(described, largest)) + "."))
@@ -185,15 +186,15 @@ def pretraining_turns(row: dict) -> list[dict]:
             phrase = turn["question"][len(before) : -len(after)]
             left, top, right, bottom = objects[turn["targets"][0]]["box_2d"]
             middle = place((max(left, 0) + min(right, width)) / 2, (max(top, 0) + min(bottom, height)) / 2)
-            turns.append(_words_turn(f"Where is {phrase}?", f"At {middle}."))
+            turns.append(_words_turn(f"Where is {phrase}?", f"At {middle}.", turn["targets"][0]))
         elif turn["task"] == "absent":
             phrase = turn["question"][len(before) : -len(after)]
             turns.append(_words_turn(f"Where is {phrase}?", turn["answer"]))
     return turns
 
 
-def _words_turn(question: str, answer: str) -> dict:
-    return {"question": question, "answer": answer, "task": "caption", "targets": []}
+def _words_turn(question: str, answer: str, *targets: str) -> dict:
+    return {"question": question, "answer": answer, "task": "caption", "targets": list(targets)}
 
 
 # ------------------------------------------------------------------------------------------------------------- prepare

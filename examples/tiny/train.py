@@ -23,6 +23,7 @@ import datasets
 import torch
 from peft import get_peft_model
 from prepare import SEED, build_config, build_model, new_packer
+from timm.optim import Muon
 from torch import nn
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -43,22 +44,24 @@ class Stage:
         learning_rate: at its highest; falls by a cosine to a share of it (`end`) after a short warm-up.
         turns: of a picture that are learned each time it comes.
         dense: weight of the dense box loss.
+        gaze: weight of the loss of attending to what is spoken of.
     """
 
     epochs: float
     learning_rate: float
     turns: int = 0
     dense: float = 0.0
+    gaze: float = 0.0
     end: float = 0.0
 
 
 BATCH = 16
 CELLS = 32
 STAGES = {
-    "towers": Stage(epochs=2.4, learning_rate=1.5e-3, end=0.1),
-    "pretrain": Stage(epochs=0.6, learning_rate=1e-3, turns=10, dense=1.0, end=0.3),
-    "align": Stage(epochs=0.04, learning_rate=5e-4, turns=10, dense=1.0, end=0.5),
-    "finetune": Stage(epochs=0.66, learning_rate=1e-3, turns=10, dense=0.5, end=0.01),
+    "towers": Stage(epochs=5.0, learning_rate=2e-3, end=0.1),
+    "pretrain": Stage(epochs=1.0, learning_rate=1e-3, turns=10, dense=1.0, gaze=1.0, end=0.3),
+    "align": Stage(epochs=0.04, learning_rate=5e-4, turns=10, dense=1.0, gaze=1.0, end=0.5),
+    "finetune": Stage(epochs=2.0, learning_rate=1e-3, turns=10, dense=0.5, gaze=1.0, end=0.01),
 }
 
 
@@ -78,6 +81,7 @@ def towers(out: Path, scale: float) -> None:
         TrainingArguments(**arguments(out, "towers", scale), remove_unused_columns=False),
         train_dataset=records_of(out),
         data_collator=collator,
+        optimizers=(optimizer(wrapped, "towers"), None),
     )
     run(trainer, out / "towers")
     model.save_pretrained(done)
@@ -97,6 +101,8 @@ def words_stage(out: Path, name: str, model: nn.Module, scale: float, turns: str
         train_dataset=records_of(out),
         data_collator=collator,
         dense_weight=stage.dense,
+        gaze_weight=stage.gaze,
+        optimizers=(optimizer(model, name), None),
     )
     run(trainer, out / name)
 
@@ -172,9 +178,6 @@ def arguments(out: Path, name: str, scale: float) -> dict:
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr_rate": stage.end},
         "warmup_steps": min(100, steps // 10),
-        "optim": "adamw_torch_fused",
-        "adam_beta2": 0.99,
-        "weight_decay": 0.05,
         "max_grad_norm": 1.0,
         "bf16": True,
         "use_cpu": not torch.accelerator.is_available(),
@@ -185,6 +188,22 @@ def arguments(out: Path, name: str, scale: float) -> dict:
         "report_to": "none",
         "dataloader_pin_memory": False,
     }
+
+
+def optimizer(model: nn.Module, name: str) -> Muon:
+    """Muon on matrices, AdamW on the rest, with steps as large (timm's implementation). To the same loss in two thirds
+    of AdamW's steps."""
+    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    # Rows of these are words; a word that the batch lacks has no gradient that could be made as large as the others'.
+    words = [one for name, one in trained.items() if "embed_tokens" in name or "lm_head" in name]
+    vectors = [one for one in trained.values() if one.ndim < 2]
+    matrices = [one for one in trained.values() if one.ndim >= 2 and not any(one is other for other in words)]
+    groups = [
+        {"params": matrices},
+        {"params": words, "use_fallback": True},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return Muon(groups, lr=STAGES[name].learning_rate, weight_decay=0.05, nesterov=True, betas=(0.9, 0.99))
 
 
 def run(trainer, out: Path) -> None:

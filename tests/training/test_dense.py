@@ -19,6 +19,7 @@ from llmi3d.training.dense import (
     DenseTowersTrainer,
     DenseTrainer,
     cell_objects,
+    gaze_loss,
     name_classes,
     row_cells,
     sample_cells,
@@ -142,6 +143,53 @@ def _ask(phrase):
     return {"messages": messages, "task": ["grounding"]}
 
 
+def test_tokens_look_at_what_they_speak_of(records, row):
+    packer, made = records
+    batch = DenseCollator(packer, cells=4)(made)
+    gaze, ids = batch["gaze"], batch["input_ids"]
+    shown = torch.from_numpy(np.frombuffer(made[0]["cells"], np.uint8).copy())
+    assert not gaze["samples"].any(), "the second picture shows nothing"
+    boxes = (ids[0] == packer.processor.box_3d_token_id).nonzero().squeeze(1).tolist()
+    centers = batch["targets_3d"]["center"][0].tolist()
+    by_center = {tuple(np.float32(entry["center"])): i for i, entry in enumerate(row["objects"])}
+    spoken = dict(zip(gaze["positions"].tolist(), gaze["cells"], strict=True))
+    for position, center in zip(boxes, centers, strict=True):
+        cells = shown == by_center[tuple(np.float32(center))]
+        # The query token, and the last word of the question before it.
+        assert torch.equal(spoken[position], cells) and torch.equal(spoken[position - 1], cells)
+    assert len(spoken) == 2 * len(boxes)
+
+
+def test_words_without_boxes_look_where_they_are_told(records, row):
+    packer, _ = records
+    turn = {"question": "Where is the cone?", "answer": "There.", "targets": ["b"]}
+    told = Packer(packer.processor, {"turns": lambda row: [turn]})(row)
+    made = {**records[1][0], **{name: told[name] for name in ("turns", "turns_turns")}}
+    batch = DenseCollator(packer, cells=4)([made])
+    shown = torch.from_numpy(np.frombuffer(made["cells"], np.uint8).copy())
+    assert not batch["targets_3d"]["mask"].any()
+    begin = len(packer.prefix()) + made["turns_turns"][0][0]
+    assert batch["gaze"]["positions"].tolist() == [begin - 1, begin]
+    assert all(torch.equal(cells, shown == 1) for cells in batch["gaze"]["cells"])
+
+
+def test_the_gaze_loss_is_the_cross_entropy_of_half_of_the_heads_of_two_layers():
+    torch.manual_seed(0)
+    layers = torch.rand(3, 2, 4, 9, 9).softmax(-1)  # layers, samples, heads, from, to; visual tokens at 1 to 4
+    gaze = {
+        "samples": torch.tensor([1, 0]),
+        "positions": torch.tensor([7, 8]),
+        "cells": torch.tensor([[True, False, True, False], [False, False, False, True]]),
+    }
+    expected = 0.0
+    for layer in layers[1:]:
+        for head in (0, 1):
+            expected -= (layer[1, head, 7, 1] + layer[1, head, 7, 3]).log() + layer[0, head, 8, 4].log()
+    assert gaze_loss(tuple(layers), gaze, 1).item() == pytest.approx(expected.item() / 8, rel=1e-5)
+    nothing = {name: value[:0] for name, value in gaze.items()}
+    assert gaze_loss(tuple(layers), nothing, 1) == 0
+
+
 # ------------------------------------------------------------------------------------------------------------ training
 
 
@@ -197,6 +245,25 @@ def test_the_dense_loss_is_that_of_the_boxes_at_the_image_tokens(new_chain, reco
     assert "dense_loss" not in plain
     # The same first batch: what is new is the dense loss alone.
     assert dense["loss"] == pytest.approx(plain["loss"] + 2 * dense["dense_loss"], rel=1e-4)
+
+
+def test_gazes_are_taught_where_asked_for(new_chain, records, tmp_path):
+    model, packer, made = new_chain[0], *records
+    model.set_attn_implementation("eager")
+    logs = []
+    for weight in (0.0, 3.0):
+        trainer = DenseTrainer(
+            copy.deepcopy(model),
+            LLMI3DTrainingArguments(output_dir=str(tmp_path), seed=1, **SETTINGS),
+            train_dataset=made,
+            data_collator=DenseCollator(packer, cells=4),
+            gaze_weight=weight,
+        )
+        trainer.train()
+        logs.append(trainer.state.log_history[0])
+    plain, taught = logs
+    assert "gaze_loss" not in plain
+    assert taught["loss"] == pytest.approx(plain["loss"] + 3 * taught["gaze_loss"], rel=1e-4)
 
 
 def test_a_share_of_the_boxes_is_judged_without_a_front(records):
