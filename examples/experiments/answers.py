@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from PIL import Image
-from texts import read_boxes
 from torch import Tensor
 
 from llmi3d.modeling_llmi3d import LLMI3DImageFeatures
@@ -25,6 +24,7 @@ from llmi3d.processing.geometry_llmi3d import (
     egocentric_to_allocentric,
     project,
 )
+from llmi3d.training.text_boxes import read_boxes
 
 PICTURES = 8  # of a batch
 SEQUENCES = 48  # of a batch that is written
@@ -62,7 +62,7 @@ class Grounder:
 
     Args:
         model, processor: of one checkpoint.
-        form: how it writes boxes (`texts.FORMS`), or "" for the 3D query token.
+        form: how it writes boxes (`text_boxes.FORMS`), or "" for the 3D query token.
         metric_depth: its depths are metres whatever the camera: it was trained without virtual depth.
     """
 

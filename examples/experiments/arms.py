@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from answers import under_camera
 from peft import get_peft_model
-from texts import SeenBoxes, write_boxes
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -39,6 +38,7 @@ from llmi3d.training.dense import DenseCollator, DenseTowers, DenseTowersTrainer
 from llmi3d.training.lora import NEW_PARTS, lora_config
 from llmi3d.training.losses import Box3DLossWeights
 from llmi3d.training.packing import PackedCollator, Packer
+from llmi3d.training.text_boxes import SeenBoxes, write_boxes
 
 # Behind everything else: `evaluate` there must not hide the library of that name.
 sys.path.append(str(Path(__file__).parents[1] / "tiny"))
@@ -59,7 +59,7 @@ class Arm:
         without: a part of feature mining that is switched off: `cnn`, `depth` or `attention`.
         metric_depth: trained without virtual depth.
         left_out: a domain whose pictures are not trained on.
-        form: how boxes are written (`texts.FORMS`), or "" for the 3D query token.
+        form: how boxes are written (`text_boxes.FORMS`), or "" for the 3D query token.
         new_heads: the 3D heads start anew, as untrained for the answer as a text form is.
         lora: adapters on the language model; else every weight is trained.
     """
@@ -328,7 +328,7 @@ class TextCollator(PackedCollator):
     """As `PackedCollator`, with boxes written out instead of 3D query tokens.
 
     Args:
-        form: one of `texts.FORMS`.
+        form: one of `text_boxes.FORMS`.
         names: vocabularies of a record's `names`; the first, `category`, is what `json` calls a box.
         kwargs: of `PackedCollator`.
     """

@@ -21,13 +21,14 @@ from llmi3d.processing.geometry_llmi3d import (
     encode_boxes,
     project,
 )
+from llmi3d.training import text_boxes
 from llmi3d.training.dense import DenseCollator, name_classes
 from llmi3d.training.metrics.iou3d import box3d_iou
 from llmi3d.training.metrics.records import make_record, with_predictions
 from llmi3d.training.packing import Packer
 
 EXPERIMENTS = Path(__file__).parents[2] / "examples" / "experiments"
-MODULES = ("answers", "arms", "asked", "common", "evaluations", "measure", "page", "run", "texts", "trained")
+MODULES = ("answers", "arms", "asked", "common", "evaluations", "measure", "page", "run", "trained")
 TINY = ("prepare", "train")
 
 
@@ -65,14 +66,14 @@ def some_boxes(count=40):
 
 
 @pytest.mark.parametrize("form", ["numbers", "json"])
-def test_boxes_are_read_as_they_were_written(experiments, form):
+def test_boxes_are_read_as_they_were_written(form):
     center, size, rotation = some_boxes()
     truth = encode_boxes(center, size, rotation, K, 256.0)
-    seen = experiments.texts.SeenBoxes(truth.center_2d_px, truth.depth_virtual, truth.size, truth.rotation_allocentric)
-    text = experiments.texts.write_boxes(form, seen, ["car"] * len(center), CANVAS)
-    read = experiments.texts.read_boxes(form, text, CANVAS)
+    seen = text_boxes.SeenBoxes(truth.center_2d_px, truth.depth_virtual, truth.size, truth.rotation_allocentric)
+    text = text_boxes.write_boxes(form, seen, ["car"] * len(center), CANVAS)
+    read = text_boxes.read_boxes(form, text, CANVAS)
     assert read.malformed == 0 and len(read.boxes.size) == len(center)
-    fields = (getattr(read.boxes, name) for name in experiments.texts.SeenBoxes.__dataclass_fields__)
+    fields = (getattr(read.boxes, name) for name in text_boxes.SeenBoxes.__dataclass_fields__)
     found = decode_boxes(*fields, K, 256.0)
     # Of small boxes far away a pixel is a large part: whole pixels cost IoU, but never the box.
     apart = (found[0] - center).norm(dim=1) / center.norm(dim=1)
@@ -98,8 +99,8 @@ def test_boxes_are_read_as_they_were_written(experiments, form):
         ("json", "", 0, 1),
     ],
 )
-def test_what_cannot_be_read_is_counted(experiments, form, text, boxes, malformed):
-    read = experiments.texts.read_boxes(form, text, CANVAS)
+def test_what_cannot_be_read_is_counted(form, text, boxes, malformed):
+    read = text_boxes.read_boxes(form, text, CANVAS)
     assert (len(read.boxes.size), read.malformed) == (boxes, malformed)
 
 
@@ -301,8 +302,8 @@ def test_text_arm_learns_the_box_in_words(experiments, packed, chain, row, form)
     canvas, focal_length = processor.image_processor.high_res_size["height"], processor.virtual_focal_length
     depths = []
     for answer in filter(None, text):
-        seen = experiments.texts.read_boxes(form, answer, canvas).boxes
-        fields = (getattr(seen, name) for name in experiments.texts.SeenBoxes.__dataclass_fields__)
+        seen = text_boxes.read_boxes(form, answer, canvas).boxes
+        fields = (getattr(seen, name) for name in text_boxes.SeenBoxes.__dataclass_fields__)
         center, _, _ = decode_boxes(*fields, batch["targets_3d"]["intrinsics"][0].double(), focal_length)
         depths += center[:, 2].tolist()
     assert sorted(depths) == pytest.approx(sorted(entry["center"][2] for entry in row["objects"]), rel=0.01)

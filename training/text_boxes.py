@@ -7,7 +7,8 @@
     json      [{"bbox_3d": [-0.10, 0.42, 5.31, 4.20, 1.52, 1.80, 0.01, -0.19, 0.00], "label": "car"}]
 
 Both say what the virtual camera sees, as the query token's heads do: no form is punished for not knowing K, and the
-same geometry turns all of them into metres.
+same geometry turns all of them into metres. `write_boxes` and `read_boxes` speak of the virtual camera, `BoxText` of
+metric boxes and rows.
 
 Shapes: N boxes.
 """
@@ -17,20 +18,30 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from llmi3d.processing.geometry_llmi3d import (
     allocentric_to_egocentric,
     back_project,
+    decode_boxes,
     egocentric_to_allocentric,
+    encode_boxes,
     project,
 )
+from llmi3d.training.ig3d.schema import BOX_PLACEHOLDER, upright_image
 from llmi3d.training.metrics.baselines import parse_qwen3vl
+from llmi3d.training.packing import turns_of
 
 FORMS = ("numbers", "json")
 _NUMBER = r"-?\d+(?:\.\d+)?"
+# No photograph shows boxes outside of these; metres. Far larger or smaller ones have no volume in float64.
+_FARTHEST, _SMALLEST, _LARGEST = 1e4, 1e-3, 1e3
+# Of an answer in words alone nothing is left that could have been a box.
+_OF_A_BOX = re.compile(r"[\d\[{]")
 _NINE = re.compile(rf"\s*({_NUMBER})" + rf"\s+({_NUMBER})" * 8 + r"\s*")
 
 
@@ -106,6 +117,125 @@ def read_boxes(form: str, text: str, canvas: int) -> Read:
     )
     malformed = parsed.malformed + len(parsed.boxes) - len(kept)
     return Read(seen, malformed or int(not kept))
+
+
+# --------------------------------------------------------------------------------------------------- metric boxes
+
+
+@dataclass(frozen=True)
+class TextAnswer:
+    """What an answer in words says.
+
+    Attributes:
+        boxes: dicts {center, size, rotation} as `metrics.records.make_boxes` takes them: metres, camera frame.
+        malformed: boxes that cannot be read.
+        abstains: it says that nothing is there: words without a number, or an empty JSON list.
+    """
+
+    boxes: list[dict]
+    malformed: int
+    abstains: bool
+
+    @property
+    def answer(self) -> list[dict] | None:
+        """For `metrics.records.with_predictions`: None where nothing can be read."""
+        return self.boxes if self.boxes or self.abstains else None
+
+
+@dataclass(frozen=True)
+class BoxText:
+    """Metric boxes of a camera to words and back.
+
+    Args:
+        form: one of FORMS.
+        canvas: side of the network frame, pixels.
+        virtual_focal_length: network pixels.
+
+    Raises:
+        ValueError: an unknown form.
+    """
+
+    form: str
+    canvas: int
+    virtual_focal_length: float
+
+    def __post_init__(self):
+        if self.form not in FORMS:
+            raise ValueError(f"form: got {self.form!r}, want one of {', '.join(FORMS)}.")
+
+    @classmethod
+    def for_processor(cls, processor, form: str) -> "BoxText":
+        """With the network frame and the virtual camera of a `LLMI3DProcessor`."""
+        return cls(form, processor.image_processor.high_res_size["height"], processor.virtual_focal_length)
+
+    def write(self, objects: Sequence[dict[str, Any]], intrinsics: Tensor) -> str:
+        """The words that stand for some objects of a row, at least one.
+
+        Args:
+            objects: with `center`, `size` (metres), `rotation` (box to camera) and `category`.
+            intrinsics: [3, 3], network frame.
+        """
+        center, size, rotation = (
+            torch.tensor([entry[name] for entry in objects], dtype=torch.float64)
+            for name in ("center", "size", "rotation")
+        )
+        seen = encode_boxes(center, size, rotation, intrinsics.double(), self.virtual_focal_length)
+        boxes = SeenBoxes(seen.center_2d_px, seen.depth_virtual, seen.size, seen.rotation_allocentric)
+        labels = [entry["category"].replace("_", " ") for entry in objects]
+        return write_boxes(self.form, boxes, labels, self.canvas)
+
+    def read(self, text: str, intrinsics: Tensor) -> TextAnswer:
+        """What some words say under a camera. Never raises: what cannot be read, or lies out of all sight, is counted.
+
+        Args:
+            intrinsics: [3, 3], network frame.
+        """
+        read = read_boxes(self.form, text, self.canvas)
+        seen = read.boxes
+        center, size, rotation = decode_boxes(
+            seen.center_2d_px,
+            seen.depth_virtual,
+            seen.size,
+            seen.rotation_allocentric,
+            intrinsics.double(),
+            self.virtual_focal_length,
+        )
+        plausible = (center.norm(dim=1) < _FARTHEST) & ((size >= _SMALLEST) & (size <= _LARGEST)).all(1)
+        plausible &= rotation.isfinite().all((1, 2))
+        parts = (part[plausible].tolist() for part in (center, size, rotation))
+        boxes = [dict(zip(("center", "size", "rotation"), box, strict=True)) for box in zip(*parts, strict=True)]
+        words = text.strip()
+        if words and (not _OF_A_BOX.search(words) or (self.form == "json" and words == "[]")):
+            return TextAnswer([], 0, abstains=True)
+        return TextAnswer(boxes, read.malformed + int((~plausible).sum()), abstains=False)
+
+    def write_row(self, row: dict[str, Any], processor) -> dict[str, Any]:
+        """A valid IG3D row with its boxes in words: every answer with `<box_3d>` becomes the text of its boxes.
+
+        Its `image` is the upright picture, and it has no `targets` left.
+        """
+        image = upright_image(row["image"])
+        intrinsics = network_intrinsics(processor, image.size, row["intrinsics"])
+        objects = {entry["id"]: entry for entry in row["objects"]}
+        answers = iter(turns_of(row))
+        messages = []
+        for message in row["messages"]:
+            if message["role"] == "assistant":
+                turn = next(answers)
+                if BOX_PLACEHOLDER in turn["answer"]:
+                    said = self.write([objects[target] for target in turn["targets"]], intrinsics)
+                    message = {**message, "content": said}
+            messages.append(message)
+        return {**row, "image": image, "messages": messages, "targets": []}
+
+
+def network_intrinsics(processor, image_size: tuple[int, int], intrinsics: Any) -> Tensor:
+    """K of the network frame, float64 [3, 3], for an upright picture of (width, height) pixels and its K."""
+    blank = Image.new("RGB", image_size)  # the camera depends on no pixel
+    return processor.image_processor([blank], intrinsics=[intrinsics]).cameras[0].network_intrinsics()
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
 
 
 def _metres(value: float) -> str:
