@@ -36,8 +36,8 @@ class LLMI3DDataCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """
         Returns:
-            `input_ids`, `attention_mask`, `labels` [B, T], `pixel_values`, `high_res_pixel_values`, and
-            `targets_3d`, the fields of `Box3DTargets` as a dictionary.
+            `input_ids`, `attention_mask`, `labels` [B, T], `pixel_values`, `high_res_pixel_values`, `targets_3d` (the
+            fields of `Box3DTargets` as a dictionary), and `image_id`, B names for messages.
         """
         if not rows:
             raise ValueError("rows: got an empty list, want at least one.")
@@ -54,6 +54,7 @@ class LLMI3DDataCollator:
         data = {key: batch[key] for key in self.processor.model_input_names if key in batch}
         data["labels"] = batch["input_ids"].masked_fill(~learned, -100)
         data["targets_3d"] = self._targets(rows, batch.cameras)
+        data["image_id"] = [str(row.get("image_id")) for row in rows]
         return data
 
     def _conversation(self, row: dict[str, Any]) -> list[dict[str, Any]]:
