@@ -7,6 +7,7 @@ Shapes: B samples, Q query tokens of a sample (padded), C channels of the langua
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -154,7 +155,9 @@ class Box3DHead(nn.Module):
             mask: bool [B, Q], False where Q is padding.
             depth_logits: [B, D + 1, H, W], the object-level depth map; without it that source gets no weight.
         """
-        with torch.autocast(states.device.type, enabled=False):
+        device = states.device.type
+        # On the meta device there is no autocast that could be left out.
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             return self._decode(states.float(), mask, None if depth_logits is None else depth_logits.float())
 
     def _decode(self, states: Tensor, mask: Tensor, depth_logits: Tensor | None) -> Box3DHeadOutput:

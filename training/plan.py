@@ -1,0 +1,304 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""What a training run will need, before anything is loaded: memory of each device and time of a step.
+
+The model is built on the meta device, adapters included, and runs one step there: what autograd saves for the backward
+pass and how many operations there are is counted by torch itself, without a byte of weights. What is assumed, and can
+be changed, is how much of its peak a device reaches (`utilisation`) and what the allocator wastes (`overhead`).
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from peft import get_peft_model
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AttentionInterface
+
+from llmi3d.configuration_llmi3d import LLMI3DConfig
+from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
+from llmi3d.training.lora import NEW_PARTS, lora_config
+
+# Memory in GiB, and dense bfloat16 operations a second with float32 accumulation, from the makers' data sheets.
+DEVICES = {
+    "rtx-3090": (24, 71e12),
+    "rtx-4090": (24, 165e12),
+    "l40s": (48, 362e12),
+    "a100-40gb": (40, 312e12),
+    "a100-80gb": (80, 312e12),
+    "h100": (80, 989e12),
+    "h200": (141, 989e12),
+}
+GIB = 2**30
+TUNINGS = ("lora", "full", "new_parts")
+SHARDINGS = ("none", "zero2", "fsdp")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Needs of one device, GiB, and of one optimisation step.
+
+    Attributes:
+        parameters, trained_parameters: of the whole model, adapters included.
+        weights, gradients, optimizer: AdamW's two moments; what sharding spreads over devices is divided already.
+        activations: what the forward pass keeps for the backward pass.
+        overhead: allocator, workspaces and what lives for a moment.
+        tera_operations: floating-point operations of a step on one device, forward and backward, 1e12.
+        seconds_per_step: at the assumed utilisation.
+        memory: the device's.
+    """
+
+    parameters: int
+    trained_parameters: int
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    overhead: float
+    tera_operations: float
+    seconds_per_step: float
+    memory: float
+
+    @property
+    def total(self) -> float:
+        """GiB of one device."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.overhead
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.memory
+
+    def to_markdown(self, title: str = "") -> str:
+        """A table with the sum and whether it fits."""
+        parts = ("weights", "gradients", "optimizer", "activations", "overhead")
+        lines = [f"| {title or 'one device'} | GiB |", "|---|---|"]
+        lines += [f"| {name} | {getattr(self, name):.2f} |" for name in parts]
+        verdict = "fits" if self.fits else "does NOT fit"
+        lines.append(f"| **in all** ({verdict} {self.memory:g} GiB) | **{self.total:.2f}** |")
+        share = self.trained_parameters / self.parameters
+        return "\n".join(
+            [
+                *lines,
+                "",
+                f"{self.trained_parameters:,} of {self.parameters:,} parameters are trained ({share:.2%}); "
+                f"{self.tera_operations:.3g} tera-operations and some {self.seconds_per_step:.3g} s a step.",
+            ]
+        )
+
+    def to_dict(self) -> dict:
+        return {**asdict(self), "total": self.total, "fits": self.fits}
+
+
+def plan_training(
+    config: LLMI3DConfig,
+    *,
+    tuning: str = "lora",
+    rank: int = 16,
+    train: tuple[str, ...] = NEW_PARTS,
+    train_towers: bool = False,
+    batch_size: int = 1,
+    text_tokens: int = 128,
+    queries: int = 4,
+    dtype: torch.dtype = torch.bfloat16,
+    gradient_checkpointing: bool = False,
+    sharding: str = "none",
+    devices: int = 1,
+    device: str = "a100-80gb",
+    utilisation: float = 0.4,
+    overhead: float = 0.1,
+) -> TrainingPlan:
+    """Plans a run of `LLMI3DTrainer` with AdamW and an attention that keeps no scores (flash, or sdpa on a GPU).
+
+    Args:
+        config: of the base.
+        tuning: `lora` (adapters and `train`), `full` (language model and new parts), `new_parts` (stage 1).
+        rank: of the adapters.
+        train: modules trained in full beside adapters.
+        train_towers: whether the towers are trained as well.
+        batch_size: samples on a device at a time; accumulated batches only take longer.
+        text_tokens: of a sample, beside its visual tokens.
+        queries: 3D query tokens of a sample.
+        dtype: of the weights; the 3D heads stay float32 whatever it is.
+        gradient_checkpointing: of the language model's layers.
+        sharding: `none` (DDP), `zero2` (gradients and optimizer), `fsdp` (weights as well; ZeRO-3 is the same).
+        devices: that share what is sharded.
+        device: one of `DEVICES`.
+        utilisation: share of the peak operations that is reached.
+        overhead: share of everything else.
+
+    Raises:
+        ValueError: a setting that is unknown or out of range, named.
+    """
+    for name, value, known in (
+        ("tuning", tuning, TUNINGS),
+        ("sharding", sharding, SHARDINGS),
+        ("device", device, tuple(DEVICES)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: got '{value}', want one of {', '.join(known)}.")
+    for name, value in (
+        ("rank", rank),
+        ("batch_size", batch_size),
+        ("devices", devices),
+        ("text_tokens", text_tokens),
+    ):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, want at least 1.")
+    if not 0 < utilisation <= 1:
+        raise ValueError(f"utilisation: got {utilisation}, want above 0 and at most 1.")
+
+    model = trained_model(config, tuning, rank, train, train_towers, dtype)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    weights, gradients = (sum(one.nbytes for one in some) for some in (model.parameters(), trained))
+    step = count_step(model, batch_size, text_tokens, queries, gradient_checkpointing)
+    shards = {"none": (1, 1), "zero2": (1, devices), "fsdp": (devices, devices)}[sharding]
+    parts = {
+        "weights": weights / shards[0],
+        "gradients": gradients / shards[1],
+        "optimizer": 2 * gradients / shards[1],
+        "activations": step.saved,
+    }
+    if sharding == "fsdp":  # one layer is gathered at a time
+        parts["weights"] += max(sum(one.nbytes for one in layer.parameters()) for layer in layers_of(model))
+    memory, peak = DEVICES[device]
+    return TrainingPlan(
+        parameters=sum(one.numel() for one in model.parameters()),
+        trained_parameters=sum(one.numel() for one in trained),
+        **{name: value / GIB for name, value in parts.items()},
+        overhead=overhead * sum(parts.values()) / GIB,
+        tera_operations=step.operations / 1e12,
+        seconds_per_step=step.operations / (peak * utilisation),
+        memory=memory,
+    )
+
+
+def trained_model(
+    config: LLMI3DConfig, tuning: str, rank: int, train: tuple[str, ...], train_towers: bool, dtype: torch.dtype
+) -> nn.Module:
+    """The model as it would be trained, on the meta device; arguments as of `plan_training`."""
+    with torch.device("meta"):
+        model = LLMI3DForConditionalGeneration(config)
+    model.to(dtype).box_head.float()
+    core = model.model
+    towers = (core.vision_tower, core.high_res_tower)
+    frozen = [name for name, one in core.named_parameters() if not one.requires_grad]  # what has no gradient anyway
+    if tuning == "lora":
+        with torch.device("meta"):
+            peft = get_peft_model(model, lora_config(model, rank=rank, train=train))
+    else:
+        model.requires_grad_(tuning == "full")
+        for part in (core.feature_mining, core.multi_modal_projector, model.box_head):
+            part.requires_grad_(True)
+        peft = None
+    for tower in towers:
+        tower.requires_grad_(train_towers)
+    for name in frozen:
+        core.get_parameter(name).requires_grad_(False)
+    return peft or model
+
+
+@dataclass
+class Step:
+    """Of one forward and backward pass: bytes saved in between, and floating-point operations."""
+
+    saved: int
+    operations: int
+
+
+def count_step(
+    model: nn.Module, batch_size: int, text_tokens: int, queries: int, gradient_checkpointing: bool = False
+) -> Step:
+    """Runs a step on the model's device, meta or real, and counts; arguments as of `plan_training`."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config, layers = base.config, layers_of(base)
+    weights = {_storage(one) for one in model.parameters()}
+    sizes: list[dict[int, int]] = [{}, {}]  # bytes of each storage, saved elsewhere and in layers
+    in_layer, forward = False, 0
+
+    def save(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in weights and _storage(tensor) not in sizes[not in_layer]:
+            kept.append(tensor)  # a freed storage's number is given again
+            sizes[in_layer][_storage(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def enter(*_) -> None:
+        nonlocal in_layer, forward
+        in_layer, forward = True, forward - counter.get_total_flops()
+
+    def leave(*_) -> None:
+        nonlocal in_layer, forward
+        in_layer, forward = False, forward + counter.get_total_flops()
+
+    kept: list[Tensor] = []
+    hooks = [layer.register_forward_pre_hook(enter) for layer in layers]
+    hooks += [layer.register_forward_hook(leave) for layer in layers]
+    before = {name: part._attn_implementation for name, part in _attending(config).items()}
+    base.set_attn_implementation(dict.fromkeys(before, KEEPS_NO_SCORES))
+    try:
+        with FlopCounterMode(display=False) as counter:
+            with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+                loss = _loss(base, batch_size, text_tokens, queries)
+            loss.backward()
+    finally:
+        base.set_attn_implementation(before)
+        for hook in hooks:
+            hook.remove()
+        model.zero_grad()
+    elsewhere, inside = (sum(one.values()) for one in sizes)
+    operations = counter.get_total_flops()
+    if gradient_checkpointing:  # layers keep their input, one at a time has all of its own, and all run forward twice
+        tokens = batch_size * (config.image_seq_length + text_tokens)
+        inside = inside // len(layers) + len(layers) * tokens * config.text_config.hidden_size * base.dtype.itemsize
+        operations += forward
+    return Step(elsewhere + inside, operations)
+
+
+def _loss(base: LLMI3DForConditionalGeneration, batch_size: int, text_tokens: int, queries: int) -> Tensor:
+    """A loss that everything trained takes part in, of zeros."""
+    config, new = base.config, {"device": base.device, "dtype": base.dtype}
+    low, high = config.vision_config.image_size, config.high_res_image_size
+    image = base.get_image_features(
+        torch.zeros(batch_size, 3, low, low, **new), torch.zeros(batch_size, 3, high, high, **new), return_dict=True
+    )
+    words = torch.zeros(batch_size, text_tokens, dtype=torch.long, device=base.device)
+    embeddings = torch.cat((image.pooler_output, base.get_input_embeddings()(words)), 1)
+    states = base.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    labels = words.new_zeros(states.shape[:2])
+    loss = base.loss_function(
+        logits=base.lm_head(states), labels=labels, vocab_size=config.text_config.vocab_size, num_items_in_batch=1
+    )
+    mask = torch.ones(batch_size, queries, dtype=torch.bool, device=base.device)
+    boxes = base.box_head(states[:, -queries:], mask, image.depth_logits)
+    answers = [value for value in boxes.values() if value is not None and value.is_floating_point()]
+    if image.depth_logits is not None:
+        answers.append(image.depth_logits)
+    return loss + sum(value.float().sum() for value in answers)
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The language model's layers."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return list(base.model.language_model.layers)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _attending(config: LLMI3DConfig) -> dict:
+    return {name: getattr(config, name) for name in ("text_config", "vision_config")}
+
+
+# ----------------------------------------------------------------------------------------------------------- attention
+
+KEEPS_NO_SCORES = "llmi3d_planned"
+
+
+def _keeps_no_scores(module, query, key, value, attention_mask, scaling=None, dropout=0.0, is_causal=None, **kwargs):
+    """An attention that saves its inputs and output alone; what it computes is not meant to be used."""
+    groups = getattr(module, "num_key_value_groups", 1)
+    key, value = (one.repeat_interleave(groups, 1) for one in (key, value))
+    attended = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True)[0]
+    return attended.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(KEEPS_NO_SCORES, _keeps_no_scores)
