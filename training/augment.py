@@ -1,0 +1,643 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Camera-aware augmentation of IG3D rows: pixels, K, boxes and words move together, so that every row stays true.
+
+    augment = augment_from_config({"flip": 0.5, "crop": [0.7, 1.0], "zoom": [0.8, 1.25], "roll_deg": 3, "color": 0.2})
+    augment.set_epoch(epoch)
+    row = augment(row)
+
+A transform is called as `transform(row, rng)` with a `random.Random`. It gives a new row, whose image is a PIL
+picture, or the row itself where nothing changes; what it is given is never modified. The pixels move by an affine map
+A, the scene by a mirroring or turn M about the camera, and K becomes A K M^-1: what was seen at u is seen at A u,
+exactly, in the pixel convention of K, (0, 0) at the corner of the picture.
+
+Words. A turn has to stay true without anybody looking:
+- Mirrored, left becomes right, in words and in logical forms. Where words without a form cannot be rewritten for
+  certain ("the right tool", "the second car", "clockwise", a language other than English), the row is not mirrored.
+- Where part of the picture is cut away, a turn with a form is kept only if the form still means the same objects
+  (`ig3d.expressions.forms`). Without a form, a turn is kept only if it asks for boxes and its words say nothing about
+  places, order, counts or other things. In both cases its objects must be seen: their centres, and half or more
+  (`LEAST_LEFT`) of what was seen of their 2D boxes. A row of which no turn would be left stays as it is.
+- Turns that speak of pixels or coordinates are dropped, and rows with such turns not mirrored.
+Turns that a cut drops are learned the less often: they are why cuts are made with probability `p`.
+
+Objects of which nothing is left are no longer in the row. How much of the others is seen is estimated by their 2D
+boxes, and `visibility` and `truncation`, where they are known, follow.
+"""
+
+import math
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision.transforms.v2.functional as tvF
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from llmi3d.processing.geometry_llmi3d import (
+    box_corners,
+    check_intrinsics,
+    orient_intrinsics,
+    project,
+    project_box_2d,
+    transform_intrinsics,
+)
+
+from .ig3d.expressions.conversation import _as_row
+from .ig3d.expressions.forms import X_MARGIN, Checker, make_things
+from .ig3d.expressions.nouns import words
+from .ig3d.expressions.wording import ORDINALS
+from .ig3d.schema import upright_image
+from .packing import turns_of
+
+Row = dict[str, Any]
+
+# What lies outside the picture that was taken.
+GREY = (128, 128, 128)
+# Share of what was seen of an object's 2D box that must be left for it to be asked for.
+LEAST_LEFT = 0.5
+_POINTING = ("grounding", "multi", "absent")
+
+
+# ------------------------------------------------------------------------------------------------------- transforms
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Mirrors left and right. A box keeps its own x axis (its front) and y axis (down); its z axis turns round, so
+    that its rotation stays one.
+
+    Args:
+        p: probability.
+    """
+
+    p: float = 0.5
+
+    def __post_init__(self):
+        _check_number("p", self.p, 0, 1)
+
+    def __call__(self, row: Row, rng: random.Random) -> Row:
+        if rng.random() >= self.p:
+            return row
+        try:
+            said = _mirror_conversation(row)
+        except _UncertainError:
+            return row
+        image, k = _picture(row)
+        pixels = torch.tensor([[-1, 0, image.width], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+        mirror = torch.diag(torch.tensor([-1, 1, 1], dtype=torch.float64))
+        moved, _ = _move(row, image.size, ImageOps.mirror(image), pixels, orient_intrinsics(k, image.size, 2), mirror)
+        return {**moved, **said}
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Cuts out a window of whole pixels around the principal point, which has to stay in the picture. As the processor
+    then enlarges the window, the network sees everything nearer, off the middle, and through a longer lens.
+
+    Args:
+        share: (least, most) of the picture's width and height, drawn for each; above 0, up to 1.
+        p: probability.
+    """
+
+    share: tuple[float, float] = (0.7, 1.0)
+    p: float = 0.5
+
+    def __post_init__(self):
+        _check_range("share", self.share, 0.05, 1)
+        _check_number("p", self.p, 0, 1)
+
+    def __call__(self, row: Row, rng: random.Random) -> Row:
+        if rng.random() >= self.p:
+            return row
+        image, k = _picture(row)
+        starts, sides = [], []
+        for side, middle in zip(image.size, (k[0, 2].item(), k[1, 2].item()), strict=True):
+            kept = min(side, max(2, round(side * rng.uniform(*self.share))))
+            starts.append(rng.randint(max(0, math.floor(middle - kept) + 1), min(side - kept, math.ceil(middle) - 1)))
+            sides.append(kept)
+        if tuple(sides) == image.size:
+            return row
+        return _cut(row, image.size, *_look_through(row, image, k, starts, sides, sides))
+
+
+@dataclass(frozen=True)
+class FocalZoom:
+    """Another focal length, as if another lens had been on the camera: pixels move away from the principal point by
+    the factor, K's focal lengths are multiplied by it, boxes and the picture's size stay. Zoomed out, what the lens
+    would have shown beyond the picture is grey.
+
+    A K that is changed alone, with the same pixels, would teach nothing: the network works in a virtual camera and
+    never sees K, so that boxes scaled along in depth would give the very same input and the very same targets. A real
+    zoom changes how large things look, and with it their virtual depth, while their metric boxes stay.
+
+    Args:
+        factor: (least, most), drawn evenly in its logarithm; from 0.5 to 4.
+        p: probability.
+    """
+
+    factor: tuple[float, float] = (0.8, 1.25)
+    p: float = 0.5
+
+    def __post_init__(self):
+        _check_range("factor", self.factor, 0.5, 4)
+        _check_number("p", self.p, 0, 1)
+
+    def __call__(self, row: Row, rng: random.Random) -> Row:
+        if rng.random() >= self.p:
+            return row
+        image, k = _picture(row)
+        factor = _log_uniform(rng, self.factor)
+        start = [middle - middle / factor for middle in k[:2, 2].tolist()]
+        window = [side / factor for side in image.size]
+        return _cut(row, image.size, *_look_through(row, image, k, start, window, image.size))
+
+
+@dataclass(frozen=True)
+class RandomRoll:
+    """Turns the camera about its optical axis: the picture turns about the principal point, boxes about the z axis, K
+    stays. Corners that become empty are grey. "Upright" is meant to hold still, so this is for a few degrees.
+
+    Args:
+        degrees: at most, either way; up to 15.
+        p: probability.
+    """
+
+    degrees: float = 3.0
+    p: float = 0.5
+
+    def __post_init__(self):
+        _check_number("degrees", self.degrees, 0, 15)
+        _check_number("p", self.p, 0, 1)
+
+    def __call__(self, row: Row, rng: random.Random) -> Row:
+        if rng.random() >= self.p:
+            return row
+        image, k = _picture(row)
+        angle = math.radians(rng.uniform(-self.degrees, self.degrees))
+        cos, sin = math.cos(angle), math.sin(angle)
+        turn = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float64)
+        # Where fx and fy differ, the pixels' map is no pure rotation.
+        back = k @ turn.T @ k.inverse()
+        turned = image.transform(
+            image.size,
+            Image.Transform.AFFINE,
+            back[:2].flatten().tolist(),
+            resample=Image.Resampling.BILINEAR,
+            fillcolor=GREY,
+        )
+        return _cut(row, image.size, *_move(row, image.size, turned, k @ turn @ k.inverse(), k, turn))
+
+
+@dataclass(frozen=True)
+class RandomScale:
+    """Resizes picture and K together; boxes stay. The processor brings every picture to one size, so this changes only
+    how sharp it is, as another sensor would: for things of another apparent size see `FocalZoom` and `RandomCrop`.
+
+    Args:
+        factor: (least, most), drawn evenly in its logarithm; from 0.1 to 2.
+        p: probability.
+    """
+
+    factor: tuple[float, float] = (0.8, 1.25)
+    p: float = 1.0
+
+    def __post_init__(self):
+        _check_range("factor", self.factor, 0.1, 2)
+        _check_number("p", self.p, 0, 1)
+
+    def __call__(self, row: Row, rng: random.Random) -> Row:
+        if rng.random() >= self.p:
+            return row
+        image, k = _picture(row)
+        factor = _log_uniform(rng, self.factor)
+        size = [max(1, round(side * factor)) for side in image.size]
+        moved, _ = _look_through(row, image, k, (0, 0), image.size, size)
+        return _keep(row, moved, lambda turn: not _speaks_of_pixels(turn))
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Changes brightness, contrast and saturation, and tints slightly. Hue is never shifted, and where a turn names a
+    colour nothing is tinted either.
+
+    Args:
+        strength: largest relative change, 0 to 0.9; of a tint 0.4 times that.
+        p: probability.
+    """
+
+    strength: float = 0.2
+    p: float = 1.0
+
+    def __post_init__(self):
+        _check_number("strength", self.strength, 0, 0.9)
+        _check_number("p", self.p, 0, 1)
+
+    def __call__(self, row: Row, rng: random.Random) -> Row:
+        if rng.random() >= self.p:
+            return row
+        image = upright_image(row["image"])
+        for adjust in (tvF.adjust_brightness, tvF.adjust_contrast, tvF.adjust_saturation):
+            image = adjust(image, 1 + rng.uniform(-self.strength, self.strength))
+        gains = [1 + 0.4 * rng.uniform(-self.strength, self.strength) for _ in range(3)]
+        if not _names_color(row):
+            image = image.point([min(255, round(value * gain)) for gain in gains for value in range(256)])
+        return {**row, "image": image}
+
+
+@dataclass
+class Augment:
+    """Transforms one after another, decided by (seed, epoch, image_id) alone: a resumed run sees the same pictures.
+
+    The epoch is told by `set_epoch`, which a data set with a method of that name is told by the trainer's loader.
+    Workers of a loader that outlive an epoch (`persistent_workers`) do not hear of it.
+
+    Args:
+        transforms: called in this order as `transform(row, rng)`.
+        seed: of all that is random.
+        epoch: to start with.
+    """
+
+    transforms: tuple[Callable[[Row, random.Random], Row], ...]
+    seed: int = 0
+    epoch: int = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __call__(self, row: Row) -> Row:
+        """A valid row (`ig3d.schema`) to a valid row.
+
+        Raises:
+            ValueError: a picture that cannot be read, a K that does not fit it, or a map that goes with its pixels.
+        """
+        rng = random.Random(f"{self.seed}/{self.epoch}/{row['image_id']}")
+        for transform in self.transforms:
+            row = transform(row, rng)
+        return row
+
+
+def augment_from_config(config: Mapping[str, Any]) -> Augment:
+    """The section of a configuration file, in whatever order, as an `Augment`.
+
+    Args:
+        config: any of `color` (strength), `flip` (probability), `roll_deg` (degrees), and `zoom`, `crop`, `scale`
+            ([least, most]); `p`, with which each of roll, zoom and crop is made (default 0.5); `seed` (default 0).
+
+    Raises:
+        ValueError: an unknown name or a value out of range.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"augment: got {config!r}, want a mapping with some of {', '.join(_CONFIG)}, p, seed.")
+    unknown = [str(name) for name in config if name not in (*_CONFIG, "p", "seed")]
+    if unknown:
+        raise ValueError(f"augment: knows no {', '.join(unknown)}; want some of {', '.join(_CONFIG)}, p, seed.")
+    seed, p = config.get("seed", 0), config.get("p", 0.5)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ValueError(f"augment.seed: got {seed!r}, want a whole number.")
+    _check_number("augment.p", p, 0, 1)
+    transforms = []
+    for name, make in _CONFIG.items():
+        if name in config:
+            try:
+                transforms.append(make(config[name], p))
+            except ValueError as error:
+                raise ValueError(f"augment.{name}: {error}") from None
+    return Augment(tuple(transforms), seed)
+
+
+# In the order in which they are applied: colours before anything is grey, cuts one after another, the size last.
+_CONFIG = {
+    "color": lambda value, p: ColorJitter(value),
+    "flip": lambda value, p: HorizontalFlip(value),
+    "roll_deg": lambda value, p: RandomRoll(value, p),
+    "zoom": lambda value, p: FocalZoom(value, p),
+    "crop": lambda value, p: RandomCrop(value, p),
+    "scale": lambda value, p: RandomScale(value),
+}
+
+
+def _check_number(name: str, value, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{name}: got {value!r}, want a number from {low} to {high}.")
+
+
+def _check_range(name: str, value, low: float, high: float) -> None:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"{name}: got {value!r}, want two numbers, [least, most].")
+    for number in value:
+        _check_number(name, number, low, high)
+    if value[0] > value[1]:
+        raise ValueError(f"{name}: got {value!r}, want the least before the most.")
+
+
+def _log_uniform(rng: random.Random, bounds: tuple[float, float]) -> float:
+    return math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
+
+
+# --------------------------------------------------------------------------------------------- pixels, camera, boxes
+
+
+def _picture(row: Row) -> tuple[Image.Image, Tensor]:
+    """The picture as it is seen, RGB, and its K, float64 [3, 3]."""
+    if row.get("instance_map") is not None:
+        raise ValueError(
+            "instance_map: got one, want none: maps do not move along with the picture; remove the column."
+        )
+    image = upright_image(row["image"])
+    return image, check_intrinsics(row["intrinsics"], image.size)
+
+
+def _look_through(
+    row: Row, image: Image.Image, k: Tensor, start: Iterable[float], window: Iterable[float], size: Iterable[int]
+) -> tuple[Row, set[str]]:
+    """As `_move`: what a window of the picture shows, resized. The window (start and sides, x before y, pixels) may
+    reach beyond the picture."""
+    (left, top), (width, height), size = start, window, tuple(size)
+    border = [max(0, math.ceil(out)) for out in (-left, -top, left + width - image.width, top + height - image.height)]
+    padded = ImageOps.expand(image, tuple(border), GREY) if any(border) else image
+    x, y = left + border[0], top + border[1]
+    shown = padded.resize(size, Image.Resampling.BILINEAR, box=(x, y, x + width, y + height))
+    scale = size[0] / width, size[1] / height
+    offset = -left * scale[0], -top * scale[1]
+    pixels = transform_intrinsics(torch.eye(3, dtype=torch.float64), scale, offset)
+    return _move(row, image.size, shown, pixels, transform_intrinsics(k, scale, offset))
+
+
+def _move(
+    row: Row, size: tuple[int, int], image: Image.Image, pixels: Tensor, k: Tensor, turn: Tensor | None = None
+) -> tuple[Row, set[str]]:
+    """The row with another picture, and the ids of those objects that are still to be seen well enough.
+
+    Args:
+        row: before; its conversation stays.
+        size: (width, height) of the picture before.
+        image: the picture after.
+        pixels: [3, 3], from pixels before to pixels after.
+        k: [3, 3], after.
+        turn: [3, 3] rotation or mirroring of the camera frame; None for none.
+    """
+    entries = row["objects"]
+    center, extent, rotation = (
+        torch.tensor([entry[name] for entry in entries], dtype=torch.float64).reshape(-1, *shape)
+        for name, shape in (("center", (3,)), ("size", (3,)), ("rotation", (3, 3)))
+    )
+    if turn is not None:
+        center, rotation = center @ turn.T, turn @ rotation
+        # A mirrored rotation is none: the box's z axis turns round.
+        rotation[..., 2] *= turn.det().sign()
+    boxes_2d = project_box_2d(box_corners(center, extent, rotation), k)
+    points = project(center, k)
+    inside = ((points >= 0) & (points < points.new_tensor(image.size))).all(-1) & (center[:, 2] > 0)
+    shares = _shares_left(entries, size, pixels, image.size)
+    objects, well_seen = [], set()
+    for i, (entry, share) in enumerate(zip(entries, shares.tolist(), strict=True)):
+        if share == 0:
+            continue
+        hidden = entry.get("box_2d") is None or boxes_2d[i].isnan().any()
+        moved = {
+            "center": center[i].tolist(),
+            "rotation": rotation[i].tolist(),
+            "box_2d": None if hidden else boxes_2d[i].tolist(),
+        }
+        if share < 1 and entry.get("visibility") is not None:
+            moved["visibility"] = entry["visibility"] * share
+        if share < 1 and entry.get("truncation") is not None:
+            moved["truncation"] = 1 - (1 - entry["truncation"]) * share
+        objects.append({**entry, **moved})
+        if inside[i] and share >= LEAST_LEFT:
+            well_seen.add(entry["id"])
+    return {**row, "image": image, "intrinsics": k.tolist(), "objects": objects}, well_seen
+
+
+def _shares_left(entries: list[dict], size: tuple[int, int], pixels: Tensor, new_size: tuple[int, int]) -> Tensor:
+    """Of each object, [M], which share of what the picture showed of its 2D box it still shows; 1 where that was
+    nothing. Counted on a grid, as a turned picture leaves any polygon."""
+    nowhere = (0.0, 0.0, 0.0, 0.0)
+    boxes = torch.tensor([entry.get("box_2d") or nowhere for entry in entries], dtype=torch.float64).reshape(-1, 4)
+    limit = boxes.new_tensor(size)
+    low, high = boxes[:, :2].clamp(min=0), boxes[:, 2:].minimum(limit)
+    steps = (torch.arange(32, dtype=torch.float64) + 0.5) / 32
+    grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
+    points = low[:, None, None] + grid * (high - low)[:, None, None]
+    points = points @ pixels[:2, :2].T + pixels[:2, 2]
+    left = ((points >= 0) & (points <= points.new_tensor(new_size))).all(-1).double().mean((1, 2))
+    return torch.where((high > low).all(-1), left, 1.0)
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+def _turns(row: Row) -> list[dict[str, Any]]:
+    """As `turns_of`, with each turn's `meaning` and `form` (or None)."""
+    meanings = row.get("meanings") or [{}] * len(row["task"])
+    return [
+        {**turn, "meaning": meaning, "form": _form(meaning)}
+        for turn, meaning in zip(turns_of(row), meanings, strict=True)
+    ]
+
+
+def _form(meaning: dict) -> dict | None:
+    form = meaning.get("form")
+    return form if isinstance(form, dict) and ("conditions" in form or "of" in form) else None
+
+
+def _keep(row: Row, moved: Row, holds: Callable[[dict], bool]) -> Row:
+    """The moved row with the turns that hold; the row as it was where none does."""
+    turns = _turns(row)
+    kept, dropped = [], False
+    for turn in turns:
+        refers_back = dropped and turn["form"] is None and _BACK.search(turn["question"])
+        if holds(turn) and not refers_back:
+            kept.append(turn)
+        else:
+            dropped = True
+    if not kept:
+        return row
+    if not dropped:
+        return moved
+    said = _as_row(kept)
+    said["messages"] = [message for message in row["messages"] if message["role"] == "system"] + said["messages"]
+    said["meanings"] = said["meanings"] if row.get("meanings") else row.get("meanings")
+    return {**moved, **said}
+
+
+def _cut(row: Row, size: tuple[int, int], moved: Row, well_seen: set[str]) -> Row:
+    """The moved row with the turns that are still true; the row as it was where none is."""
+    if any(turn["form"] for turn in _turns(row)):
+        before = Checker(make_things(row["objects"], row["intrinsics"], size))
+        after = Checker(make_things(moved["objects"], moved["intrinsics"], moved["image"].size))
+
+    def holds(turn: dict) -> bool:
+        if not well_seen.issuperset(turn["targets"]) or _speaks_of_pixels(turn):
+            return False
+        form = turn["form"]
+        if form is None:
+            return turn["task"] in _POINTING and not _RELATIVE.search(turn["question"] + "\n" + turn["answer"])
+        if "of" in form:
+            return _question_holds(form, before, after, well_seen)
+        meant = after(form)
+        return meant.decided and set(meant.ids) == set(turn["targets"])
+
+    return _keep(row, moved, holds)
+
+
+def _question_holds(form: dict, before: Checker, after: Checker, well_seen: set[str]) -> bool:
+    meant = [(before(one), after(one)) for one in form["of"]]
+    if any(not (old.decided and new.decided) or old.ids != new.ids for old, new in meant):
+        return False
+    if not well_seen.issuperset(name for _, new in meant for name in new.ids):
+        return False
+    if form["question"] == "side":
+        u = {thing.id: thing.u for thing in after.things}
+        first, second = (u[new.ids[0]] for _, new in meant)
+        further = second - first if form["answer"] == "left" else first - second
+        return further > X_MARGIN
+    return True  # all else is metric, or counts
+
+
+def _speaks_of_pixels(turn: dict) -> bool:
+    return any(_PIXELS.search(turn[name]) for name in ("question", "answer"))
+
+
+def _names_color(row: Row) -> bool:
+    text = "\n".join(message["content"] for message in row["messages"]).lower()
+    attributes = [item for entry in row["objects"] for item in (entry["attributes"] or {}).items()]
+    known = (words(value) for name, value in attributes if name in ("color", "colour"))
+    return _COLOR.search(text) is not None or any(color in text for color in known)
+
+
+class _UncertainError(Exception):
+    """Words of which nobody can say for certain how they read mirrored."""
+
+
+def _mirror_conversation(row: Row) -> Row:
+    """`messages` and `meanings` of a row, mirrored; raises `_UncertainError`."""
+    told = [message["content"] for message in row["messages"] if message["role"] == "system"]
+    for entry in row["objects"]:
+        told += [entry["category"], *(entry["attributes"] or {}).values()]
+    if any(_SIDE.search(text) or _HANDED.search(text) for text in told):
+        raise _UncertainError
+    turns, mirrored = _turns(row), []
+    contents = [message["content"] for message in row["messages"] if message["role"] != "system"]
+    for turn, question, answer in zip(turns, contents[::2], contents[1::2], strict=True):
+        if turn["form"] is None:
+            asks = turn["task"] in _POINTING
+            # "Right." may also mean "Yes."
+            side = answer.strip(" .").lower() in ("left", "right") and _SIDE.search(question)
+            mirrored += [_mirror_words(question, asks), _swap(answer) if side else _mirror_words(answer)]
+        else:
+            mirrored += [_swap(question), _swap(answer)]
+    if any(map(_speaks_of_pixels, turns)):
+        raise _UncertainError
+    texts = iter(mirrored)
+    messages = [
+        message if message["role"] == "system" else {**message, "content": next(texts)} for message in row["messages"]
+    ]
+    meanings = row.get("meanings") and [
+        {**turn["meaning"], "form": _mirror_form(turn["form"])} if turn["form"] else turn["meaning"] for turn in turns
+    ]
+    return {"messages": messages, "meanings": meanings}
+
+
+def _mirror_words(text: str, points: bool = False) -> str:
+    """English words about a picture as they are about its mirror image: left for right.
+
+    Args:
+        text: words.
+        points: whether they point at objects, so that "the right car" is no matter of being correct.
+
+    Raises:
+        _UncertainError: where that cannot be said for certain.
+    """
+    foreign = any(letter.isalpha() and ord(letter) > 0x24F for letter in text)
+    rest = _CERTAIN.sub(" ", text)
+    if points:
+        rest = _POINTED.sub(" ", rest)
+    if foreign or _SIDE.search(rest) or _HANDED.search(text):
+        raise _UncertainError
+    # "The second car" is counted from the left, but nobody said so.
+    if any(not _COUNTED.match(text, ordinal.end()) for ordinal in _ORDINAL.finditer(text)):
+        raise _UncertainError
+    return _swap(text)
+
+
+def _swap(text: str) -> str:
+    return _SIDE.sub(lambda found: _other_side(found[1]) + found[2], text)
+
+
+def _other_side(side: str) -> str:
+    other = "right" if side.lower() == "left" else "left"
+    return other.upper() if side.isupper() else other.capitalize() if side[0].isupper() else other
+
+
+def _mirror_form(form):
+    """A logical form with left for right, wherever in it."""
+    if isinstance(form, dict):
+        return {name: _mirror_form(value) for name, value in form.items()}
+    if isinstance(form, list):
+        return [_mirror_form(value) for value in form]
+    if not isinstance(form, str):
+        return form
+    return _FORM_SIDES.get(form) or _swap(form)
+
+
+_FORM_SIDES = {"left": "right", "right": "left", "left_of": "right_of", "right_of": "left_of"}
+
+
+def _pattern(*alternatives: str) -> re.Pattern:
+    return re.compile("|".join(alternatives), re.IGNORECASE)
+
+
+_SIDE = _pattern(r"(?<![a-z])(left|right)((?:-?most|-?hand(?:ed)?|-?wards?|side)?)(?![a-z])")
+_S = "(?<![a-z])(?:left|right)"
+# What may follow "on the right" for it to be a place; a noun may not.
+_END = r"(?=\s*(?:$|[.,;:?!)\"]|(?:of(?! way)|in|is|are|and|or|from|than|with|that|which|who|next|near|behind)\b))"
+_CERTAIN = _pattern(
+    rf"{_S}-?(?:most|wards?|hand(?:ed)?|side)(?![a-z])",
+    rf"{_S}[- ](?:hand|side|half|third|edge|end|corner|border|part|lane|facing|front|rear)s?(?![a-z])",
+    rf"{_S}(?: or | and | to |, |/)(?:the )?{_S}(?![a-z])",
+    rf"\b(?:far|upper|lower|top|bottom|front|rear|back|middle|cent(?:er|re))[- ]{_S}{_END}",
+    rf"\b(?:on|to|at|from|towards?) (?:(?:the|its|his|her|their) )?(?:very |far )?{_S}{_END}",
+    rf"\b(?:facing|turning|turned|looking|pointing|heading|moving|driving|walking) (?:to )?(?:the )?{_S}{_END}",
+    rf"(?<!what is )(?<!what's )(?<!nothing ){_S} of(?! way)\b",
+)
+_POINTED = _pattern(rf"\b(?:the|locate|all|every|each) {_S} (?!angle|triangle|behind|over|out)(?=[a-z])")
+# What a mirror changes, or turns into nonsense, without left or right being said.
+_HANDED = _pattern(
+    r"clockwise|o'clock|starboard|\bport side|\b(?:north|south)?-?(?:east|west)(?:ern|ward)?s?\b",
+    r"\b(?:driver|passenger)(?:'?s)?'? side|\b(?:near|off)-?side",
+    r"\b(?:read(?:s|ing)?|text|writ(?:ten|ing)|letter(?:s|ing)?|words?|says?|spell\w*|logos?)\b",
+    r"\b(?:licen[cs]e|number) plates?\b|\bmirrored\b",
+    r"\b(?:links|rechts|linke\w*|rechte\w*|gauche|droite?|izquierd[ao]|derech[ao]|sinistr[ao]|destr[ao]|esquerd[ao]"
+    r"|direit[ao])\b",
+)
+_ORDINAL = _pattern(rf"(?<!left )(?<!right )(?<!middle )\b(?:{'|'.join(ORDINALS)}|last|\d+(?:st|nd|rd|th))\b")
+_COUNTED = _pattern(
+    r"[- ](?:nearest|closest|farthest|furthest|largest|biggest|smallest|tallest|shortest|most)\b",
+    r".*\bfrom (?:the )?(?:left|right|top|bottom|front|back|camera)\b",
+)
+# What a cut may make false, or ask about what it took away.
+_RELATIVE = _pattern(
+    _SIDE.pattern,
+    _ORDINAL.pattern,
+    r"\b(?:middle|cent(?:er|re)|corner|edge|end|border|half|third|side|top|bottom|upper|lower|fore|back)(?:ground)?\b",
+    r"\b(?:how many|count|number|two|three|four|five|six|seven|eight|nine|ten|both|only|alone|another|others?|rest)\b",
+    r"\b(?:next to|beside|besides|by|between|behind|before|in front|above|below|under|over|near|among|around)\b",
+    r"\b(?:opposite|adjacent|across|along|against|from|than|to)\b|\b\d+\b",
+)
+# Words that may lean on an earlier turn.
+_BACK = _pattern(
+    r"\b(?:it|its|they|them|their|this|that|these|those|same|others?|another|ones?|also|too|again)\b",
+    r"\b(?:what|how) about\b",
+)
+_PIXELS = _pattern(
+    r"\bpixels?\b|\bpx\b|\bcoordinates?\b|\bintrinsics?\b|\bfocal\b|\bfield of view\b|\b[xyzuv] ?[=:] ?-?\d",
+    r"[\[({]\s*-?\d+(?:\.\d+)?\s*[,;]\s*-?\d",
+)
+_COLOR = _pattern(
+    r"colou?r|\b(?:red|orange|yellow|green|blue|purple|violet|pink|brown|black|white|gr[ae]y|silver|gold(?:en)?|beige)\b",
+    r"\b(?:turquoise|cyan|magenta|teal|navy|maroon|cream|tan|dark|light|pale|bright)",
+)
