@@ -274,7 +274,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             do_pooling=False,
             return_dict=True,
         )
-        mined = self.feature_mining(tokens, list(high.hidden_states))
+        mined = self.feature_mining(tokens, [high.hidden_states[stage] for stage in (0, 1, 2, 3)])
         return LLMI3DImageFeatures(
             last_hidden_state=low.last_hidden_state,
             pooler_output=self.multi_modal_projector(mined.tokens),
