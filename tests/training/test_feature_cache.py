@@ -27,6 +27,9 @@ def pixels(frozen):
     return torch.randn(2, 3, low, low), torch.randn(2, 3, high, high)
 
 
+# Compared with a tolerance: what comes from disk lies otherwise in memory, and sums round in another order.
+
+
 def look(model, pixels):
     image = model.get_image_features(*pixels, return_dict=True)
     return image.pooler_output, image.depth_logits
@@ -38,7 +41,7 @@ def test_features_from_disk_are_the_same(frozen, pixels, tmp_path):
         first, second = look(frozen, pixels), look(frozen, pixels)
     assert (cache.misses, cache.hits) == (4, 4)
     for got in (*zip(first, expected, strict=True), *zip(second, expected, strict=True)):
-        torch.testing.assert_close(*got, rtol=1e-5, atol=2e-6)  # another memory layout rounds in another order
+        torch.testing.assert_close(*got, rtol=1e-5, atol=2e-6)
 
 
 def test_only_new_pictures_are_computed(frozen, pixels, tmp_path):
@@ -75,9 +78,7 @@ def test_other_weights_have_other_features(frozen, pixels, tmp_path):
     with FeatureCache(frozen, tmp_path) as cache:
         got = look(frozen, pixels)
     assert cache.misses == 2, "the CNN is as it was"
-    torch.testing.assert_close(
-        got[0], expected[0], rtol=1e-5, atol=2e-6
-    )  # another memory layout rounds in another order
+    torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=2e-6)
 
 
 def test_autocast_has_features_of_its_own(frozen, pixels, tmp_path):
@@ -97,7 +98,7 @@ def test_a_damaged_file_is_made_again(frozen, pixels, tmp_path):
         assert cache.hits == 0 and cache.misses == 8
         look(frozen, pixels)
     assert cache.hits == 4
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=2e-6)  # another memory layout rounds in another order
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=2e-6)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
