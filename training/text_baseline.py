@@ -51,8 +51,7 @@ class TextCollator(LLMI3DDataCollator):
             `input_ids`, `attention_mask`, `labels` [B, T], `pixel_values`, `high_res_pixel_values`.
         """
         batch = super().__call__([self.box_text.write_row(row, self.processor) for row in rows])
-        del batch["targets_3d"]
-        return batch
+        return {name: batch[name] for name in (*self.processor.model_input_names, "labels") if name in batch}
 
 
 def text_lora_config(model: nn.Module, rank: int = 16, train: tuple[str, ...] = TEXT_PARTS, **kwargs) -> LoraConfig:

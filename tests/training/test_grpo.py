@@ -1,9 +1,16 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Reinforcement: rewards of known answers, prompts as in use, and steps that see both resolutions."""
 
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from trl import GRPOConfig
 
 from llmi3d.training.grpo import LLMI3DGRPOTrainer, box_rewards, format_reward, grounding_prompts, iou_reward
@@ -94,25 +101,22 @@ def digits(completions, **_):
     return [sum(letter.isdigit() for letter in one[0]["content"]) + len(one[0]["content"]) / 10 for one in completions]
 
 
-@pytest.fixture
-def trainer(new_chain, rows, tmp_path):
-    model, processor = new_chain
+def make_trainer(model, processor, rows, out, **settings):
     args = GRPOConfig(
-        str(tmp_path),
+        str(out),
         per_device_train_batch_size=2,
         steps_per_generation=2,  # the second step learns from what was written before the first
         num_generations=2,
         max_completion_length=8,
-        max_steps=2,
         learning_rate=1e-2,
         lr_scheduler_type="constant",
         logging_steps=1,
         gradient_checkpointing=False,
         bf16=False,
         use_cpu=True,
-        save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        **{"max_steps": 2, "save_strategy": "no", **settings},
     )
     return LLMI3DGRPOTrainer(
         model,
@@ -122,6 +126,11 @@ def trainer(new_chain, rows, tmp_path):
         processing_class=processor,
         peft_config=text_lora_config(model, rank=4, train=()),
     )
+
+
+@pytest.fixture
+def trainer(new_chain, rows, tmp_path):
+    return make_trainer(*new_chain, rows, tmp_path)
 
 
 def test_probabilities_are_those_of_both_resolutions(trainer, caplog):
@@ -153,3 +162,32 @@ def test_steps_move_the_adapters_and_log_the_rewards(trainer):
     log = trainer.state.log_history[0]
     means = [log[f"rewards/{name}/mean"] for name in ("format_reward", "iou_reward", "digits")]
     assert log["reward"] == pytest.approx(sum(means), rel=1e-4) and means[2] > 0
+
+
+@pytest.mark.slow
+def test_interrupted_reinforcement_goes_on(chain, rows, tmp_path):
+    model, processor = chain
+    settings = {"save_strategy": "steps", "save_steps": 2}
+    make_trainer(copy.deepcopy(model), processor, rows, tmp_path, **settings).train()
+    resumed = make_trainer(copy.deepcopy(model), processor, rows, tmp_path, max_steps=4)
+    fresh = {name: value.clone() for name, value in resumed.model.named_parameters() if value.requires_grad}
+    resumed.train(resume_from_checkpoint=True)
+    steps = [entry["step"] for entry in resumed.state.log_history if "loss" in entry]
+    assert steps == [1, 2, 3, 4]
+    learned = load_file(tmp_path / "checkpoint-2" / "adapter_model.safetensors")
+    assert len(learned) == len(fresh) and any(value.abs().max() > 0 for name, value in learned.items() if "_B" in name)
+
+
+@pytest.mark.slow
+def test_example_from_end_to_end(tmp_path):
+    example = Path(__file__).parents[2] / "examples" / "grpo.py"
+    command = [sys.executable, example, "--out", tmp_path, "--text-steps", "2", "--steps", "2"]
+    command = [*map(str, command), "--batch-size", "4", "--generations", "2"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    curve = json.loads((tmp_path / "rewards.json").read_text())
+    assert curve["step"] == [1, 2] and all(0 <= value <= 1 for value in curve["iou_reward"] + curve["format_reward"])
+    assert (tmp_path / "rewards.png").stat().st_size > 5000
+    assert "after against before" in (tmp_path / "comparison.md").read_text()
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    subprocess.run(command, check=True, cwd=tmp_path)  # nothing is trained twice
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}

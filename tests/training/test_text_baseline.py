@@ -2,6 +2,9 @@
 """The text baseline: what its words say of the boxes, that they are learned, and how they are read and scored."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -244,3 +247,22 @@ def test_draws_are_decided_by_seed_and_question(checkpoint, row):
 def test_no_samples_are_refused(checkpoint):
     with pytest.raises(ValueError, match="samples: got 0, want at least 1"):
         TextPredictor(checkpoint, "numbers", samples=0)
+
+
+@pytest.mark.slow
+def test_example_from_end_to_end(checkpoint, row, several, tmp_path):
+    for split in ("train", "test"):
+        rows = [{**one, "image_id": f"test/{i}", "split": split} for i, one in enumerate((row, several))]
+        path = tmp_path / "data" / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Dataset.from_list(rows, features=IG3D_FEATURES).to_parquet(path)
+    example = Path(__file__).parents[2] / "examples" / "text_baseline.py"
+    command = [sys.executable, example, checkpoint, tmp_path / "data", "--protocol", "own", "--out", tmp_path / "out"]
+    command += ["--query", checkpoint, "--steps", "2", "--batch-size", "2", "--max-new-tokens", "8"]
+    subprocess.run([str(word) for word in command], check=True, cwd=tmp_path)
+    page = (tmp_path / "out" / "comparison.md").read_text()
+    assert "boxes as text against 3D query token on own" in page and "| acc@0.25 (%) |" in page
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.suffix != ".md"}
+    subprocess.run([str(word) for word in command], check=True, cwd=tmp_path)  # nothing is done twice
+    assert written.keys() == {path for path in (tmp_path / "out").rglob("*") if path.suffix != ".md"}
+    assert all(path.stat().st_mtime_ns == at for path, at in written.items() if path.suffix == ".safetensors")
