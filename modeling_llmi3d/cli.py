@@ -183,6 +183,22 @@ def evaluate(
         typer.echo(f"{out / 'report.md'}  {out / 'report.json'}")
 
 
+@app.command(
+    # Every field of a run is an option of the parser that reads them, `--help` too.
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+)
+def train(context: typer.Context) -> None:
+    """Train from a YAML file: `llmi3d train --help` lists its fields. Goes on where it was interrupted.
+
+    Several processes share the work: accelerate launch -m llmi3d.training.train ...
+    """
+    try:
+        from .training.train import main as run
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is not installed; training needs pip install 'llmi3d[train]'.")
+    run(context.args)
+
+
 def _targets(images: list[str], out: Path, overwrite: bool) -> list[Path]:
     """Where each picture's results go, without suffix. Names come from the pictures', never their folders."""
     targets = [out / (re.sub(r"[^\w.-]", "_", Path(source).stem) or "image") for source in images]

@@ -1,0 +1,259 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""What a training run will be, found out before weights are loaded or anything is written."""
+
+import copy
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from llmi3d.training.arguments import LLMI3DTrainingArguments
+from llmi3d.training.data import Mixture, TrainingRows, mix
+from llmi3d.training.lora import lora_config
+from llmi3d.training.recipe import TOWERS, DataArguments, Recipe, Stage
+
+# Where parameters are counted, by the name of the module that holds them.
+GROUPS = (*TOWERS, "feature_mining", "multi_modal_projector", "language_model", "lm_head", "box_head")
+
+
+@dataclass(frozen=True)
+class PreparedStage:
+    """A stage with all that is known of it before it runs.
+
+    Attributes:
+        stage: what it was told.
+        arguments: its training arguments.
+        training, evaluation: its rows.
+        parameters: trained ones by group, and `frozen`.
+    """
+
+    stage: Stage
+    arguments: LLMI3DTrainingArguments
+    training: Mixture
+    evaluation: Mixture | None
+    parameters: dict[str, int]
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures to an optimisation step, over all processes."""
+        return self.arguments.train_batch_size * self.arguments.gradient_accumulation_steps * self.arguments.world_size
+
+    @property
+    def steps(self) -> int:
+        """Optimisation steps, counted as the Trainer does."""
+        if self.arguments.max_steps > 0:
+            return self.arguments.max_steps
+        rounded = math.floor if self.arguments.dataloader_drop_last else math.ceil
+        batches = rounded(len(self.training.rows) / (self.arguments.train_batch_size * self.arguments.world_size))
+        an_epoch = max(math.ceil(batches / self.arguments.gradient_accumulation_steps), 1)
+        return math.ceil(self.arguments.num_train_epochs * an_epoch)
+
+    @property
+    def seed(self) -> int:
+        """Of everything that is drawn from the data."""
+        return _data_seed(self.arguments)
+
+    def training_rows(self) -> TrainingRows:
+        """The rows as they are learned."""
+        data = self.stage.data
+        return TrainingRows(self.training.rows, data.max_turns, _augment(data, self.seed), self.seed)
+
+    @property
+    def result(self) -> Path:
+        """Where what it learned lies once it is done."""
+        return Path(self.arguments.output_dir) / ("adapter" if self.stage.tuning == "lora" else "model")
+
+    def describe(self) -> str:
+        """What it would train, on what, for how long."""
+        trained = ", ".join(f"{name} {count:,}" for name, count in self.parameters.items() if name != "frozen")
+        arguments = self.arguments
+        lines = [
+            f"{self.stage.name} ({self.stage.tuning})",
+            f"  trained     {trained}",
+            f"  frozen      {self.parameters['frozen']:,}",
+            *_describe_rows("data", self.training),
+            *(() if self.evaluation is None else _describe_rows("evaluation", self.evaluation)),
+            f"  steps       {self.steps:,} of {self.batch_size} pictures ({arguments.train_batch_size} x "
+            f"{arguments.gradient_accumulation_steps} accumulated x {arguments.world_size} processes)",
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that has been checked and can start.
+
+    Attributes:
+        recipe: what it was told.
+        base: checkpoint it starts from.
+        processor: of the base.
+        stages: in order.
+    """
+
+    recipe: Recipe
+    base: str
+    processor: Any
+    stages: tuple[PreparedStage, ...]
+
+    @property
+    def final(self) -> Path:
+        return self.recipe.output_dir / "final"
+
+    def describe(self) -> str:
+        """See `PreparedStage.describe`."""
+        return "\n".join(one.describe() for one in self.stages)
+
+
+def prepare(recipe: Recipe) -> PreparedRun:
+    """Checks everything that can be checked without weights, and writes nothing.
+
+    Raises:
+        ValueError: fields or data that cannot be trained on; a base that is no LLMI3D; an adapter of another base.
+    """
+    model = recipe.stages[0].model
+    base = base_of(recipe)
+    try:
+        config = AutoConfig.from_pretrained(base, **_loading(recipe))
+        processor = AutoProcessor.from_pretrained(base, **_loading(recipe)) if config.model_type == "llmi3d" else None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"model_name_or_path: cannot read {base!r}: {error}") from error
+    if processor is None:
+        raise ValueError(f"model_name_or_path: got a '{config.model_type}' in {base!r}, want a LLMI3D checkpoint.")
+    processor.check_model(config)
+    # Before the arguments are made: from then on ZeRO-3 would spread what is built here.
+    counts = [count_parameters(config, stage, model.trust_remote_code) for stage in recipe.stages]
+    stages = []
+    for stage, count in zip(recipe.stages, counts, strict=True):
+        arguments, data = stage.training_arguments(), stage.data
+        if arguments.n_gpu > 1:
+            raise ValueError(
+                f"devices: got {arguments.n_gpu} in one process, want one each: accelerate launch -m "
+                "llmi3d.training.train ..., or set CUDA_VISIBLE_DEVICES."
+            )
+        _augment(data, 0)
+        training = mix("datasets", data.datasets, data.max_train_rows, _data_seed(arguments))
+        evaluation = mix("eval_datasets", data.eval_datasets, data.max_eval_rows) if data.eval_datasets else None
+        stages.append(PreparedStage(stage, arguments, training, evaluation, count))
+    return PreparedRun(recipe, base, processor, tuple(stages))
+
+
+def base_of(recipe: Recipe) -> str:
+    """The checkpoint to start from; with an adapter, that which it was trained on.
+
+    Raises:
+        ValueError: no adapter, or one of another base.
+    """
+    model = recipe.stages[0].model
+    if model.adapter_name_or_path is None:
+        return model.model_name_or_path
+    try:
+        own = PeftConfig.from_pretrained(model.adapter_name_or_path).base_model_name_or_path
+    except ValueError as error:
+        raise ValueError(f"adapter_name_or_path: cannot read {model.adapter_name_or_path!r}: {error}") from error
+    given = model.model_name_or_path or own
+    same = given == own or (Path(given).exists() and Path(own).exists() and os.path.samefile(given, own))
+    if not same:
+        raise ValueError(
+            f"adapter_name_or_path: {model.adapter_name_or_path!r} was trained on {own!r}, but model_name_or_path is "
+            f"{given!r}; want the same (where the base was moved, say so in its adapter_config.json)."
+        )
+    return given
+
+
+def prepare_model(model: nn.Module, stage: Stage) -> nn.Module:
+    """The model as the stage trains it: what is trained requires gradients, in float32; LoRA is put on.
+
+    Args:
+        model: a `LLMI3DForConditionalGeneration`; it is changed.
+
+    Raises:
+        ValueError: a module to train that there is none of.
+    """
+    given, names = stage.model, [name for name, _ in model.named_modules()]
+    for part in given.train_parts:
+        if not any(name == part or name.endswith(f".{part}") for name in names):
+            raise ValueError(f"train_parts: the model has no '{part}', want modules such as {', '.join(GROUPS)}.")
+    if stage.tuning == "lora":
+        parts = (*given.train_parts, *(() if given.freeze_towers else TOWERS))
+        wanted = lora_config(model, given.lora_r, given.lora_alpha, given.lora_dropout, parts)
+        on_meta = next(model.parameters()).is_meta
+        if given.adapter_name_or_path is None:
+            model = get_peft_model(model, wanted, low_cpu_mem_usage=on_meta)
+        elif on_meta:
+            held = PeftConfig.from_pretrained(given.adapter_name_or_path)
+            held.inference_mode = False
+            model = get_peft_model(model, held, low_cpu_mem_usage=True)
+        else:
+            model = PeftModel.from_pretrained(model, given.adapter_name_or_path, is_trainable=True)
+        network = model.get_base_model().model
+    else:
+        network = model.model
+        model.requires_grad_(stage.tuning == "full")
+        for name in TOWERS if stage.tuning == "full" else ():
+            getattr(network, name).requires_grad_(not given.freeze_towers)
+        for name, module in model.named_modules():
+            if any(name == part or name.endswith(f".{part}") for part in given.train_parts):
+                module.requires_grad_(True)
+    network._freeze_unused_vision_layers()
+    for tower in (network.vision_tower, network.high_res_tower):
+        if any(one.requires_grad for one in tower.parameters()):
+            tower.float()  # its frozen layers too: one dtype runs through a tower
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def count_parameters(config, stage: Stage, trust_remote_code: bool = False) -> dict[str, int]:
+    """Trained parameters of the stage by group, and `frozen`, without weights in memory."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+        left = sum(one.numel() for one in model.parameters())
+        counts: dict[str, int] = {}
+        for name, parameter in prepare_model(model, stage).named_parameters():
+            if not parameter.requires_grad:
+                continue
+            added = "LoRA" if ".lora_" in name else "query token" if "trainable_tokens_delta" in name else None
+            left -= 0 if added else parameter.numel()
+            group = added or next((one for one in GROUPS if one in name.split(".")), "other")
+            counts[group] = counts.get(group, 0) + parameter.numel()
+    return {**counts, "frozen": left}
+
+
+def load_model(prepared: PreparedRun, checkpoint: str) -> nn.Module:
+    """The base, or a model of an earlier stage, in the recipe's dtype."""
+    return AutoModelForImageTextToText.from_pretrained(
+        checkpoint, dtype=getattr(torch, prepared.recipe.stages[0].model.dtype), **_loading(prepared.recipe)
+    )
+
+
+def _loading(recipe: Recipe) -> dict[str, Any]:
+    model = recipe.stages[0].model
+    return {"revision": model.model_revision, "trust_remote_code": model.trust_remote_code}
+
+
+def _data_seed(arguments: LLMI3DTrainingArguments) -> int:
+    return arguments.seed if arguments.data_seed is None else arguments.data_seed
+
+
+def _augment(data: DataArguments, seed: int) -> Callable | None:
+    if data.augment is None:
+        return None
+    from llmi3d.training.augment import augment_from_config
+
+    return augment_from_config({"seed": seed, **data.augment})
+
+
+def _describe_rows(title: str, mixture: Mixture) -> list[str]:
+    return [
+        f"  {title:<11} {part.data} ({part.split}): {size:,} rows"
+        + ("" if part.weight is None else f", weight {part.weight:g}, {drawn:,} an epoch")
+        for part, size, drawn in zip(mixture.parts, mixture.sizes, mixture.drawn, strict=True)
+    ]
