@@ -31,14 +31,19 @@ from llmi3d.training.ig3d.expressions.wording import say
 from llmi3d.training.ig3d.schema import grounding_conversation, make_object, validate_row
 from llmi3d.training.packing import turns_of
 
+# Larger or smaller, not both: half a pixel of each would cancel out.
 GEOMETRIC = {
     "flip": (HorizontalFlip(1),),
     "crop": (RandomCrop((0.6, 1.0), 1),),
-    "zoom": (FocalZoom((0.7, 1.5), 1),),
+    "zoom": (FocalZoom((1.2, 1.6), 1),),
+    "zoom out": (FocalZoom((0.6, 0.8), 1),),
     "roll": (RandomRoll(5, 1),),
-    "scale": (RandomScale((0.7, 1.5)),),
+    "scale": (RandomScale((0.6, 0.8)),),
 }
-GEOMETRIC["all"] = sum(GEOMETRIC.values(), ())
+GEOMETRIC["all"] = (
+    *(HorizontalFlip(1), RandomRoll(5, 1), FocalZoom((0.7, 0.9), 1), RandomCrop((0.8, 1.0), 1)),
+    RandomScale((0.8, 1.0)),
+)
 
 
 # --------------------------------------------------------------------------------------------- pixels, camera, boxes
@@ -106,9 +111,9 @@ def test_a_box_is_projected_to_where_its_pixels_moved(kind):
     # Each pixel tells where it was: red by its x, green by its y, and blue that it was in the picture. Every other
     # picture grows darker that way, so that rounding is not taken for a shift.
     draw, changed, errors = Random(kind), 0, []
-    for case in range(170):
-        sign, start = ((3, 0), (-3, 245))[case % 2]
-        width, height = draw.randint(55, 80), draw.randint(50, 80)
+    for case in range(144):
+        sign, start = ((4.5, 0), (-4.5, 250))[case % 2]
+        width, height = draw.randint(42, 55), draw.randint(42, 55)
         y, x = np.mgrid[0:height, 0:width] + 0.5
         ramp = np.stack((start + sign * x, start + sign * y, np.full_like(x, 255)), -1)
         row = random_row(draw, Image.fromarray(ramp.round().astype(np.uint8)))
@@ -127,7 +132,7 @@ def test_a_box_is_projected_to_where_its_pixels_moved(kind):
             box = next(entry["box_2d"] for entry in new["objects"] if entry["id"] == name)
             assert box == pytest.approx([*points[1:].min(0), *points[1:].max(0)], abs=1e-6)
     errors = np.concatenate(errors)
-    assert changed > 150 and len(errors) > 1500
+    assert changed > 120 and len(errors) > 800
     assert np.abs(errors).max() < 0.5
     # Half a pixel too far, everywhere, would still pass the line above.
     assert np.abs(errors.mean(0)).max() < 0.02
