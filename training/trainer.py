@@ -51,7 +51,7 @@ class LLMI3DTrainer(Trainer):
     showing the answer, and its numbers are those to report.
 
     A loss or gradient that is not finite stops the training with its components or parameters and the rows named, or
-    is passed over by all processes (`args.nonfinite`). An evaluation always stops.
+    its step is passed over by all processes (`args.nonfinite`). An evaluation always stops.
 
     A checkpoint gets its name only when it is whole, so the last `checkpoint-*` is one to resume from however the run
     was interrupted. With FSDP2, mixed precision is autocast as on one process: parameters keep their own dtype, and
@@ -168,13 +168,10 @@ class LLMI3DTrainer(Trainer):
         with self.accelerator.autocast() if self.is_fsdp_enabled else contextlib.nullcontext():
             outputs = model(**inputs, **({"num_items_in_batch": num_items_in_batch} if counted else {}))
         truth = {f"targets_3d.{name}": getattr(targets, name) for name in ("center", "size", "rotation", "intrinsics")}
-        faults = _not_finite({**_answers(outputs), **truth})
-        if faults:
-            components, iou = {}, None
-            # Dropped at the end of the step, where all processes meet; till then everything has to take part.
-            loss = sum(value.sum() for value in _answers(outputs).values())
-            rows = _rows_not_finite(outputs, rows)
-        else:
+        answers = _answers(outputs)
+        faults = _not_finite({**answers, **truth})
+        components, iou = {}, None
+        if not faults:
             counts = self._counts if counted else {}
             boxes = self.criterion(outputs.boxes_3d, outputs.depth_logits, targets, **counts)
             language = self.args.lm_loss_weight * outputs.loss
@@ -182,10 +179,17 @@ class LLMI3DTrainer(Trainer):
             components = {"lm": language.detach(), **boxes.components}
             faults = _not_finite(components)
         if faults:
-            fault = f"{', '.join(faults)} of {', '.join(rows)}"
-            if not model.training:
-                raise FloatingPointError(f"Evaluation: not finite: {fault}.")
+            spoiled = _rows_not_finite({**answers, **truth, "lm": outputs.logits}, rows)
+            fault = f"{', '.join(faults)} of {', '.join(spoiled)}"
+            if not model.training or self.args.nonfinite == "raise":
+                where = f"Step {self.state.global_step + 1}" if model.training else "Evaluation"
+                raise FloatingPointError(f"{where}: not finite: {fault}.")
             self._step_faults.append(fault)
+            components, iou = {}, None
+            # To be dropped where all processes meet, at the end of the step; till then they wait for all gradients.
+            loss = torch.zeros((), device=self.args.device, requires_grad=True)
+            if self.args.world_size > 1:
+                loss = loss + sum(value.sum() for value in answers.values())
         for name, value in components.items():
             self._step_sums[name] += value
         if model.training:
@@ -236,7 +240,7 @@ class LLMI3DTrainer(Trainer):
             faults = [f"the gradients of {', '.join(some[:3])}{more}, after {', '.join(dict.fromkeys(rows))}"]
         message = f"Step {self.state.global_step + 1}: not finite: {'; '.join(faults)}."
         if self.args.nonfinite == "raise":
-            raise FloatingPointError(f"{message} With nonfinite='skip' such steps are passed over.")
+            raise FloatingPointError(message)
         if self.is_world_process_zero():
             logger.warning(f"{message} The step is passed over.")
         if scaler is None:  # optimizers leave alone what has no gradient, moments included
@@ -383,10 +387,9 @@ def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
     return [name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite]
 
 
-def _rows_not_finite(outputs, rows: list[str]) -> list[str]:
-    """The rows whose own answers are not finite; all, if that cannot be told."""
-    answers = [value for name, value in _answers(outputs).items() if name != "lm"]
-    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in (*answers, outputs.logits)]).all(0)
+def _rows_not_finite(tensors: dict[str, Tensor], rows: list[str]) -> list[str]:
+    """The rows of which some tensor [B, ...] is not finite; all, if that cannot be told."""
+    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in tensors.values()]).all(0)
     return [row for row, is_finite in zip(rows, finite.tolist(), strict=False) if not is_finite] or rows
 
 
