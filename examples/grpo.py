@@ -3,9 +3,9 @@
 
     python examples/grpo.py --out outputs/grpo
 
-First the tiny checkpoint learns to write the boxes of the shipped pictures as text, briefly; then TRL's GRPO draws
-several answers to each phrase and prefers those of a higher reward: readable, and overlapping the true box. Goes on
-where it was interrupted. Writes
+First the tiny checkpoint learns to write the boxes of the shipped pictures as text, but not by heart; then TRL's GRPO
+draws several answers to each phrase and prefers those of a higher reward: readable, and overlapping the true box. Goes
+on where it was interrupted. Writes
 
     OUT/rewards.json, rewards.png  the mean rewards of the drawn answers, step by step
     OUT/comparison.md              before and after on the same phrases, answered greedily, with paired intervals
@@ -31,7 +31,7 @@ from trl import GRPOConfig
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor
 from llmi3d.processing.geometry_llmi3d import transform_intrinsics
 from llmi3d.training.grpo import LLMI3DGRPOTrainer, box_rewards, grounding_prompts
-from llmi3d.training.ig3d.schema import IG3D_FEATURES, grounding_conversation, make_object
+from llmi3d.training.ig3d.schema import IG3D_FEATURES, grounding_conversation, grounding_pairs, make_object
 from llmi3d.training.metrics.plots import BLUE, ORANGE
 from llmi3d.training.metrics.protocols import get_protocol
 from llmi3d.training.metrics.report import compare, write_whole
@@ -73,6 +73,18 @@ def shipped_rows() -> Dataset:
             }
         )
     return Dataset.from_list(rows, features=IG3D_FEATURES)
+
+
+def asked_alone(rows: Dataset) -> Dataset:
+    """A row for each phrase: in one fixed conversation a phrase would be known by its place."""
+    return Dataset.from_list(
+        [
+            {**row, "messages": grounding_conversation([phrase]), "targets": [entry["id"]], "task": ["grounding"]}
+            for row in rows
+            for phrase, entry in grounding_pairs(row)
+        ],
+        features=IG3D_FEATURES,
+    )
 
 
 def reinforce(start: Path, rows: Dataset, out: Path, options: argparse.Namespace) -> Path:
@@ -131,9 +143,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default=str(HERE.parent / "model_cards" / "llmi3d-tiny"))
     parser.add_argument("--out", type=Path, default=Path("outputs/grpo"))
-    parser.add_argument("--text-steps", type=int, default=200, help="of learning to write boxes")
-    parser.add_argument("--steps", type=int, default=60, help="of reinforcement")
-    parser.add_argument("--batch-size", type=int, default=64, help="answers a step")
+    parser.add_argument("--pictures", type=int, default=8, help="how many of the shipped ones")
+    parser.add_argument("--text-steps", type=int, default=300, help="of learning to write boxes, at most")
+    parser.add_argument("--stop-at", type=float, default=0.2, help="its loss that leaves something to reinforce")
+    parser.add_argument("--steps", type=int, default=45, help="of reinforcement")
+    parser.add_argument("--batch-size", type=int, default=48, help="answers a step")
     parser.add_argument("--generations", type=int, default=8, help="answers to a phrase")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     return parser.parse_args()
@@ -142,15 +156,18 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     rows, out = shipped_rows(), options.out
+    rows = rows.select(range(min(options.pictures, len(rows))))
+    phrases = asked_alone(rows)
     start = train_text(
         options.base,
-        rows,
+        phrases,
         out / "text",
         form=FORM,
         rank=64,
         steps=options.text_steps,
-        batch_size=len(rows),
+        batch_size=min(16, len(phrases)),
         learning_rate=2e-3,
+        stop_at=options.stop_at,
         train=(*TEXT_PARTS, "lm_head"),  # a base of the usual size would not need its output embeddings trained
     )
     checkpoint = reinforce(start, rows, out, options)

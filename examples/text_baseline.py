@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
@@ -57,6 +58,17 @@ def run(trainer, out: Path) -> Path:
     return done
 
 
+class StopAt(TrainerCallback):
+    """Ends training once the logged loss is below a value."""
+
+    def __init__(self, loss: float):
+        self.loss = loss
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if (logs or {}).get("loss", self.loss) < self.loss:
+            control.should_training_stop = True
+
+
 def train_text(
     base: str | Path,
     rows,
@@ -69,8 +81,12 @@ def train_text(
     learning_rate: float,
     train: tuple[str, ...] = TEXT_PARTS,
     epochs: float = 1.0,
+    stop_at: float = 0.0,
 ) -> Path:
-    """The text model of OUT/checkpoint, trained if it is not there yet. `steps` above 0 stand before `epochs`."""
+    """The text model of OUT/checkpoint, trained if it is not there yet. `steps` above 0 stand before `epochs`.
+
+    Above 0, `stop_at` is the loss at which training ends early, at a learning rate that then does not fall.
+    """
     if (out / "checkpoint").is_dir():
         return out / "checkpoint"
     model = LLMI3DForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
@@ -81,12 +97,14 @@ def train_text(
         num_train_epochs=epochs,
         max_steps=steps or -1,
         learning_rate=learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type="constant_with_warmup" if stop_at else "cosine",
         warmup_steps=0.05,
-        logging_steps=10,
+        logging_steps=5,
         save_steps=100,
     )
-    return run(text_trainer(model, processor, rows, args, form, text_lora_config(model, rank, train)), out)
+    adapters = text_lora_config(model, rank, train)
+    trainer = text_trainer(model, processor, rows, args, form, adapters, callbacks=[StopAt(stop_at)])
+    return run(trainer, out)
 
 
 def parse() -> argparse.Namespace:

@@ -38,9 +38,9 @@ from llmi3d.training.packing import turns_of
 
 FORMS = ("numbers", "json")
 _NUMBER = r"-?\d+(?:\.\d+)?"
-# No photograph shows boxes outside of these; metres. Far larger or smaller ones have no volume in float64.
+# Metres; no photograph shows boxes beyond these, and such a box may have no volume in float64.
 _FARTHEST, _SMALLEST, _LARGEST = 1e4, 1e-3, 1e3
-# Of an answer in words alone nothing is left that could have been a box.
+# Even a broken box has one of these; an answer without any is words alone.
 _OF_A_BOX = re.compile(r"[\d\[{]")
 _NINE = re.compile(rf"\s*({_NUMBER})" + rf"\s+({_NUMBER})" * 8 + r"\s*")
 
