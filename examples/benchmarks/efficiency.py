@@ -6,9 +6,9 @@
 
 Adapters of rank 4 to 128 with the new parts, the new parts alone (language model frozen), and all weights but the
 towers': from the same base, on the same batches of rendered rows, with the same steps. Each way runs in a process of
-its own. Accuracy is that of `LLMI3DTrainer.evaluate` on rows not trained on, with the true answers before it. Memory is
-the process's peak, less what it had before the first step; `planned` is what `llmi3d.training.plan` says of gradients,
-moments and activations without having run anything.
+its own. Accuracy is that of `LLMI3DTrainer.evaluate` on rows not trained on, with the true answers before it. Memory
+is the process's peak, less what it had before the first step; `planned` is what `llmi3d.training.plan` says of
+gradients, moments and activations without having run anything.
 """
 
 import argparse
