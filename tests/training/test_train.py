@@ -452,20 +452,22 @@ def test_full_tuning_in_half_precision(configured, photograph, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model(configured, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+def test_two_processes_train_one_model(configured, base, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     flags = ["--per_device_train_batch_size", "1", "--output_dir", str(tmp_path / "two"), "--stages", "tune"]
-    steps = ["--max_steps", "2", "--optim", "sgd"]
+    steps = ["--max_steps", "2", "--optim", "sgd", "--learning_rate", "0.1"]
     path = configured()
     done = subprocess.run(
         [*launch, "-m", "llmi3d.training.train", path, *flags, *steps, "--ddp_backend", "gloo"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     command.main([path, "--stages", "tune", *steps])
     two, one = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("two", "out"))
+    before = load_file(base / "model.safetensors")
+    assert max((one[name] - before[name]).abs().max() for name in one) > 1e-2
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4)
