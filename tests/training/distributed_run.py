@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
@@ -92,7 +91,7 @@ def parameters(job: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def log(job: Path, name: str) -> dict:
-    """`history`, `metrics` and `head_dtypes` of a run."""
+    """`history`, `metrics`, `head_dtypes` and `engine` of a run."""
     return json.loads((job / name / "log.json").read_text())
 
 
@@ -147,10 +146,11 @@ def run(
     **settings,
 ) -> None:
     """Trains on some rows, evaluates on the first ones, and writes what came of it."""
-    AcceleratorState._reset_state()
-    if settings.get("fsdp"):
-        # accelerate keeps FSDP for accelerators and gloo would do: told that this is one, the rest is as on a GPU.
-        PartialState().distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    out = job / (output or name)
+    arguments = LLMI3DTrainingArguments(output_dir=str(out), **{**SETTINGS, **settings})
+    if arguments.fsdp:
+        # accelerate keeps FSDP2 for accelerators, though gloo serves it: told that this is one, it does the same.
+        PartialState().distributed_type = DistributedType.MULTI_GPU
     model = LLMI3DForConditionalGeneration.from_pretrained(job / "model")
     processor = LLMI3DProcessor.from_pretrained(job / "model")
     data = [{**row, "image": str(job / "picture.png")} for row in json.loads((job / "job.json").read_text())["rows"]]
@@ -159,10 +159,9 @@ def run(
         model = get_peft_model(model, lora_config(model, rank=4, dropout=0.2))
     collator = SpoilingCollator(processor)
     collator.spoiled = spoiled
-    out = job / (output or name)
     trainer = KilledInSave(
         model,
-        LLMI3DTrainingArguments(output_dir=str(out), **{**SETTINGS, **settings}),
+        arguments,
         train_dataset=data[first_row : first_row + rows],
         eval_dataset=data[:evaluated_rows],
         data_collator=collator,
@@ -183,7 +182,12 @@ def run(
         (job / name).mkdir(exist_ok=True)
         tensors = {key: value.detach().clone().contiguous() for key, value in state.items()}
         save_file(tensors, job / name / "parameters.safetensors")
-        log = {"history": trainer.state.log_history, "metrics": metrics, "head_dtypes": sorted(head_dtypes)}
+        log = {
+            "history": trainer.state.log_history,
+            "metrics": metrics,
+            "head_dtypes": sorted(head_dtypes),
+            "engine": trainer.accelerator.distributed_type.value,
+        }
         (job / name / "log.json").write_text(json.dumps(log))
     trainer.accelerator.wait_for_everyone()
 

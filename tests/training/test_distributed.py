@@ -105,6 +105,7 @@ def test_both_processes_pass_over_a_step_that_is_not_finite_on_one(ddp):
 
 
 def test_fsdp2_is_one_process(fsdp2):
+    assert log(fsdp2, "fsdp2")["engine"] == "FSDP"
     assert furthest(fsdp2, "whole", "fsdp2") < 1e-5
     assert evaluated(fsdp2, "fsdp2") == pytest.approx(evaluated(fsdp2, "whole"), rel=1e-4, abs=1e-5)
 
