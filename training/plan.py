@@ -146,23 +146,53 @@ def plan_training(
     if not 0 < utilisation <= 1:
         raise ValueError(f"utilisation: got {utilisation}, want above 0 and at most 1.")
 
-    model = trained_model(config, tuning, rank, train, train_towers, dtype)
+    return plan_model(
+        trained_model(config, tuning, rank, train, train_towers, dtype),
+        batch_size=batch_size,
+        text_tokens=text_tokens,
+        queries=queries,
+        gradient_checkpointing=gradient_checkpointing,
+        sharding=sharding,
+        devices=devices,
+        device=device,
+        utilisation=utilisation,
+        overhead=overhead,
+    )
+
+
+def plan_model(
+    model: nn.Module,
+    *,
+    batch_size: int,
+    text_tokens: int,
+    queries: int,
+    dtype: torch.dtype | None = None,
+    gradient_checkpointing: bool = False,
+    sharding: str = "none",
+    devices: int = 1,
+    device: str = "a100-80gb",
+    utilisation: float = 0.4,
+    overhead: float = 0.1,
+) -> TrainingPlan:
+    """As `plan_training`, of a model on the meta device that is ready to be trained; it is changed.
+
+    Args:
+        dtype: to compute in (autocast), where it is another than that of the weights.
+    """
     trained = [one for one in model.parameters() if one.requires_grad]
+    numbers = {"parameters": sum(one.numel() for one in model.parameters())}
+    numbers["trained_parameters"] = sum(one.numel() for one in trained)
     weights, gradients = (sum(one.nbytes for one in some) for some in (model.parameters(), trained))
-    step = count_step(model, batch_size, text_tokens, queries, gradient_checkpointing)
-    shards = {"none": (1, 1), "zero2": (1, devices), "fsdp": (devices, devices)}[sharding]
-    parts = {
-        "weights": weights / shards[0],
-        "gradients": gradients / shards[1],
-        "optimizer": 2 * gradients / shards[1],
-        "activations": step.saved,
-    }
+    whole, split = {"none": (1, 1), "zero2": (1, devices), "fsdp": (devices, devices)}[sharding]
+    parts = {"weights": weights / whole, "gradients": gradients / split, "optimizer": 2 * gradients / split}
     if sharding == "fsdp":  # one layer is gathered at a time
         parts["weights"] += max(sum(one.nbytes for one in layer.parameters()) for layer in layers_of(model))
+    model = model if dtype is None else model.to(dtype)
+    step = count_step(model, batch_size, text_tokens, queries, gradient_checkpointing)
+    parts["activations"] = step.saved
     memory, peak = DEVICES[device]
     return TrainingPlan(
-        parameters=sum(one.numel() for one in model.parameters()),
-        trained_parameters=sum(one.numel() for one in trained),
+        **numbers,
         **{name: value / GIB for name, value in parts.items()},
         overhead=overhead * sum(parts.values()) / GIB,
         tera_operations=step.operations / 1e12,

@@ -15,10 +15,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llmi3d.training.arguments import LLMI3DTrainingArguments
+from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.data import Mixture, TrainingRows, mix
 from llmi3d.training.lora import lora_config
+from llmi3d.training.plan import plan_model
 from llmi3d.training.recipe import TOWERS, DataArguments, Recipe, Stage
 
+# Of the data, looked at for the longest when a run is planned.
+PLANNED_ROWS = 32
 # Where parameters are counted, by the name of the module that holds them.
 GROUPS = (*TOWERS, "feature_mining", "multi_modal_projector", "language_model", "lm_head", "box_head")
 
@@ -109,6 +113,40 @@ class PreparedRun:
     def describe(self) -> str:
         """See `PreparedStage.describe`."""
         return "\n".join(one.describe() for one in self.stages)
+
+    def plan(self, device: str) -> str:
+        """The same, with what each stage takes on a device (see `llmi3d.training.plan`)."""
+        return "\n\n".join(f"{one.describe()}\n\n{self._plan(one, device)}" for one in self.stages)
+
+    def _plan(self, one: PreparedStage, device: str) -> str:
+        model, arguments = self.recipe.stages[0].model, one.arguments
+        config = AutoConfig.from_pretrained(self.base, **_loading(self.recipe))
+        weights = getattr(torch, model.dtype)
+        with torch.device("meta"):
+            new = AutoModelForImageTextToText.from_config(config, trust_remote_code=model.trust_remote_code)
+            prepared = prepare_model(new.to(weights), one.stage)
+        collate = LLMI3DDataCollator(self.processor)
+        rows = one.training_rows()
+        tokens, queries = 1, 1
+        for index in range(0, len(rows), max(len(rows) // PLANNED_ROWS, 1)):
+            ids = collate([rows[index]])["input_ids"]
+            tokens = max(tokens, ids.shape[1] - config.image_seq_length)
+            queries = max(queries, int((ids == config.box_3d_token_id).sum()))
+        found = plan_model(
+            prepared,
+            batch_size=arguments.train_batch_size,
+            text_tokens=tokens,
+            queries=queries,
+            dtype=torch.bfloat16 if arguments.bf16 else weights,
+            gradient_checkpointing=arguments.activation_checkpointing,
+            sharding="fsdp" if arguments.fsdp or arguments.deepspeed else "none",
+            devices=arguments.world_size,
+            device=device,
+        )
+        steps = arguments.gradient_accumulation_steps
+        batch = f"{arguments.train_batch_size} pictures of up to {tokens} tokens of text"
+        hours = one.steps * steps * found.seconds_per_step / 3600
+        return f"{found.to_markdown(f'{device}, {batch}')} {hours:.2g} h in all."
 
 
 def prepare(recipe: Recipe) -> PreparedRun:

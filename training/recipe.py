@@ -28,6 +28,7 @@ from transformers import HfArgumentParser
 from llmi3d.training.arguments import LLMI3DTrainingArguments
 from llmi3d.training.ig3d.streams import Part
 from llmi3d.training.lora import NEW_PARTS
+from llmi3d.training.plan import DEVICES
 
 STAGES = ("align", "tune")
 BEST = "eval_acc@0.25"
@@ -147,6 +148,10 @@ class RunArguments:
         default=None, metadata={"help": "Stop a stage after so many evaluations without a better one."}
     )
     dry_run: bool = field(default=False, metadata={"help": "Print what would be trained and write nothing."})
+    plan: bool = field(
+        default=False, metadata={"help": "The same, with the memory and time that each stage takes on a device."}
+    )
+    plan_device: Literal[tuple(DEVICES)] = field(default="a100-80gb", metadata={"help": "The device to plan for."})
 
 
 ARGUMENTS = (ModelArguments, DataArguments, RunArguments, LLMI3DTrainingArguments)

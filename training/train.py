@@ -38,7 +38,17 @@ from llmi3d.training.trainer import LLMI3DTrainer
 
 # What may change when a run goes on: it decides what is shown and how fast, not what comes out.
 _FREE = {
-    *("stages", "dry_run", "output_dir", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
+    *(
+        "stages",
+        "dry_run",
+        "plan",
+        "plan_device",
+        "output_dir",
+        "disable_tqdm",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+    ),
     *("report_to", "run_name", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
 }
 
@@ -49,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         prepared = prepare(read_recipe(argv))
+        if prepared.recipe.values["plan"]:
+            PartialState().print(prepared.plan(prepared.recipe.values["plan_device"]))
+            return
         if prepared.recipe.values["dry_run"]:
             PartialState().print(prepared.describe())
             return

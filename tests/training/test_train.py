@@ -325,6 +325,15 @@ def test_a_dry_run_tells_and_writes_nothing(configured, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_plan_tells_memory_and_time_and_writes_nothing(configured, tmp_path):
+    done = CliRunner().invoke(app, ["train", configured(), "--plan", "--plan_device", "l40s"])
+    assert done.exit_code == 0, done.output
+    for stage, steps in (("align (parts)", 2), ("tune (lora)", 3)):
+        assert stage in done.output and f"steps       {steps} of 2 pictures" in done.output
+    assert done.output.count("(fits 48 GiB)") == done.output.count("h in all.") == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_module_that_is_not_there_is_refused(configured):
     with pytest.raises(ValueError, match="train_parts: the model has no 'depth_head', want modules such as"):
         prepare(read_recipe([configured(train_parts=["depth_head"])]))
