@@ -28,7 +28,7 @@ def rows(row):
 
 
 def make_trainer(model, processor, rows, out, spoil=None, **kwargs):
-    """A trainer of the model; `spoil` may change its batches."""
+    """A trainer of a copy of the model, as accelerate marks what it gets; `spoil` may change its batches."""
     settings = {
         "output_dir": str(out),
         "per_device_train_batch_size": 4,
@@ -52,12 +52,12 @@ def make_trainer(model, processor, rows, out, spoil=None, **kwargs):
             spoil(batch)
         return batch
 
-    return LLMI3DTrainer(model, arguments, train_dataset=rows, eval_dataset=rows, data_collator=collate)
+    return LLMI3DTrainer(copy.deepcopy(model), arguments, train_dataset=rows, eval_dataset=rows, data_collator=collate)
 
 
-def train(model, *args, **kwargs):
-    """Trains from a copy of the model; gives it and the trainer."""
-    trainer = make_trainer(copy.deepcopy(model), *args, **kwargs)
+def train(*args, **kwargs):
+    """Trains a copy of the model; gives it and the trainer."""
+    trainer = make_trainer(*args, **kwargs)
     trainer.train()
     return trainer.model, trainer
 
@@ -248,7 +248,7 @@ def test_a_loss_that_is_not_finite_stops_with_component_and_row(chain, rows, tmp
 
 
 def test_a_gradient_that_is_not_finite_stops_with_parameter_and_rows(chain, rows, tmp_path):
-    trainer = make_trainer(copy.deepcopy(chain[0]), chain[1], named(rows[:2]), tmp_path)
+    trainer = make_trainer(*chain, named(rows[:2]), tmp_path)
     trainer.model.box_head.trunk[1].weight.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(FloatingPointError, match=r"the gradients of box_head.trunk.1.weight, after test/0, test/1\."):
         trainer.train()
@@ -299,8 +299,8 @@ def test_new_parts_have_their_own_learning_rate(new_chain, rows, tmp_path, adapt
     )
     groups = trainer.create_optimizer().param_groups
     settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    decayed = set(trainer.get_decay_parameter_names(model))
-    for name, parameter in model.named_parameters():
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    for name, parameter in trainer.model.named_parameters():
         if not parameter.requires_grad:
             continue
         new = (
@@ -333,7 +333,7 @@ def test_deepspeed_does_not_round_cameras_and_boxes(chain, rows, tmp_path, monke
 
 def test_heads_stay_in_float32_under_autocast(chain, rows, tmp_path):
     seen = set()
-    trainer = make_trainer(copy.deepcopy(chain[0]), chain[1], rows[:1], tmp_path, max_steps=1, bf16=True)
+    trainer = make_trainer(*chain, rows[:1], tmp_path, max_steps=1, bf16=True)
     head, first = trainer.model.box_head, trainer.model.model.language_model.layers[0].mlp.down_proj
     head.register_forward_hook(lambda _, __, answer: seen.update(one.dtype for one in answer.values()))
     first.register_forward_hook(lambda _, __, answer: seen.add(("layer", answer.dtype)))
@@ -348,7 +348,7 @@ def test_resumed_is_uninterrupted(chain, rows, tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 2}
     whole, _ = train(*chain, rows, tmp_path / "a", max_steps=4)
     train(*chain, rows, tmp_path / "b", max_steps=2, **settings)
-    trainer = make_trainer(copy.deepcopy(chain[0]), chain[1], rows, tmp_path / "b", max_steps=4)
+    trainer = make_trainer(*chain, rows, tmp_path / "b", max_steps=4)
     trainer.train(resume_from_checkpoint=True)
     for one, two in zip(whole.parameters(), trainer.model.parameters(), strict=True):
         assert torch.equal(one, two)
@@ -359,7 +359,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(chain, rows, tmp_path, monk
     settings = {"per_device_train_batch_size": 1, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
 
     def go_on(checkpoint=None, **changed):
-        trainer = make_trainer(copy.deepcopy(chain[0]), chain[1], rows[:1], tmp_path, **{**settings, **changed})
+        trainer = make_trainer(*chain, rows[:1], tmp_path, **{**settings, **changed})
         trainer.train(resume_from_checkpoint=checkpoint)
 
     go_on()
