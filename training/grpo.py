@@ -27,7 +27,6 @@ from trl import GRPOTrainer
 
 from llmi3d.processing.cameras_llmi3d import DEFAULT_FOV_DEG
 from llmi3d.processing.geometry_llmi3d import box_corners
-from llmi3d.processing.image_processing_llmi3d import CameraBatchFeature
 from llmi3d.training.ig3d.schema import upright_image
 from llmi3d.training.metrics.overlaps import group_ious
 from llmi3d.training.metrics.records import QUESTION_TASKS
@@ -147,10 +146,6 @@ class LLMI3DGRPOTrainer(GRPOTrainer):
     TRL generates with whatever the processor gives, but learns from the inputs that it knows by name. Here the high
     resolution goes along: one picture a sample, in the order of the samples.
     """
-
-    def _prepare_input(self, data):
-        # transformers makes a batch anew of its keys alone, and the processor's has cameras beside them.
-        return super()._prepare_input(dict(data) if isinstance(data, CameraBatchFeature) else data)
 
     def _tokenize_prompts(self, prompts: list):
         found = super()._tokenize_prompts(prompts)

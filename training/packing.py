@@ -254,6 +254,7 @@ class PackedCollator:
             "position_ids": batch["position_ids"],
             "labels": batch["labels"][:, -keep:] - 100,
             "logits_to_keep": keep,
+            "image_id": [one["image_id"] for one in records],
             "targets_3d": {**self.targets(scene, asked["which"], asked["mask"]), **self.painted(scene)},
         }
         return batch, spoken_of

@@ -175,9 +175,10 @@ class Box3DHead(nn.Module):
         if depth_logits is None:
             from_map = torch.zeros_like(regressed)
         else:
-            # The centre decides where to read, but is not moved by what is read (as in MonoDETR).
+            # The centre decides where to read, but is not moved by what is read (as in MonoDETR). Behind a centre that
+            # is nan, grid_sample's backward pass reads outside of its memory.
             bins = depth_bin_centers(config, states.device)
-            from_map = read_depth_map(depth_logits, center.detach(), bins, canvas)
+            from_map = read_depth_map(depth_logits, center.detach().nan_to_num(), bins, canvas)
         switches = (
             config.depth_from_regression,
             config.depth_from_height,

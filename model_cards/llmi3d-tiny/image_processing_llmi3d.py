@@ -6,6 +6,7 @@ import binascii
 import dataclasses
 import io
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ class CameraBatchFeature(BatchFeature):
     The cameras are no key: `model(**inputs)` does not pass them, and `inputs.to(dtype)` does not touch them.
     """
 
-    def __init__(self, data: dict, cameras: list[Camera], **kwargs):
+    # Trainers make a batch anew of its keys alone.
+    def __init__(self, data: dict, cameras: Sequence[Camera] = (), **kwargs):
         super().__init__(data, **kwargs)
         self.cameras = cameras
 

@@ -25,12 +25,12 @@ class Part:
     Attributes:
         data: folder or Hub name, as in `load_split`.
         split: its name.
-        weight: rows of this source are drawn in proportion to it.
+        weight: rows of this source are drawn in proportion to it; None where sources are not drawn.
     """
 
     data: str
     split: str
-    weight: float = 1.0
+    weight: float | None = 1.0
 
 
 def mix_streams(parts: Sequence[Part], *, seed: int = 0, shuffle_buffer: int = 200) -> datasets.IterableDataset:
