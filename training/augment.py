@@ -10,15 +10,8 @@ picture, or the row itself where nothing changes; what it is given is never modi
 A, the scene by a mirroring or turn M about the camera, and K becomes A K M^-1: what was seen at u is seen at A u,
 exactly, in the pixel convention of K, (0, 0) at the corner of the picture.
 
-Words. A turn has to stay true without anybody looking:
-- Mirrored, left becomes right, in words and in logical forms. Where words without a form cannot be rewritten for
-  certain ("the right tool", "the second car", "clockwise", a language other than English), the row is not mirrored.
-- Where part of the picture is cut away, a turn with a form is kept only if the form still means the same objects
-  (`ig3d.expressions.forms`). Without a form, a turn is kept only if it asks for boxes and its words say nothing about
-  places, order, counts or other things. In both cases its objects must be seen: their centres, and half or more
-  (`LEAST_LEFT`) of what was seen of their 2D boxes. A row of which no turn would be left stays as it is.
-- Turns that speak of pixels or coordinates are dropped, and rows with such turns not mirrored.
-Turns that a cut drops are learned the less often: they are why cuts are made with probability `p`.
+Words follow as far as they can for certain (`augment_words`). Turns that a cut drops are learned the less often: they
+are why cuts are made with probability `p`.
 
 Objects of which nothing is left are no longer in the row. How much of the others is seen is estimated by their 2D
 boxes, and `visibility` and `truncation`, where they are known, follow.
@@ -26,7 +19,6 @@ boxes, and `visibility` and `truncation`, where they are known, follow.
 
 import math
 import random
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,12 +37,8 @@ from llmi3d.processing.geometry_llmi3d import (
     transform_intrinsics,
 )
 
-from .ig3d.expressions.conversation import _as_row
-from .ig3d.expressions.forms import X_MARGIN, Checker, make_things
-from .ig3d.expressions.nouns import words
-from .ig3d.expressions.wording import ORDINALS
+from .augment_words import UncertainError, cut_turns, keep_turns, mirror_conversation, names_color, speaks_of_pixels
 from .ig3d.schema import upright_image
-from .packing import turns_of
 
 Row = dict[str, Any]
 
@@ -58,7 +46,6 @@ Row = dict[str, Any]
 GREY = (128, 128, 128)
 # Share of what was seen of an object's 2D box that must be left for it to be asked for.
 LEAST_LEFT = 0.5
-_POINTING = ("grounding", "multi", "absent")
 
 
 # ------------------------------------------------------------------------------------------------------- transforms
@@ -82,8 +69,8 @@ class HorizontalFlip:
         if rng.random() >= self.p:
             return row
         try:
-            said = _mirror_conversation(row)
-        except _UncertainError:
+            said = mirror_conversation(row)
+        except UncertainError:
             return row
         image, k = _picture(row)
         pixels = torch.tensor([[-1, 0, image.width], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
@@ -120,7 +107,7 @@ class RandomCrop:
             sides.append(kept)
         if tuple(sides) == image.size:
             return row
-        return _cut(row, image.size, *_look_through(row, image, k, starts, sides, sides))
+        return cut_turns(row, image.size, *_look_through(row, image, k, starts, sides, sides))
 
 
 @dataclass(frozen=True)
@@ -152,7 +139,7 @@ class FocalZoom:
         factor = _log_uniform(rng, self.factor)
         start = [middle - middle / factor for middle in k[:2, 2].tolist()]
         window = [side / factor for side in image.size]
-        return _cut(row, image.size, *_look_through(row, image, k, start, window, image.size))
+        return cut_turns(row, image.size, *_look_through(row, image, k, start, window, image.size))
 
 
 @dataclass(frozen=True)
@@ -188,7 +175,7 @@ class RandomRoll:
             resample=Image.Resampling.BILINEAR,
             fillcolor=GREY,
         )
-        return _cut(row, image.size, *_move(row, image.size, turned, k @ turn @ k.inverse(), k, turn))
+        return cut_turns(row, image.size, *_move(row, image.size, turned, k @ turn @ k.inverse(), k, turn))
 
 
 @dataclass(frozen=True)
@@ -215,7 +202,7 @@ class RandomScale:
         factor = _log_uniform(rng, self.factor)
         size = [max(1, round(side * factor)) for side in image.size]
         moved, _ = _look_through(row, image, k, (0, 0), image.size, size)
-        return _keep(row, moved, lambda turn: not _speaks_of_pixels(turn))
+        return keep_turns(row, moved, lambda turn: not speaks_of_pixels(turn))
 
 
 @dataclass(frozen=True)
@@ -242,7 +229,7 @@ class ColorJitter:
         for adjust in (tvF.adjust_brightness, tvF.adjust_contrast, tvF.adjust_saturation):
             image = adjust(image, 1 + rng.uniform(-self.strength, self.strength))
         gains = [1 + 0.4 * rng.uniform(-self.strength, self.strength) for _ in range(3)]
-        if not _names_color(row):
+        if not names_color(row):
             image = image.point([min(255, round(value * gain)) for gain in gains for value in range(256)])
         return {**row, "image": image}
 
@@ -425,219 +412,3 @@ def _shares_left(entries: list[dict], size: tuple[int, int], pixels: Tensor, new
     points = points @ pixels[:2, :2].T + pixels[:2, 2]
     left = ((points >= 0) & (points <= points.new_tensor(new_size))).all(-1).double().mean((1, 2))
     return torch.where((high > low).all(-1), left, 1.0)
-
-
-# ------------------------------------------------------------------------------------------------------------ words
-
-
-def _turns(row: Row) -> list[dict[str, Any]]:
-    """As `turns_of`, with each turn's `meaning` and `form` (or None)."""
-    meanings = row.get("meanings") or [{}] * len(row["task"])
-    return [
-        {**turn, "meaning": meaning, "form": _form(meaning)}
-        for turn, meaning in zip(turns_of(row), meanings, strict=True)
-    ]
-
-
-def _form(meaning: dict) -> dict | None:
-    form = meaning.get("form")
-    return form if isinstance(form, dict) and ("conditions" in form or "of" in form) else None
-
-
-def _keep(row: Row, moved: Row, holds: Callable[[dict], bool]) -> Row:
-    """The moved row with the turns that hold; the row as it was where none does."""
-    turns = _turns(row)
-    kept, dropped = [], False
-    for turn in turns:
-        refers_back = dropped and turn["form"] is None and _BACK.search(turn["question"])
-        if holds(turn) and not refers_back:
-            kept.append(turn)
-        else:
-            dropped = True
-    if not kept:
-        return row
-    if not dropped:
-        return moved
-    said = _as_row(kept)
-    said["messages"] = [message for message in row["messages"] if message["role"] == "system"] + said["messages"]
-    said["meanings"] = said["meanings"] if row.get("meanings") else row.get("meanings")
-    return {**moved, **said}
-
-
-def _cut(row: Row, size: tuple[int, int], moved: Row, well_seen: set[str]) -> Row:
-    """The moved row with the turns that are still true; the row as it was where none is."""
-    if any(turn["form"] for turn in _turns(row)):
-        before = Checker(make_things(row["objects"], row["intrinsics"], size))
-        after = Checker(make_things(moved["objects"], moved["intrinsics"], moved["image"].size))
-
-    def holds(turn: dict) -> bool:
-        if not well_seen.issuperset(turn["targets"]) or _speaks_of_pixels(turn):
-            return False
-        form = turn["form"]
-        if form is None:
-            return turn["task"] in _POINTING and not _RELATIVE.search(turn["question"] + "\n" + turn["answer"])
-        if "of" in form:
-            return _question_holds(form, before, after, well_seen)
-        meant = after(form)
-        return meant.decided and set(meant.ids) == set(turn["targets"])
-
-    return _keep(row, moved, holds)
-
-
-def _question_holds(form: dict, before: Checker, after: Checker, well_seen: set[str]) -> bool:
-    meant = [(before(one), after(one)) for one in form["of"]]
-    if any(not (old.decided and new.decided) or old.ids != new.ids for old, new in meant):
-        return False
-    if not well_seen.issuperset(name for _, new in meant for name in new.ids):
-        return False
-    if form["question"] == "side":
-        u = {thing.id: thing.u for thing in after.things}
-        first, second = (u[new.ids[0]] for _, new in meant)
-        further = second - first if form["answer"] == "left" else first - second
-        return further > X_MARGIN
-    return True  # all else is metric, or counts
-
-
-def _speaks_of_pixels(turn: dict) -> bool:
-    return any(_PIXELS.search(turn[name]) for name in ("question", "answer"))
-
-
-def _names_color(row: Row) -> bool:
-    text = "\n".join(message["content"] for message in row["messages"]).lower()
-    attributes = [item for entry in row["objects"] for item in (entry["attributes"] or {}).items()]
-    known = (words(value) for name, value in attributes if name in ("color", "colour"))
-    return _COLOR.search(text) is not None or any(color in text for color in known)
-
-
-class _UncertainError(Exception):
-    """Words of which nobody can say for certain how they read mirrored."""
-
-
-def _mirror_conversation(row: Row) -> Row:
-    """`messages` and `meanings` of a row, mirrored; raises `_UncertainError`."""
-    told = [message["content"] for message in row["messages"] if message["role"] == "system"]
-    for entry in row["objects"]:
-        told += [entry["category"], *(entry["attributes"] or {}).values()]
-    if any(_SIDE.search(text) or _HANDED.search(text) for text in told):
-        raise _UncertainError
-    turns, mirrored = _turns(row), []
-    contents = [message["content"] for message in row["messages"] if message["role"] != "system"]
-    for turn, question, answer in zip(turns, contents[::2], contents[1::2], strict=True):
-        if turn["form"] is None:
-            asks = turn["task"] in _POINTING
-            # "Right." may also mean "Yes."
-            side = answer.strip(" .").lower() in ("left", "right") and _SIDE.search(question)
-            mirrored += [_mirror_words(question, asks), _swap(answer) if side else _mirror_words(answer)]
-        else:
-            mirrored += [_swap(question), _swap(answer)]
-    if any(map(_speaks_of_pixels, turns)):
-        raise _UncertainError
-    texts = iter(mirrored)
-    messages = [
-        message if message["role"] == "system" else {**message, "content": next(texts)} for message in row["messages"]
-    ]
-    meanings = row.get("meanings") and [
-        {**turn["meaning"], "form": _mirror_form(turn["form"])} if turn["form"] else turn["meaning"] for turn in turns
-    ]
-    return {"messages": messages, "meanings": meanings}
-
-
-def _mirror_words(text: str, points: bool = False) -> str:
-    """English words about a picture as they are about its mirror image: left for right.
-
-    Args:
-        text: words.
-        points: whether they point at objects, so that "the right car" is no matter of being correct.
-
-    Raises:
-        _UncertainError: where that cannot be said for certain.
-    """
-    foreign = any(letter.isalpha() and ord(letter) > 0x24F for letter in text)
-    rest = _CERTAIN.sub(" ", text)
-    if points:
-        rest = _POINTED.sub(" ", rest)
-    if foreign or _SIDE.search(rest) or _HANDED.search(text):
-        raise _UncertainError
-    # "The second car" is counted from the left, but nobody said so.
-    if any(not _COUNTED.match(text, ordinal.end()) for ordinal in _ORDINAL.finditer(text)):
-        raise _UncertainError
-    return _swap(text)
-
-
-def _swap(text: str) -> str:
-    return _SIDE.sub(lambda found: _other_side(found[1]) + found[2], text)
-
-
-def _other_side(side: str) -> str:
-    other = "right" if side.lower() == "left" else "left"
-    return other.upper() if side.isupper() else other.capitalize() if side[0].isupper() else other
-
-
-def _mirror_form(form):
-    """A logical form with left for right, wherever in it."""
-    if isinstance(form, dict):
-        return {name: _mirror_form(value) for name, value in form.items()}
-    if isinstance(form, list):
-        return [_mirror_form(value) for value in form]
-    if not isinstance(form, str):
-        return form
-    return _FORM_SIDES.get(form) or _swap(form)
-
-
-_FORM_SIDES = {"left": "right", "right": "left", "left_of": "right_of", "right_of": "left_of"}
-
-
-def _pattern(*alternatives: str) -> re.Pattern:
-    return re.compile("|".join(alternatives), re.IGNORECASE)
-
-
-_SIDE = _pattern(r"(?<![a-z])(left|right)((?:-?most|-?hand(?:ed)?|-?wards?|side)?)(?![a-z])")
-_S = "(?<![a-z])(?:left|right)"
-# What may follow "on the right" for it to be a place; a noun may not.
-_END = r"(?=\s*(?:$|[.,;:?!)\"]|(?:of(?! way)|in|is|are|and|or|from|than|with|that|which|who|next|near|behind)\b))"
-_CERTAIN = _pattern(
-    rf"{_S}-?(?:most|wards?|hand(?:ed)?|side)(?![a-z])",
-    rf"{_S}[- ](?:hand|side|half|third|edge|end|corner|border|part|lane|facing|front|rear)s?(?![a-z])",
-    rf"{_S}(?: or | and | to |, |/)(?:the )?{_S}(?![a-z])",
-    rf"\b(?:far|upper|lower|top|bottom|front|rear|back|middle|cent(?:er|re))[- ]{_S}{_END}",
-    rf"\b(?:on|to|at|from|towards?) (?:(?:the|its|his|her|their) )?(?:very |far )?{_S}{_END}",
-    rf"\b(?:facing|turning|turned|looking|pointing|heading|moving|driving|walking) (?:to )?(?:the )?{_S}{_END}",
-    rf"(?<!what is )(?<!what's )(?<!nothing ){_S} of(?! way)\b",
-)
-_POINTED = _pattern(rf"\b(?:the|locate|all|every|each) {_S} (?!angle|triangle|behind|over|out)(?=[a-z])")
-# What a mirror changes, or turns into nonsense, without left or right being said.
-_HANDED = _pattern(
-    r"clockwise|o'clock|starboard|\bport side|\b(?:north|south)?-?(?:east|west)(?:ern|ward)?s?\b",
-    r"\b(?:driver|passenger)(?:'?s)?'? side|\b(?:near|off)-?side",
-    r"\b(?:read(?:s|ing)?|text|writ(?:ten|ing)|letter(?:s|ing)?|words?|says?|spell\w*|logos?)\b",
-    r"\b(?:licen[cs]e|number) plates?\b|\bmirrored\b",
-    r"\b(?:links|rechts|linke\w*|rechte\w*|gauche|droite?|izquierd[ao]|derech[ao]|sinistr[ao]|destr[ao]|esquerd[ao]"
-    r"|direit[ao])\b",
-)
-_ORDINAL = _pattern(rf"(?<!left )(?<!right )(?<!middle )\b(?:{'|'.join(ORDINALS)}|last|\d+(?:st|nd|rd|th))\b")
-_COUNTED = _pattern(
-    r"[- ](?:nearest|closest|farthest|furthest|largest|biggest|smallest|tallest|shortest|most)\b",
-    r".*\bfrom (?:the )?(?:left|right|top|bottom|front|back|camera)\b",
-)
-# What a cut may make false, or ask about what it took away.
-_RELATIVE = _pattern(
-    _SIDE.pattern,
-    _ORDINAL.pattern,
-    r"\b(?:middle|cent(?:er|re)|corner|edge|end|border|half|third|side|top|bottom|upper|lower|fore|back)(?:ground)?\b",
-    r"\b(?:how many|count|number|two|three|four|five|six|seven|eight|nine|ten|both|only|alone|another|others?|rest)\b",
-    r"\b(?:next to|beside|besides|by|between|behind|before|in front|above|below|under|over|near|among|around)\b",
-    r"\b(?:opposite|adjacent|across|along|against|from|than|to)\b|\b\d+\b",
-)
-# Words that may lean on an earlier turn.
-_BACK = _pattern(
-    r"\b(?:it|its|they|them|their|this|that|these|those|same|others?|another|ones?|also|too|again)\b",
-    r"\b(?:what|how) about\b",
-)
-_PIXELS = _pattern(
-    r"\bpixels?\b|\bpx\b|\bcoordinates?\b|\bintrinsics?\b|\bfocal\b|\bfield of view\b|\b[xyzuv] ?[=:] ?-?\d",
-    r"[\[({]\s*-?\d+(?:\.\d+)?\s*[,;]\s*-?\d",
-)
-_COLOR = _pattern(
-    r"colou?r|\b(?:red|orange|yellow|green|blue|purple|violet|pink|brown|black|white|gr[ae]y|silver|gold(?:en)?|beige)\b",
-    r"\b(?:turquoise|cyan|magenta|teal|navy|maroon|cream|tan|dark|light|pale|bright)",
-)

@@ -61,7 +61,7 @@ STAGES = {
     "towers": Stage(epochs=5.0, learning_rate=2e-3, end=0.1),
     "pretrain": Stage(epochs=0.75, learning_rate=1.5e-3, turns=10, dense=1.0, gaze=1.0, end=0.3),
     "align": Stage(epochs=0.04, learning_rate=1e-3, turns=10, dense=1.0, gaze=1.0, end=0.5),
-    "finetune": Stage(epochs=1.6, learning_rate=1.5e-3, turns=10, dense=0.5, gaze=1.0, end=0.01),
+    "finetune": Stage(epochs=1.6, learning_rate=1e-3, turns=10, dense=0.5, gaze=1.0, end=0.01),
 }
 
 

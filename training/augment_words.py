@@ -1,0 +1,238 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""What stays true of a row's conversation when its picture is mirrored or cut, decided without anybody looking.
+
+- Mirrored, left becomes right, in words and in logical forms. Where words without a form cannot be rewritten for
+  certain ("the right tool", "the second car", "clockwise", a language other than English), the row is not mirrored.
+- Where part of the picture is cut away, a turn with a form is kept only if the form still means the same objects
+  (`ig3d.expressions.forms`). Without a form, a turn is kept only if it asks for boxes and its words say nothing about
+  places, order, counts or other things. In both cases its objects must be seen: their centres, and half or more
+  (`augment.LEAST_LEFT`) of what was seen of their 2D boxes. A row of which no turn would be left stays as it is.
+- Turns that speak of pixels or coordinates are dropped, and rows with such turns not mirrored.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .ig3d.expressions.conversation import _as_row
+from .ig3d.expressions.forms import X_MARGIN, Checker, make_things
+from .ig3d.expressions.nouns import words
+from .ig3d.expressions.wording import ORDINALS
+from .packing import turns_of
+
+Row = dict[str, Any]
+
+_POINTING = ("grounding", "multi", "absent")
+
+
+def _turns(row: Row) -> list[dict[str, Any]]:
+    """As `turns_of`, with each turn's `meaning` and `form` (or None)."""
+    meanings = row.get("meanings") or [{}] * len(row["task"])
+    return [
+        {**turn, "meaning": meaning, "form": _form(meaning)}
+        for turn, meaning in zip(turns_of(row), meanings, strict=True)
+    ]
+
+
+def _form(meaning: dict) -> dict | None:
+    form = meaning.get("form")
+    return form if isinstance(form, dict) and ("conditions" in form or "of" in form) else None
+
+
+def keep_turns(row: Row, moved: Row, holds: Callable[[dict], bool]) -> Row:
+    """The moved row with the turns that hold; the row as it was where none does."""
+    turns = _turns(row)
+    kept, dropped = [], False
+    for turn in turns:
+        refers_back = dropped and turn["form"] is None and _BACK.search(turn["question"])
+        if holds(turn) and not refers_back:
+            kept.append(turn)
+        else:
+            dropped = True
+    if not kept:
+        return row
+    if not dropped:
+        return moved
+    said = _as_row(kept)
+    said["messages"] = [message for message in row["messages"] if message["role"] == "system"] + said["messages"]
+    said["meanings"] = said["meanings"] if row.get("meanings") else row.get("meanings")
+    return {**moved, **said}
+
+
+def cut_turns(row: Row, size: tuple[int, int], moved: Row, well_seen: set[str]) -> Row:
+    """The moved row with the turns that are still true; the row as it was where none is."""
+    if any(turn["form"] for turn in _turns(row)):
+        before = Checker(make_things(row["objects"], row["intrinsics"], size))
+        after = Checker(make_things(moved["objects"], moved["intrinsics"], moved["image"].size))
+
+    def holds(turn: dict) -> bool:
+        if not well_seen.issuperset(turn["targets"]) or speaks_of_pixels(turn):
+            return False
+        form = turn["form"]
+        if form is None:
+            return turn["task"] in _POINTING and not _RELATIVE.search(turn["question"] + "\n" + turn["answer"])
+        if "of" in form:
+            return _question_holds(form, before, after, well_seen)
+        meant = after(form)
+        return meant.decided and set(meant.ids) == set(turn["targets"])
+
+    return keep_turns(row, moved, holds)
+
+
+def _question_holds(form: dict, before: Checker, after: Checker, well_seen: set[str]) -> bool:
+    meant = [(before(one), after(one)) for one in form["of"]]
+    if any(not (old.decided and new.decided) or old.ids != new.ids for old, new in meant):
+        return False
+    if not well_seen.issuperset(name for _, new in meant for name in new.ids):
+        return False
+    if form["question"] == "side":
+        u = {thing.id: thing.u for thing in after.things}
+        first, second = (u[new.ids[0]] for _, new in meant)
+        further = second - first if form["answer"] == "left" else first - second
+        return further > X_MARGIN
+    return True  # all else is metric, or counts
+
+
+def speaks_of_pixels(turn: dict) -> bool:
+    return any(_PIXELS.search(turn[name]) for name in ("question", "answer"))
+
+
+def names_color(row: Row) -> bool:
+    text = "\n".join(message["content"] for message in row["messages"]).lower()
+    attributes = [item for entry in row["objects"] for item in (entry["attributes"] or {}).items()]
+    known = (words(value) for name, value in attributes if name in ("color", "colour"))
+    return _COLOR.search(text) is not None or any(color in text for color in known)
+
+
+class UncertainError(Exception):
+    """Words of which nobody can say for certain how they read mirrored."""
+
+
+def mirror_conversation(row: Row) -> Row:
+    """`messages` and `meanings` of a row, mirrored; raises `UncertainError`."""
+    told = [message["content"] for message in row["messages"] if message["role"] == "system"]
+    for entry in row["objects"]:
+        told += [entry["category"], *(entry["attributes"] or {}).values()]
+    if any(_SIDE.search(text) or _HANDED.search(text) for text in told):
+        raise UncertainError
+    turns, mirrored = _turns(row), []
+    contents = [message["content"] for message in row["messages"] if message["role"] != "system"]
+    for turn, question, answer in zip(turns, contents[::2], contents[1::2], strict=True):
+        if turn["form"] is None:
+            asks = turn["task"] in _POINTING
+            # "Right." may also mean "Yes."
+            side = answer.strip(" .").lower() in ("left", "right") and _SIDE.search(question)
+            mirrored += [_mirror_words(question, asks), _swap(answer) if side else _mirror_words(answer)]
+        else:
+            mirrored += [_swap(question), _swap(answer)]
+    if any(map(speaks_of_pixels, turns)):
+        raise UncertainError
+    texts = iter(mirrored)
+    messages = [
+        message if message["role"] == "system" else {**message, "content": next(texts)} for message in row["messages"]
+    ]
+    meanings = row.get("meanings") and [
+        {**turn["meaning"], "form": _mirror_form(turn["form"])} if turn["form"] else turn["meaning"] for turn in turns
+    ]
+    return {"messages": messages, "meanings": meanings}
+
+
+def _mirror_words(text: str, points: bool = False) -> str:
+    """English words about a picture as they are about its mirror image: left for right.
+
+    Args:
+        text: words.
+        points: whether they point at objects, so that "the right car" is no matter of being correct.
+
+    Raises:
+        UncertainError: where that cannot be said for certain.
+    """
+    foreign = any(letter.isalpha() and ord(letter) > 0x24F for letter in text)
+    rest = _CERTAIN.sub(" ", text)
+    if points:
+        rest = _POINTED.sub(" ", rest)
+    if foreign or _SIDE.search(rest) or _HANDED.search(text):
+        raise UncertainError
+    # "The second car" is counted from the left, but nobody said so.
+    if any(not _COUNTED.match(text, ordinal.end()) for ordinal in _ORDINAL.finditer(text)):
+        raise UncertainError
+    return _swap(text)
+
+
+def _swap(text: str) -> str:
+    return _SIDE.sub(lambda found: _other_side(found[1]) + found[2], text)
+
+
+def _other_side(side: str) -> str:
+    other = "right" if side.lower() == "left" else "left"
+    return other.upper() if side.isupper() else other.capitalize() if side[0].isupper() else other
+
+
+def _mirror_form(form):
+    """A logical form with left for right, wherever in it."""
+    if isinstance(form, dict):
+        return {name: _mirror_form(value) for name, value in form.items()}
+    if isinstance(form, list):
+        return [_mirror_form(value) for value in form]
+    if not isinstance(form, str):
+        return form
+    return _FORM_SIDES.get(form) or _swap(form)
+
+
+_FORM_SIDES = {"left": "right", "right": "left", "left_of": "right_of", "right_of": "left_of"}
+
+
+def _pattern(*alternatives: str) -> re.Pattern:
+    return re.compile("|".join(alternatives), re.IGNORECASE)
+
+
+_SIDE = _pattern(r"(?<![a-z])(left|right)((?:-?most|-?hand(?:ed)?|-?wards?|side)?)(?![a-z])")
+_S = "(?<![a-z])(?:left|right)"
+# What may follow "on the right" for it to be a place; a noun may not.
+_END = r"(?=\s*(?:$|[.,;:?!)\"]|(?:of(?! way)|in|is|are|and|or|from|than|with|that|which|who|next|near|behind)\b))"
+_CERTAIN = _pattern(
+    rf"{_S}-?(?:most|wards?|hand(?:ed)?|side)(?![a-z])",
+    rf"{_S}[- ](?:hand|side|half|third|edge|end|corner|border|part|lane|facing|front|rear)s?(?![a-z])",
+    rf"{_S}(?: or | and | to |, |/)(?:the )?{_S}(?![a-z])",
+    rf"\b(?:far|upper|lower|top|bottom|front|rear|back|middle|cent(?:er|re))[- ]{_S}{_END}",
+    rf"\b(?:on|to|at|from|towards?) (?:(?:the|its|his|her|their) )?(?:very |far )?{_S}{_END}",
+    rf"\b(?:facing|turning|turned|looking|pointing|heading|moving|driving|walking) (?:to )?(?:the )?{_S}{_END}",
+    rf"(?<!what is )(?<!what's )(?<!nothing ){_S} of(?! way)\b",
+)
+_POINTED = _pattern(rf"\b(?:the|locate|all|every|each) {_S} (?!angle|triangle|behind|over|out)(?=[a-z])")
+# What a mirror changes, or turns into nonsense, without left or right being said.
+_HANDED = _pattern(
+    r"clockwise|o'clock|starboard|\bport side|\b(?:north|south)?-?(?:east|west)(?:ern|ward)?s?\b",
+    r"\b(?:driver|passenger)(?:'?s)?'? side|\b(?:near|off)-?side",
+    r"\b(?:read(?:s|ing)?|text|writ(?:ten|ing)|letter(?:s|ing)?|words?|says?|spell\w*|logos?)\b",
+    r"\b(?:licen[cs]e|number) plates?\b|\bmirrored\b",
+    r"\b(?:links|rechts|linke\w*|rechte\w*|gauche|droite?|izquierd[ao]|derech[ao]|sinistr[ao]|destr[ao]|esquerd[ao]"
+    r"|direit[ao])\b",
+)
+_ORDINAL = _pattern(rf"(?<!left )(?<!right )(?<!middle )\b(?:{'|'.join(ORDINALS)}|last|\d+(?:st|nd|rd|th))\b")
+_COUNTED = _pattern(
+    r"[- ](?:nearest|closest|farthest|furthest|largest|biggest|smallest|tallest|shortest|most)\b",
+    r".*\bfrom (?:the )?(?:left|right|top|bottom|front|back|camera)\b",
+)
+# What a cut may make false, or ask about what it took away.
+_RELATIVE = _pattern(
+    _SIDE.pattern,
+    _ORDINAL.pattern,
+    r"\b(?:middle|cent(?:er|re)|corner|edge|end|border|half|third|side|top|bottom|upper|lower|fore|back)(?:ground)?\b",
+    r"\b(?:how many|count|number|two|three|four|five|six|seven|eight|nine|ten|both|only|alone|another|others?|rest)\b",
+    r"\b(?:next to|beside|besides|by|between|behind|before|in front|above|below|under|over|near|among|around)\b",
+    r"\b(?:opposite|adjacent|across|along|against|from|than|to)\b|\b\d+\b",
+)
+# Words that may lean on an earlier turn.
+_BACK = _pattern(
+    r"\b(?:it|its|they|them|their|this|that|these|those|same|others?|another|ones?|also|too|again)\b",
+    r"\b(?:what|how) about\b",
+)
+_PIXELS = _pattern(
+    r"\bpixels?\b|\bpx\b|\bcoordinates?\b|\bintrinsics?\b|\bfocal\b|\bfield of view\b|\b[xyzuv] ?[=:] ?-?\d",
+    r"[\[({]\s*-?\d+(?:\.\d+)?\s*[,;]\s*-?\d",
+)
+_COLOR = _pattern(
+    r"colou?r|\b(?:red|orange|yellow|green|blue|purple|violet|pink|brown|black|white|gr[ae]y|silver|gold(?:en)?|beige)\b",
+    r"\b(?:turquoise|cyan|magenta|teal|navy|maroon|cream|tan|dark|light|pale|bright)",
+)
