@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes model_cards/llmi3d-tiny from nothing: renders the data, trains in four stages, evaluates, writes the card.
 #
-#   bash examples/train_tiny.sh            # some two hours on two CPU cores
+#   bash examples/train_tiny.sh            # some three hours on two CPU cores
 #   OUT=/somewhere bash examples/train_tiny.sh
 #
 # Give the same command again after an interruption: finished steps are passed over, the others go on.

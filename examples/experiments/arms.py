@@ -43,7 +43,7 @@ from llmi3d.training.text_boxes import SeenBoxes, write_boxes
 # Behind everything else: `evaluate` there must not hide the library of that name.
 sys.path.append(str(Path(__file__).parents[1] / "tiny"))
 from prepare import build_config, build_model
-from train import BATCH, CELLS, WEIGHTS, for_cpu, load
+from train import BATCH, CELLS, WEIGHTS, for_cpu, load, optimizer
 
 RANK = 16
 # Lies in a model's folder, which appears once both are complete.
@@ -109,7 +109,7 @@ class Stage:
 
 
 STAGES = {
-    "towers": Stage(23_000, 2e-3, seconds=0.045),
+    "towers": Stage(12_000, 2e-3, seconds=0.057),
     "tune": Stage(8_000, 1e-3, turns=4, seconds=0.065),
 }
 # The stage of each start.
@@ -166,6 +166,7 @@ class Workshop:
             TrainingArguments(**self._arguments("towers"), remove_unused_columns=False),
             train_dataset=self.records,
             data_collator=kind(self.packer, words=False, cells=CELLS, jitter=0.2, flip=True, unordered=0.5),
+            optimizers=(optimizer(wrapped, STAGES["towers"].learning_rate), None),
         )
         self._run(trainer, "towers", model)
 
@@ -190,6 +191,7 @@ class Workshop:
             LLMI3DTrainingArguments(**self._arguments("tune"), box_loss_weights=weights),
             train_dataset=self.records,
             data_collator=collator(self.packer, "finetune", most_turns=stage.turns, jitter=0.2),
+            optimizers=(optimizer(model, stage.learning_rate), None),
         )
         self._run(trainer, "tune", model)
 
@@ -204,9 +206,6 @@ class Workshop:
             "lr_scheduler_type": "cosine_with_min_lr",
             "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
             "warmup_steps": min(50, steps // 10),
-            "optim": "adamw_torch_fused",
-            "adam_beta2": 0.99,
-            "weight_decay": 0.05,
             "max_grad_norm": 1.0,
             "bf16": True,
             "use_cpu": not torch.accelerator.is_available(),

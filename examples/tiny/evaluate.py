@@ -134,8 +134,9 @@ def write_card(out: Path, card: Path) -> None:
         "test_pictures": f"{direct.images:,}",
         "questions": f"{len(direct.ids):,}",
         "seed": f"{log['seed']}",
+        "hours": f"{sum(one['minutes'] or 0 for one in log['stages'].values()) / 60:.1f}",
         "stages": table(
-            ("stage", "steps", "pictures a step", "turns a picture", "highest learning rate"),
+            ("stage", "steps", "pictures a step", "turns a picture", "highest learning rate", "minutes"),
             [
                 (
                     name,
@@ -143,6 +144,7 @@ def write_card(out: Path, card: Path) -> None:
                     log["batch_size"],
                     one["settings"]["turns"] or "-",
                     one["settings"]["learning_rate"],
+                    one["minutes"] or "-",
                 )
                 for name, one in log["stages"].items()
             ],

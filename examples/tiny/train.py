@@ -81,7 +81,7 @@ def towers(out: Path, scale: float) -> None:
         TrainingArguments(**arguments(out, "towers", scale), remove_unused_columns=False),
         train_dataset=records_of(out),
         data_collator=collator,
-        optimizers=(optimizer(wrapped, "towers"), None),
+        optimizers=(optimizer(wrapped, STAGES["towers"].learning_rate), None),
     )
     run(trainer, out / "towers")
     model.save_pretrained(done)
@@ -102,7 +102,7 @@ def words_stage(out: Path, name: str, model: nn.Module, scale: float, turns: str
         data_collator=collator,
         dense_weight=stage.dense,
         gaze_weight=stage.gaze,
-        optimizers=(optimizer(model, name), None),
+        optimizers=(optimizer(model, stage.learning_rate), None),
     )
     run(trainer, out / name)
 
@@ -190,7 +190,7 @@ def arguments(out: Path, name: str, scale: float) -> dict:
     }
 
 
-def optimizer(model: nn.Module, name: str) -> Muon:
+def optimizer(model: nn.Module, learning_rate: float) -> Muon:
     """Muon on matrices, AdamW on the rest, with steps as large (timm's implementation). To the same loss in two thirds
     of AdamW's steps."""
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
@@ -203,7 +203,7 @@ def optimizer(model: nn.Module, name: str) -> Muon:
         {"params": words, "use_fallback": True},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return Muon(groups, lr=STAGES[name].learning_rate, weight_decay=0.05, nesterov=True, betas=(0.9, 0.99))
+    return Muon(groups, lr=learning_rate, weight_decay=0.05, nesterov=True, betas=(0.9, 0.99))
 
 
 def run(trainer, out: Path) -> None:
@@ -232,7 +232,13 @@ def training_log(out: Path) -> dict:
         lines = [line for line in state["log_history"] if "loss" in line]
         kept = [*lines[:: max(len(lines) // 12, 1)], lines[-1]]
         numbers = [{key: float(f"{float(value):.4g}") for key, value in line.items()} for line in kept]
-        log["stages"][name] = {"settings": asdict(stage), "steps": state["global_step"], "log": numbers}
+        minutes = [line["train_runtime"] / 60 for line in state["log_history"] if "train_runtime" in line]
+        log["stages"][name] = {
+            "settings": asdict(stage),
+            "steps": state["global_step"],
+            "minutes": round(minutes[-1], 1) if minutes else None,  # since it was last interrupted
+            "log": numbers,
+        }
     return log
 
 
