@@ -13,8 +13,9 @@ $(VENV)/installed: setup.py pyproject.toml
 
 install: $(VENV)/installed
 
+# make demo ARGS='photo.jpg --prompt "the red mug" --fov 65' asks about your own picture.
 demo: install
-	$(BIN)/python examples/finetune_kitti.py --out outputs/demo
+	$(BIN)/python examples/demo.py $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest

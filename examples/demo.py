@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--intrinsics", help="fx,fy,cx,cy in pixels, of all your pictures")
     parser.add_argument("--fov", type=float, help="horizontal field of view, degrees")
     parser.add_argument("--checkpoint", default=str(CHECKPOINT))
-    parser.add_argument("--out", type=Path, default=Path("outputs/rendered"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
     options = parser.parse_args()
     if options.pictures and not options.prompt:
         sys.exit("--prompt: got none; say what to find in your pictures.")
@@ -127,7 +127,7 @@ def main() -> None:
         ious = [one["iou"] for result in results for one in result["found"]]
         print(f"\nAcc@0.25 {sum(iou > 0.25 for iou in ious) / len(ious):.2f} over {len(ious)} phrases")
         drawn = [Image.open(options.out / f"{Path(entry['image']).stem}.png") for entry in entries]
-        montage(drawn).save(options.out / "all.png")
+        montage(drawn).save(options.out / "all.jpg", quality=88)
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(f"{time.perf_counter() - start:.0f} s   pictures and results.json: {options.out}")
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Trains a small LLMI3D on a few real KITTI frames and grounds phrases in them: the whole chain, in minutes.
 
-    python examples/finetune_kitti.py --samples ../shared/samples/kitti --out outputs/demo
+    python examples/finetune_kitti.py --samples ../shared/samples/kitti --out outputs/kitti
 
 The frames are those the model was trained on: this shows that every part of the chain works together, and says nothing
 about pictures it has not seen. An interrupted run goes on where it stopped when the same command is given again.
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument(
         "--samples", type=Path, default=samples, help="folder with KITTI's training/image_2, calib, label_2"
     )
-    parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/kitti"))
     parser.add_argument("--steps", type=int, default=700, help="steps of the second stage")
     options = parser.parse_args()
     if not (options.samples / "training" / "image_2").is_dir():
