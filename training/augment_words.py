@@ -94,10 +94,12 @@ def _question_holds(form: dict, before: Checker, after: Checker, well_seen: set[
 
 
 def speaks_of_pixels(turn: dict) -> bool:
+    """Whether a turn's words name pixels or coordinates, which every move changes."""
     return any(_PIXELS.search(turn[name]) for name in ("question", "answer"))
 
 
 def names_color(row: Row) -> bool:
+    """Whether a row's conversation names a colour, which a change of hue would make false."""
     text = "\n".join(message["content"] for message in row["messages"]).lower()
     attributes = [item for entry in row["objects"] for item in (entry["attributes"] or {}).items()]
     known = (words(value) for name, value in attributes if name in ("color", "colour"))

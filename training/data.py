@@ -11,8 +11,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from llmi3d.training.ig3d.dataset import load_split
-from llmi3d.training.ig3d.schema import BOX_PLACEHOLDER, IG3D_FEATURES, IMAGE_PLACEHOLDER
+from llmi3d.training.ig3d.schema import IG3D_FEATURES, IMAGE_PLACEHOLDER
 from llmi3d.training.ig3d.streams import Part
+from llmi3d.training.packing import turns_of
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,18 @@ class TrainingRows(Dataset):
 
 def take_turns(row: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """An IG3D row with the turns of these numbers alone; the picture goes to the first of them."""
-    system = [message for message in row["messages"] if message["role"] == "system"]
-    talk = [message for message in row["messages"] if message["role"] != "system"]
-    pairs, targets = list(zip(talk[::2], talk[1::2], strict=True)), iter(row["targets"])
-    meant = [[next(targets) for _ in range(answer["content"].count(BOX_PLACEHOLDER))] for _, answer in pairs]
-    messages = []
-    for i in kept:
-        text = pairs[i][0]["content"].replace(IMAGE_PLACEHOLDER, "").strip()
-        text = text if messages else f"{IMAGE_PLACEHOLDER}\n{text}"
-        messages += [{"role": "user", "content": text}, pairs[i][1]]
+    turns = turns_of(row)
+    messages = [message for message in row["messages"] if message["role"] == "system"]
+    for position, i in enumerate(kept):
+        picture = "" if position else f"{IMAGE_PLACEHOLDER}\n"
+        messages += [
+            {"role": "user", "content": picture + turns[i]["question"]},
+            {"role": "assistant", "content": turns[i]["answer"]},
+        ]
     return {
         **row,
-        "messages": system + messages,
-        "targets": [target for i in kept for target in meant[i]],
+        "messages": messages,
+        "targets": [target for i in kept for target in turns[i]["targets"]],
         "task": [row["task"][i] for i in kept],
         "meanings": row["meanings"] and [row["meanings"][i] for i in kept],
     }

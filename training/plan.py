@@ -6,7 +6,7 @@ pass and how many operations there are is counted by torch itself, without a byt
 be changed, is how much of its peak a device reaches (`utilisation`) and what the allocator wastes (`overhead`).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from peft import get_peft_model
@@ -65,6 +65,7 @@ class TrainingPlan:
 
     @property
     def fits(self) -> bool:
+        """Whether the device has as much."""
         return self.total <= self.memory
 
     def to_markdown(self, title: str = "") -> str:
@@ -83,9 +84,6 @@ class TrainingPlan:
                 f"{self.tera_operations:.3g} tera-operations and some {self.seconds_per_step:.3g} s a step.",
             ]
         )
-
-    def to_dict(self) -> dict:
-        return {**asdict(self), "total": self.total, "fits": self.fits}
 
 
 def plan_training(

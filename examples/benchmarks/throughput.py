@@ -31,26 +31,13 @@ WAYS = {
 
 def rows_of(folder: Path, alone: bool):
     """The rows, or each of their turns as a row of its own."""
+    from llmi3d.training.data import take_turns
     from llmi3d.training.ig3d.dataset import load_split
-    from llmi3d.training.ig3d.schema import IMAGE_PLACEHOLDER
-    from llmi3d.training.packing import turns_of
 
     rows = load_split(folder, "train")
     if not alone:
         return rows
-    return [
-        {
-            **row,
-            "messages": [
-                {"role": "user", "content": f"{IMAGE_PLACEHOLDER}\n{turn['question']}"},
-                {"role": "assistant", "content": turn["answer"]},
-            ],
-            "targets": turn["targets"],
-            "task": [turn["task"]],
-        }
-        for row in rows
-        for turn in turns_of(row)
-    ]
+    return [take_turns(row, [i]) for row in rows for i in range(len(row["task"]))]
 
 
 def train(folder: Path, way: str, found: Path) -> None:

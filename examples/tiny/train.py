@@ -195,13 +195,11 @@ def optimizer(model: nn.Module, learning_rate: float) -> Muon:
     of AdamW's steps."""
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     # Rows of these are words; a word that the batch lacks has no gradient that could be made as large as the others'.
-    words = [one for name, one in trained.items() if "embed_tokens" in name or "lm_head" in name]
-    vectors = [one for one in trained.values() if one.ndim < 2]
-    matrices = [one for one in trained.values() if one.ndim >= 2 and not any(one is other for other in words)]
+    words = {name for name in trained if "embed_tokens" in name or "lm_head" in name}
     groups = [
-        {"params": matrices},
-        {"params": words, "use_fallback": True},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [one for name, one in trained.items() if one.ndim >= 2 and name not in words]},
+        {"params": [trained[name] for name in trained if name in words], "use_fallback": True},
+        {"params": [one for one in trained.values() if one.ndim < 2], "weight_decay": 0.0},
     ]
     return Muon(groups, lr=learning_rate, weight_decay=0.05, nesterov=True, betas=(0.9, 0.99))
 
