@@ -46,6 +46,14 @@ from prepare import build_config, build_model
 from train import BATCH, CELLS, WEIGHTS, for_cpu, load, optimizer
 
 RANK = 16
+# All of a model but its language model.
+EYES = (
+    "model.vision_tower",
+    "model.high_res_tower",
+    "model.feature_mining",
+    "model.multi_modal_projector",
+    "box_head",
+)
 # Lies in a model's folder, which appears once both are complete.
 COST = "training.json"
 
@@ -109,8 +117,8 @@ class Stage:
 
 
 STAGES = {
-    "towers": Stage(12_000, 2e-3, seconds=0.057),
-    "tune": Stage(8_000, 1e-3, turns=4, seconds=0.065),
+    "towers": Stage(4_096, 2e-3, seconds=0.057),
+    "tune": Stage(3_200, 1e-3, turns=4, seconds=0.065),
 }
 # The stage of each start.
 STARTS = {"nothing": "towers", "base": "tune"}
@@ -264,6 +272,16 @@ def budget(arm: Arm, scale: float) -> dict:
 
 
 # ---------------------------------------------------------------------------------------------------- what is changed
+
+
+def new_language_model(checkpoint: Path, processor: Path) -> LLMI3DForConditionalGeneration:
+    """A checkpoint's eyes and 3D heads before a language model from nothing, of the processor's words."""
+    set_seed(0)
+    model = build_model(build_config(LLMI3DProcessor.from_pretrained(processor).tokenizer))
+    trained = load(checkpoint)
+    for name in EYES:
+        model.get_submodule(name).load_state_dict(trained.get_submodule(name).state_dict())
+    return model
 
 
 def switch_off(model: LLMI3DForConditionalGeneration, part: str) -> None:

@@ -8,7 +8,8 @@
     python examples/experiments/run.py page           docs/experiments.md from the JSON files
 
 Goes on where it was interrupted: a finished arm and a finished file of answers are never made again. Without --data
-the test splits are rendered first, and without --base a smaller base is trained as `examples/train_tiny.sh` does.
+the test splits are rendered first, and without --base a base is made of the checkpoint's towers, feature mining,
+projector and 3D heads with a new language model, pre-trained as stage 0b of `examples/train_tiny.sh`.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from pathlib import Path
 import datasets
 import torch
 import transformers
-from arms import ARMS, BATCH, COST, STAGES, STARTS, Arm, budget, steps_of, train_arm
+from arms import ARMS, BATCH, COST, STAGES, STARTS, Arm, budget, new_language_model, steps_of, train_arm
 from asked import geometry, open_vocabulary, prompts, robustness
 from common import Experiment, Place, fingerprint
 from evaluations import SYNTHETIC_DOMAINS
@@ -41,7 +42,7 @@ SPLITS = ("test", "novel", "camera", "dense", "far")
 TEST_SEED = 20_240_807
 LONG_SIDE = 320
 BASE_PICTURES = 6000
-BASE_STAGES = ("towers", "pretrain")
+BASE_SCALE = 1.5  # of the steps that stage 0b has for so many pictures
 # Otherwise large tensors are given back to the system and zeroed again, and threads that wait keep a core busy.
 ALLOCATION = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "OMP_WAIT_POLICY": "PASSIVE"}
 # What an arm's answers to one split take, roughly, and all of an experiment without arms.
@@ -167,15 +168,16 @@ def make_data(place: Place) -> None:
 
 
 def make_base(place: Place) -> None:
-    """A base of its own, where no finished run is given: fewer pictures, the same stages."""
+    """A base of its own, where no finished run is given: the checkpoint's eyes, and a language model from nothing."""
     data = place.out / "train"
     source = open_source("synth", None, frames=f"train:{BASE_PICTURES}", long_side=LONG_SIDE, masks=True)
     build(source, data, max_turns=12, num_proc=os.cpu_count() or 1)
     tiny, out = ROOT / "examples" / "tiny", ["--out", str(place.base)]
     subprocess.run([sys.executable, str(tiny / "prepare.py"), "--data", str(data), *out], check=True)
-    for stage in BASE_STAGES:
-        command = [sys.executable, str(tiny / "train.py"), stage, *out, "--scale", str(place.scale)]
-        subprocess.run(command, check=True, env=environment(1))
+    if not (place.base / "towers" / "model" / "model.safetensors").is_file():
+        new_language_model(place.checkpoint, place.base / "processor").save_pretrained(place.base / "towers" / "model")
+    command = [sys.executable, str(tiny / "train.py"), "pretrain", *out, "--scale", str(BASE_SCALE * place.scale)]
+    subprocess.run(command, check=True, env=environment(1))
 
 
 def environment(jobs: int) -> dict[str, str]:

@@ -64,10 +64,11 @@ def mining(place: Place) -> dict:
 
 def query_token(place: Place) -> dict:
     """Three ways to answer from one pre-trained base, with the same pictures, turns, LoRA and steps. None of them
-    was known to the base: the query token's 3D heads start anew, the text arms learn to write on the language loss
-    alone. All say what the virtual camera sees, so that no form is punished for not knowing K. But the base was
-    pre-trained with dense 3D labels at its visual tokens, read by heads of the query token's make, which may favour
-    it. An answer that cannot be read counts as wrong.
+    was known to the base's language model: the query token's 3D heads start anew, the text arms learn to write on the
+    language loss alone. All say what the virtual camera sees, so that no form is punished for not knowing K. But the
+    base's visual tokens were trained with dense 3D labels, read by heads of the query token's make (and, where the
+    base is made of the finished checkpoint's towers, for query tokens too), which may favour it. An answer that cannot
+    be read counts as wrong.
     """
     names = {"token": "query token", "numbers": "plain numbers", "json": "Qwen3-VL's JSON"}
     metrics = ("acc@0.25", "acc@0.5", "mean_iou", *FOUR_ERRORS, "rotation_error")
