@@ -6,7 +6,9 @@ pass and how many operations there are is counted by torch itself, without a byt
 be changed, is how much of its peak a device reaches (`utilisation`) and what the allocator wastes (`overhead`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import get_peft_model
@@ -17,6 +19,7 @@ from transformers import AttentionInterface
 from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.training.lora import NEW_PARTS, lora_config
+from llmi3d.training.trainable import TOWERS, make_trainable, unwrapped
 
 # Memory in GiB, and dense bfloat16 operations a second with float32 accumulation, from the makers' data sheets.
 DEVICES = {
@@ -93,10 +96,40 @@ def plan_training(
     rank: int = 16,
     train: tuple[str, ...] = NEW_PARTS,
     train_towers: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
+    **step: Any,
+) -> TrainingPlan:
+    """Plans a run from a configuration alone.
+
+    Args:
+        config: of the base.
+        tuning: `lora` (adapters and `train`), `full` (language model and `train`), `new_parts` (`train` alone).
+        rank: of the adapters.
+        train: modules trained in full beside them.
+        train_towers: whether the towers are trained as well.
+        dtype: of the weights that stay as they are, and to compute in; what is trained is float32 whatever it is.
+        step: the other arguments of `plan_model`.
+
+    Raises:
+        ValueError: a setting that is unknown or out of range, named.
+    """
+    _one_of("tuning", tuning, TUNINGS)
+    _at_least_one("rank", rank)
+    with torch.device("meta"):
+        model = LLMI3DForConditionalGeneration(config).to(dtype)
+        parts = (*train, *(TOWERS if train_towers else ()))
+        if tuning == "lora":
+            model = get_peft_model(model, lora_config(model, rank=rank, train=parts))
+    return plan_model(make_trainable(model, parts, full=tuning == "full"), dtype=dtype, **step)
+
+
+def plan_model(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype,
     batch_size: int = 1,
     text_tokens: int = 128,
     queries: int = 4,
-    dtype: torch.dtype = torch.bfloat16,
     gradient_checkpointing: bool = False,
     sharding: str = "none",
     devices: int = 1,
@@ -107,15 +140,11 @@ def plan_training(
     """Plans a run of `LLMI3DTrainer` with AdamW and an attention that keeps no scores (flash, or sdpa on a GPU).
 
     Args:
-        config: of the base.
-        tuning: `lora` (adapters and `train`), `full` (language model and new parts), `new_parts` (stage 1).
-        rank: of the adapters.
-        train: modules trained in full beside adapters.
-        train_towers: whether the towers are trained as well.
+        model: on the meta device, as `make_trainable` leaves it; it is changed.
+        dtype: to compute in (autocast); the 3D heads stay float32 whatever it is.
         batch_size: samples on a device at a time; accumulated batches only take longer.
         text_tokens: of a sample, beside its visual tokens.
         queries: 3D query tokens of a sample.
-        dtype: of the weights; the 3D heads stay float32 whatever it is.
         gradient_checkpointing: of the language model's layers.
         sharding: `none` (DDP), `zero2` (gradients and optimizer), `fsdp` (weights as well; ZeRO-3 is the same).
         devices: that share what is sharded.
@@ -126,57 +155,14 @@ def plan_training(
     Raises:
         ValueError: a setting that is unknown or out of range, named.
     """
-    for name, value, known in (
-        ("tuning", tuning, TUNINGS),
-        ("sharding", sharding, SHARDINGS),
-        ("device", device, tuple(DEVICES)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}: got '{value}', want one of {', '.join(known)}.")
-    for name, value in (
-        ("rank", rank),
-        ("batch_size", batch_size),
-        ("devices", devices),
-        ("text_tokens", text_tokens),
-    ):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, want at least 1.")
+    _one_of("sharding", sharding, SHARDINGS)
+    _one_of("device", device, DEVICES)
+    _at_least_one("batch_size", batch_size)
+    _at_least_one("devices", devices)
+    _at_least_one("text_tokens", text_tokens)
     if not 0 < utilisation <= 1:
         raise ValueError(f"utilisation: got {utilisation}, want above 0 and at most 1.")
 
-    return plan_model(
-        trained_model(config, tuning, rank, train, train_towers, dtype),
-        batch_size=batch_size,
-        text_tokens=text_tokens,
-        queries=queries,
-        gradient_checkpointing=gradient_checkpointing,
-        sharding=sharding,
-        devices=devices,
-        device=device,
-        utilisation=utilisation,
-        overhead=overhead,
-    )
-
-
-def plan_model(
-    model: nn.Module,
-    *,
-    batch_size: int,
-    text_tokens: int,
-    queries: int,
-    dtype: torch.dtype | None = None,
-    gradient_checkpointing: bool = False,
-    sharding: str = "none",
-    devices: int = 1,
-    device: str = "a100-80gb",
-    utilisation: float = 0.4,
-    overhead: float = 0.1,
-) -> TrainingPlan:
-    """As `plan_training`, of a model on the meta device that is ready to be trained; it is changed.
-
-    Args:
-        dtype: to compute in (autocast), where it is another than that of the weights.
-    """
     trained = [one for one in model.parameters() if one.requires_grad]
     numbers = {"parameters": sum(one.numel() for one in model.parameters())}
     numbers["trained_parameters"] = sum(one.numel() for one in trained)
@@ -185,7 +171,7 @@ def plan_model(
     parts = {"weights": weights / whole, "gradients": gradients / split, "optimizer": 2 * gradients / split}
     if sharding == "fsdp":  # one layer is gathered at a time
         parts["weights"] += max(sum(one.nbytes for one in layer.parameters()) for layer in layers_of(model))
-    model = model if dtype is None else model.to(dtype)
+    unwrapped(model.to(dtype)).box_head.float()
     step = count_step(model, batch_size, text_tokens, queries, gradient_checkpointing)
     parts["activations"] = step.saved
     memory, peak = DEVICES[device]
@@ -199,31 +185,6 @@ def plan_model(
     )
 
 
-def trained_model(
-    config: LLMI3DConfig, tuning: str, rank: int, train: tuple[str, ...], train_towers: bool, dtype: torch.dtype
-) -> nn.Module:
-    """The model as it would be trained, on the meta device; arguments as of `plan_training`."""
-    with torch.device("meta"):
-        model = LLMI3DForConditionalGeneration(config)
-    model.to(dtype).box_head.float()
-    core = model.model
-    towers = (core.vision_tower, core.high_res_tower)
-    frozen = [name for name, one in core.named_parameters() if not one.requires_grad]  # what has no gradient anyway
-    if tuning == "lora":
-        with torch.device("meta"):
-            peft = get_peft_model(model, lora_config(model, rank=rank, train=train))
-    else:
-        model.requires_grad_(tuning == "full")
-        for part in (core.feature_mining, core.multi_modal_projector, model.box_head):
-            part.requires_grad_(True)
-        peft = None
-    for tower in towers:
-        tower.requires_grad_(train_towers)
-    for name in frozen:
-        core.get_parameter(name).requires_grad_(False)
-    return peft or model
-
-
 @dataclass
 class Step:
     """Of one forward and backward pass: bytes saved in between, and floating-point operations."""
@@ -235,9 +196,9 @@ class Step:
 def count_step(
     model: nn.Module, batch_size: int, text_tokens: int, queries: int, gradient_checkpointing: bool = False
 ) -> Step:
-    """Runs a step on the model's device, meta or real, and counts; arguments as of `plan_training`."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config, layers = base.config, layers_of(base)
+    """Runs a step on the model's device, meta or real, and counts; arguments as of `plan_model`."""
+    base = unwrapped(model)
+    config, layers = base.config, layers_of(model)
     weights = {_storage(one) for one in model.parameters()}
     sizes: list[dict[int, int]] = [{}, {}]  # bytes of each storage, saved elsewhere and in layers
     in_layer, forward = False, 0
@@ -304,8 +265,17 @@ def _loss(base: LLMI3DForConditionalGeneration, batch_size: int, text_tokens: in
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
     """The language model's layers."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return list(base.model.language_model.layers)
+    return list(unwrapped(model).model.language_model.layers)
+
+
+def _one_of(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: got '{value}', want one of {', '.join(known)}.")
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, want at least 1.")
 
 
 def _storage(tensor: Tensor) -> int:

@@ -19,7 +19,8 @@ from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.data import Mixture, TrainingRows, mix
 from llmi3d.training.lora import lora_config
 from llmi3d.training.plan import plan_model
-from llmi3d.training.recipe import TOWERS, DataArguments, Recipe, Stage
+from llmi3d.training.recipe import DataArguments, Recipe, Stage
+from llmi3d.training.trainable import TOWERS, is_part, make_trainable
 
 # Of the data, looked at for the longest when a run is planned.
 PLANNED_ROWS = 32
@@ -206,7 +207,7 @@ def base_of(recipe: Recipe) -> str:
 
 
 def prepare_model(model: nn.Module, stage: Stage) -> nn.Module:
-    """The model as the stage trains it: what is trained requires gradients, in float32; LoRA is put on.
+    """The model as the stage trains it: LoRA is put on, and then as `make_trainable` has it.
 
     Args:
         model: a `LLMI3DForConditionalGeneration`; it is changed.
@@ -216,13 +217,14 @@ def prepare_model(model: nn.Module, stage: Stage) -> nn.Module:
     """
     given, names = stage.model, [name for name, _ in model.named_modules()]
     for part in given.train_parts:
-        if not any(name == part or name.endswith(f".{part}") for name in names):
+        if not any(is_part(name, [part]) for name in names):
             raise ValueError(f"train_parts: the model has no '{part}', want modules such as {', '.join(GROUPS)}.")
+    towers = () if given.freeze_towers or stage.tuning == "parts" else TOWERS
+    parts = (*given.train_parts, *towers)
     if stage.tuning == "lora":
-        parts = (*given.train_parts, *(() if given.freeze_towers else TOWERS))
-        wanted = lora_config(model, given.lora_r, given.lora_alpha, given.lora_dropout, parts)
         on_meta = next(model.parameters()).is_meta
         if given.adapter_name_or_path is None:
+            wanted = lora_config(model, given.lora_r, given.lora_alpha, given.lora_dropout, parts)
             model = get_peft_model(model, wanted, low_cpu_mem_usage=on_meta)
         elif on_meta:
             held = PeftConfig.from_pretrained(given.adapter_name_or_path)
@@ -230,23 +232,7 @@ def prepare_model(model: nn.Module, stage: Stage) -> nn.Module:
             model = get_peft_model(model, held, low_cpu_mem_usage=True)
         else:
             model = PeftModel.from_pretrained(model, given.adapter_name_or_path, is_trainable=True)
-        network = model.get_base_model().model
-    else:
-        network = model.model
-        model.requires_grad_(stage.tuning == "full")
-        for name in TOWERS if stage.tuning == "full" else ():
-            getattr(network, name).requires_grad_(not given.freeze_towers)
-        for name, module in model.named_modules():
-            if any(name == part or name.endswith(f".{part}") for part in given.train_parts):
-                module.requires_grad_(True)
-    network._freeze_unused_vision_layers()
-    for tower in (network.vision_tower, network.high_res_tower):
-        if any(one.requires_grad for one in tower.parameters()):
-            tower.float()  # its frozen layers too: one dtype runs through a tower
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return model
+    return make_trainable(model, parts, full=stage.tuning == "full")
 
 
 def count_parameters(config, stage: Stage, trust_remote_code: bool = False) -> dict[str, int]:

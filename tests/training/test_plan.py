@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.lora import lora_config
-from llmi3d.training.plan import DEVICES, GIB, count_step, plan_training, trained_model
+from llmi3d.training.plan import DEVICES, GIB, count_step, plan_training
+from llmi3d.training.trainable import make_trainable
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 
@@ -34,11 +35,15 @@ def test_a_real_step_saves_and_computes_as_much(new_chain, row, tuning):
     inputs.pop("targets_3d")
     text_tokens = inputs["input_ids"].shape[1] - config.image_seq_length
     queries = int((inputs["input_ids"] == config.box_3d_token_id).sum())
-    planned = trained_model(config, tuning, 4, ("feature_mining", "box_head"), False, torch.float32)
-    expected = count_step(planned, 1, text_tokens, queries)
+    parts = ("feature_mining", "box_head")
+    with torch.device("meta"):
+        planned = LLMI3DForConditionalGeneration(config)
+        if tuning == "lora":
+            planned = get_peft_model(planned, lora_config(planned, rank=4, train=parts))
+    expected = count_step(make_trainable(planned, parts, full=tuning == "full"), 1, text_tokens, queries)
 
     if tuning == "lora":
-        model = get_peft_model(model, lora_config(model, rank=4, train=("feature_mining", "box_head")))
+        model = get_peft_model(model, lora_config(model, rank=4, train=parts))
     base = model.get_base_model() if tuning == "lora" else model
     for tower in (base.model.vision_tower, base.model.high_res_tower):
         tower.requires_grad_(False)
