@@ -42,17 +42,19 @@ class LLMI3DDataCollator:
         if not rows:
             raise ValueError("rows: got an empty list, want at least one.")
         conversations = [self._conversation(row) for row in rows]
+        # Tensors only afterwards: transformers compares each token with each span of the assistant's words, and token by
+        # token a tensor is some twenty times as slow as a list: five sixths of what a batch of conversations took.
         batch = self.processor.apply_chat_template(
             conversations,
             tokenize=True,
             return_dict=True,
-            return_tensors="pt",
+            return_tensors=None,
             return_assistant_tokens_mask=True,
             processor_kwargs={"intrinsics": [row["intrinsics"] for row in rows], "padding_side": "right"},
         )
-        learned = torch.as_tensor(batch["assistant_masks"]).bool()
+        batch.convert_to_tensors("pt")
         data = {key: batch[key] for key in self.processor.model_input_names if key in batch}
-        data["labels"] = batch["input_ids"].masked_fill(~learned, -100)
+        data["labels"] = batch["input_ids"].masked_fill(~batch["assistant_masks"].bool(), -100)
         data["targets_3d"] = self._targets(rows, batch.cameras)
         data["image_id"] = [str(row.get("image_id")) for row in rows]
         return data
