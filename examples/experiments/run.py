@@ -169,11 +169,12 @@ def make_data(place: Place) -> None:
 
 def make_base(place: Place) -> None:
     """A base of its own, where no finished run is given: the checkpoint's eyes, and a language model from nothing."""
-    data = place.out / "train"
-    source = open_source("synth", None, frames=f"train:{BASE_PICTURES}", long_side=LONG_SIDE, masks=True)
-    build(source, data, max_turns=12, num_proc=os.cpu_count() or 1)
     tiny, out = ROOT / "examples" / "tiny", ["--out", str(place.base)]
-    subprocess.run([sys.executable, str(tiny / "prepare.py"), "--data", str(data), *out], check=True)
+    if not (place.base / "prepared").is_dir():
+        data = place.out / "train"
+        source = open_source("synth", None, frames=f"train:{BASE_PICTURES}", long_side=LONG_SIDE, masks=True)
+        build(source, data, max_turns=12, num_proc=os.cpu_count() or 1)
+        subprocess.run([sys.executable, str(tiny / "prepare.py"), "--data", str(data), *out], check=True)
     if not (place.base / "towers" / "model" / "model.safetensors").is_file():
         new_language_model(place.checkpoint, place.base / "processor").save_pretrained(place.base / "towers" / "model")
     command = [sys.executable, str(tiny / "train.py"), "pretrain", *out, "--scale", str(BASE_SCALE * place.scale)]
