@@ -29,6 +29,9 @@ _HOUSEKEEPING_KEYS = {
     "use_cache",
 }
 
+# Qwen-VL's vision encoders, which merge patches and project them by themselves, and the language models made for them.
+_QWEN_VL = {"qwen2_5_vl_vision": "qwen2_5_vl_text", "qwen3_vl_vision": "qwen3_vl_text"}
+
 
 @strict
 class LLMI3DConfig(PreTrainedConfig):
@@ -38,13 +41,20 @@ class LLMI3DConfig(PreTrainedConfig):
 
     Args that choose the backbones:
         text_config: any causal language model of transformers; a Llama by default.
-        vision_config: the low-resolution ViT, CLIP or SigLIP.
+        vision_config: the low-resolution ViT, CLIP or SigLIP, or the vision encoder of Qwen2.5-VL or Qwen3-VL, with
+            its own language model as `text_config`. The latter needs no projector, and none of the three fields of
+            ViT and projector below is read.
+        image_size: side of the square low-resolution input, pixels; the ViT's own. Qwen-VL's encoders have none of
+            their own and take `high_res_image_size` by default.
+        high_res_branch: whether the high-resolution CNN and the mining exist. Without it the tokens of the
+            low-resolution picture are all that is seen, and there is no depth branch.
         high_res_vision_config: the high-resolution CNN, a timm ConvNeXt behind `TimmWrapperConfig`.
-        high_res_image_size: side of the square high-resolution input, pixels; also the side of the network frame.
+        high_res_image_size: side of the square high-resolution input, pixels; also the side of the network frame,
+            whether or not there is a CNN.
         vision_feature_layer: which hidden state of the ViT is used (-2: last but one).
         vision_feature_select_strategy: `default` drops the class token (CLIP), `full` keeps all tokens (SigLIP).
-        projector_hidden_act: activation of the two-layer projector into the language model.
-        multimodal_projector_bias: whether the projector's layers have a bias.
+        projector_hidden_act, multimodal_projector_bias: activation of the two-layer projector into the language model,
+            and whether its layers have a bias.
         tie_word_embeddings: whether input and output embeddings are one matrix.
 
     Args that control Spatial-Enhanced Local Feature Mining:
@@ -114,6 +124,8 @@ class LLMI3DConfig(PreTrainedConfig):
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
+    image_size: int | None = None
+    high_res_branch: bool = True
     high_res_vision_config: dict | PreTrainedConfig | None = None
     high_res_image_size: int = 768
     vision_feature_layer: int = -2
@@ -148,6 +160,8 @@ class LLMI3DConfig(PreTrainedConfig):
         if self.virtual_focal_length is None:
             self.virtual_focal_length = float(self.high_res_image_size)
         super().__post_init__(**kwargs)
+        if self.image_size is None:
+            self.image_size = getattr(self.vision_config, "image_size", self.high_res_image_size)
         # Language models that tie their embeddings say so in their own configuration.
         if not self.tie_word_embeddings and getattr(self.text_config, "tie_word_embeddings", False):
             self.tie_word_embeddings = True
@@ -165,20 +179,27 @@ class LLMI3DConfig(PreTrainedConfig):
     def validate_sizes(self):
         """Refuses sizes that contradict each other."""
         vision = self.vision_config
-        if vision.image_size % vision.patch_size:
+        own = getattr(vision, "image_size", self.image_size)
+        if self.image_size != own:
+            raise ValueError(f"image_size: got {self.image_size}, but vision_config has {own}.")
+        if self.image_size <= 0 or self.image_size % self.visual_token_side:
+            side = "patch_size" if self.visual_token_side == vision.patch_size else "patch_size * spatial_merge_size ="
             raise ValueError(
-                f"vision_config: image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}."
+                f"vision_config: image_size {self.image_size} is not a multiple of {side} {self.visual_token_side}."
             )
-        grid = vision.image_size // vision.patch_size
-        if self.high_res_image_size <= 0 or self.high_res_image_size % (4 * grid) or self.high_res_image_size % 32:
+        grid, high = self.image_grid_size, self.high_res_image_size
+        if high <= 0 or (self.high_res_branch and (high % (4 * grid) or high % 32)):
             raise ValueError(
-                f"high_res_image_size: got {self.high_res_image_size}, want a multiple of 32 (the CNN's last stride) "
+                f"high_res_image_size: got {high}, want a multiple of 32 (the CNN's last stride) "
                 f"and of {4 * grid} (its first stride times the ViT's {grid} tokens along a side), so that each token "
                 "has its own window of cells."
             )
         for name in ("box_head_dim", "depth_predictor_dim", "depth_embedding_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1.")
+        if self.has_qwen_vision:
+            self._validate_qwen()
+            return
         has_class_token = vision.model_type.startswith("clip")
         if has_class_token != (self.vision_feature_select_strategy == "default"):
             raise ValueError(
@@ -190,6 +211,19 @@ class LLMI3DConfig(PreTrainedConfig):
             raise ValueError(
                 f"vision_feature_layer: got {self.vision_feature_layer}, but the ViT has "
                 f"{vision.num_hidden_layers} layers."
+            )
+
+    def _validate_qwen(self):
+        vision, text = self.vision_config, self.text_config
+        if text.model_type != _QWEN_VL[vision.model_type]:
+            raise ValueError(
+                f"text_config: got a '{text.model_type}' with a '{vision.model_type}', want a "
+                f"'{_QWEN_VL[vision.model_type]}', which reads its positions and features."
+            )
+        if vision.out_hidden_size != text.hidden_size:
+            raise ValueError(
+                f"vision_config: out_hidden_size is {vision.out_hidden_size}, but text_config.hidden_size is "
+                f"{text.hidden_size}."
             )
 
     def validate_depth(self):
@@ -208,6 +242,8 @@ class LLMI3DConfig(PreTrainedConfig):
             raise ValueError(f"virtual_focal_length: got {self.virtual_focal_length}, want above 0 network pixels.")
         if not (self.depth_from_regression or self.depth_from_height or self.depth_from_map):
             raise ValueError("depth_from_regression, depth_from_height, depth_from_map: got all False, want one True.")
+        if self.depth_branch and not self.high_res_branch:
+            raise ValueError("depth_branch: got True with high_res_branch=False, but the CNN is what it looks at.")
         if self.depth_from_map and not self.depth_branch:
             raise ValueError("depth_from_map: got True with depth_branch=False, but there is no depth map to read.")
 
@@ -221,9 +257,24 @@ class LLMI3DConfig(PreTrainedConfig):
             raise ValueError(f"image_token_id and box_3d_token_id: both are {self.image_token_id}, want two tokens.")
 
     @property
+    def has_qwen_vision(self) -> bool:
+        """Whether the vision encoder is Qwen-VL's."""
+        return self.vision_config.model_type in _QWEN_VL
+
+    @property
+    def visual_token_side(self) -> int:
+        """Side of the square behind a visual token, low-resolution pixels: a patch, or patches that are merged."""
+        return self.vision_config.patch_size * getattr(self.vision_config, "spatial_merge_size", 1)
+
+    @property
+    def visual_token_dim(self) -> int:
+        """Channels of a visual token before the projector, if there is one."""
+        return self.vision_config.out_hidden_size if self.has_qwen_vision else self.vision_config.hidden_size
+
+    @property
     def image_grid_size(self) -> int:
         """Visual tokens along one side of the picture."""
-        return self.vision_config.image_size // self.vision_config.patch_size
+        return self.image_size // self.visual_token_side
 
     @property
     def image_seq_length(self) -> int:

@@ -231,7 +231,7 @@ class FeatureMining(nn.Module):
             self.depth_embedding = nn.Embedding(config.num_depth_bins + 1, depth_dim)
         else:
             self.depth_predictor = None
-        self.attention = CrossBranchAttention(config.vision_config.hidden_size, sum(stage_channels), depth_dim)
+        self.attention = CrossBranchAttention(config.visual_token_dim, sum(stage_channels), depth_dim)
 
     def forward(self, tokens: Tensor, stages: list[Tensor]) -> MinedFeatures:
         """

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""LLMI3DModel and LLMI3DForConditionalGeneration: a LLaVA with a second, high-resolution branch and 3D heads.
+"""LLMI3DModel and LLMI3DForConditionalGeneration: a LLaVA or Qwen-VL with a high-resolution branch and 3D heads.
 
 The network works inside one virtual camera: no intrinsics enter here.
 
@@ -34,6 +34,7 @@ from .box_heads_llmi3d import AnswerLinear, Box3DHead, Box3DHeadOutput, TrunkLin
 from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import FeatureMining, NeutralLinear
 from .model_card_llmi3d import write_model_card
+from .qwen_vl_llmi3d import patches_of, rope_positions
 
 logger = logging.get_logger(__name__)
 
@@ -61,9 +62,12 @@ class LLMI3DImageFeatures(BaseModelOutputWithPooling):
     Attributes:
         pooler_output: [I, N, C], mined and projected into the language model.
         depth_logits: [I, D + 1, H, W], object-level depth map; None without depth branch.
+        deepstack_features: of Qwen3-VL's encoder: for each of the language model's first layers [I, N, C], or a list
+            of I, to be added to its visual tokens.
     """
 
     depth_logits: Tensor | None = None
+    deepstack_features: list | None = None
 
 
 @dataclass
@@ -180,7 +184,8 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
     def _set_gradient_checkpointing(self, enable=True, *args, **kwargs):
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
         # timm keeps a switch of its own, which the search for HF modules does not find.
-        self.base_model.high_res_tower._set_gradient_checkpointing(enable)
+        if self.config.high_res_branch:
+            self.base_model.high_res_tower._set_gradient_checkpointing(enable)
 
     def save_pretrained(self, save_directory, *args, is_main_process=True, **kwargs):
         """As every model; the checkpoint also carries its code (see `AUTO_MAP`) and a model card, if it has none."""
@@ -220,24 +225,33 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
 
 
 class LLMI3DModel(LLMI3DPreTrainedModel):
-    """Both vision branches, feature mining, projector and language model, without heads."""
+    """Both vision branches, feature mining, projector and language model, without heads.
+
+    What a configuration does without is an empty module: the CNN and the mining without high-resolution branch, the
+    projector with Qwen-VL's encoder, which projects by itself.
+    """
 
     def __init__(self, config: LLMI3DConfig):
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
-        # timm resolves its own attention and declares eager and sdpa alone.
-        attention = "eager" if config.high_res_vision_config._attn_implementation == "eager" else "sdpa"
-        self.high_res_tower = AutoModel.from_config(config.high_res_vision_config, attn_implementation=attention)
-        self.high_res_tower.timm_model.head = nn.Identity()  # unused, and its weights would never get a gradient
-        stage_channels = [stage["num_chs"] for stage in self.high_res_tower.timm_model.feature_info]
-        self.feature_mining = FeatureMining(config, stage_channels)
-        self.multi_modal_projector = LLMI3DMultiModalProjector(config)
+        self.high_res_tower, self.feature_mining, self.multi_modal_projector = (nn.Identity() for _ in range(3))
+        if config.high_res_branch:
+            # timm resolves its own attention and declares eager and sdpa alone.
+            attention = "eager" if config.high_res_vision_config._attn_implementation == "eager" else "sdpa"
+            self.high_res_tower = AutoModel.from_config(config.high_res_vision_config, attn_implementation=attention)
+            self.high_res_tower.timm_model.head = nn.Identity()  # unused, and its weights would never get a gradient
+            stage_channels = [stage["num_chs"] for stage in self.high_res_tower.timm_model.feature_info]
+            self.feature_mining = FeatureMining(config, stage_channels)
+        if not config.has_qwen_vision:
+            self.multi_modal_projector = LLMI3DMultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self._freeze_unused_vision_layers()
         self.post_init()
 
     def _freeze_unused_vision_layers(self):
         """Layers of the ViT behind the one that is read never get a gradient."""
+        if self.config.has_qwen_vision:  # all of them are read
+            return
         layers = self.vision_tower.encoder.layers
         used = self.config.vision_feature_layer % (len(layers) + 1)
         unused = [*layers[used:], self.vision_tower.post_layernorm]
@@ -248,40 +262,64 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
 
     @merge_with_config_defaults
     @can_return_tuple
-    @select_hidden_states("vision_feature_layer")
     def get_image_features(
         self,
         pixel_values: Tensor,
-        high_res_pixel_values: Tensor,
+        high_res_pixel_values: Tensor | None = None,
         vision_feature_layer: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LLMI3DImageFeatures:
         """Encodes images.
 
         Args:
-            pixel_values: [I, 3, vision_config.image_size, vision_config.image_size].
-            high_res_pixel_values: [I, 3, high_res_image_size, high_res_image_size].
+            pixel_values: [I, 3, image_size, image_size].
+            high_res_pixel_values: [I, 3, high_res_image_size, high_res_image_size]; not read without
+                high-resolution branch.
         """
         self._follow_device()
-        low = self.vision_tower(pixel_values, return_dict=True, **kwargs)
-        tokens = low.hidden_states[vision_feature_layer]
-        if self.config.vision_feature_select_strategy == "default":
-            tokens = tokens[:, 1:]
-        high = self.high_res_tower(
-            high_res_pixel_values,
-            output_hidden_states=[0, 1, 2, 3],
-            output_attentions=False,
-            do_pooling=False,
-            return_dict=True,
-        )
-        mined = self.feature_mining(tokens, [high.hidden_states[stage] for stage in (0, 1, 2, 3)])
+        if self.config.has_qwen_vision:
+            patches, grids = patches_of(pixel_values, self.config)
+            low = self.vision_tower(patches, grid_thw=grids, return_dict=True, **kwargs)
+            tokens, *deepstack = (
+                states.view(len(pixel_values), self.config.image_seq_length, -1)
+                for states in (low.pooler_output, *(low.get("deepstack_features") or ()))
+            )
+        else:
+            low, deepstack = self._look(pixel_values, vision_feature_layer=vision_feature_layer, **kwargs), None
+            tokens = low.hidden_states[vision_feature_layer]
+            if self.config.vision_feature_select_strategy == "default":
+                tokens = tokens[:, 1:]
+        depth_logits = None
+        if self.config.high_res_branch:
+            high = self.high_res_tower(
+                high_res_pixel_values,
+                output_hidden_states=[0, 1, 2, 3],
+                output_attentions=False,
+                do_pooling=False,
+                return_dict=True,
+            )
+            mined = self.feature_mining(tokens, [high.hidden_states[stage] for stage in (0, 1, 2, 3)])
+            tokens, depth_logits = mined.tokens, mined.depth_logits
         return LLMI3DImageFeatures(
             last_hidden_state=low.last_hidden_state,
-            pooler_output=self.multi_modal_projector(mined.tokens),
+            pooler_output=self.multi_modal_projector(tokens),
             hidden_states=low.hidden_states,
             attentions=low.attentions,
-            depth_logits=mined.depth_logits,
+            depth_logits=depth_logits,
+            deepstack_features=deepstack or None,
         )
+
+    @select_hidden_states("vision_feature_layer")
+    def _look(self, pixel_values: Tensor, vision_feature_layer: int, **kwargs) -> BaseModelOutputWithPooling:
+        """What the ViT sees, with the hidden states that are read of it."""
+        return self.vision_tower(pixel_values, return_dict=True, **kwargs)
+
+    def is_placeholder(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """Which tokens stand for visual ones, by their ids or, where there are none, their embeddings: bool [B, T]."""
+        if input_ids is not None:
+            return input_ids == self.config.image_token_id
+        image_id = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(image_id)).all(-1)
 
     def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor, image_features: Tensor) -> Tensor:
         """Which positions take visual tokens: bool [B, T, 1].
@@ -289,11 +327,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         Raises:
             ValueError: another number of placeholders than of visual tokens.
         """
-        if input_ids is None:
-            image_id = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-            mask = (inputs_embeds == self.get_input_embeddings()(image_id)).all(-1)
-        else:
-            mask = input_ids == self.config.image_token_id
+        mask = self.is_placeholder(input_ids, inputs_embeds)
         wanted, given = mask.sum(), image_features.shape[0] * image_features.shape[1]
         torch_compilable_check(
             wanted == given,
@@ -301,6 +335,34 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             f"({image_features.shape[0]} images of {image_features.shape[1]} tokens)",
         )
         return mask[..., None]
+
+    def get_rope_positions(
+        self,
+        is_image: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Positions [3, B, T] of Qwen-VL's language model (see `rope_positions`).
+
+        Args:
+            is_image: bool [B, T].
+            position_ids: [B, T], as counted along the sequence; by default from the attention mask, or from 0 on.
+
+        Raises:
+            ValueError: a filled cache: where its pictures are is not known.
+        """
+        if cache is not None and cache.get_seq_length() > 0:
+            raise ValueError(
+                f"position_ids: got {'none' if position_ids is None else '[B, T]'} with a filled cache, want [3, B, T] "
+                "that follow those of the cached tokens, as `generate` counts them."
+            )
+        if position_ids is None:
+            if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+            else:
+                position_ids = torch.arange(is_image.shape[-1], device=is_image.device)[None]
+        return rope_positions(is_image, position_ids, self.config.image_grid_size)
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models, for as long
@@ -318,13 +380,15 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
     ) -> tuple | LLMI3DModelOutputWithPast:
         """
         Args:
-            input_ids, attention_mask, position_ids: [B, T].
+            input_ids, attention_mask: [B, T].
+            position_ids: [B, T], as counted along the sequence; Qwen-VL's own positions [3, B, T] are made of them
+                unless they are given.
             pixel_values, high_res_pixel_values: as in `get_image_features`; both or neither.
             mm_encoder_outputs: `{"image": ...}`, what `get_image_features` returned, instead of pixels.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("input_ids and inputs_embeds: want exactly one of them.")
-        if (pixel_values is None) != (high_res_pixel_values is None):
+        if self.config.high_res_branch and (pixel_values is None) != (high_res_pixel_values is None):
             missing = "pixel_values" if pixel_values is None else "high_res_pixel_values"
             raise ValueError(f"{missing}: got None, but the other resolution is given; the processor makes both.")
         if pixel_values is not None and mm_encoder_outputs:
@@ -336,11 +400,17 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         image = (mm_encoder_outputs or {}).get("image")
         if image is None and pixel_values is not None:
             image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
+        if self.config.has_qwen_vision and (position_ids is None or position_ids.ndim == 2):
+            is_image = self.is_placeholder(input_ids, inputs_embeds)
+            position_ids = self.get_rope_positions(is_image, position_ids, attention_mask, cache)
         image_features = None
         if image is not None:
             image_features = image.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
+            if image.deepstack_features is not None:
+                features = [torch.cat(tuple(each)) for each in image.deepstack_features]
+                kwargs |= {"visual_pos_masks": mask[..., 0], "deepstack_visual_embeds": features}
 
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -391,7 +461,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def get_image_features(self, pixel_values: Tensor, high_res_pixel_values: Tensor, **kwargs):
+    def get_image_features(self, pixel_values: Tensor, high_res_pixel_values: Tensor | None = None, **kwargs):
         """See `LLMI3DModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, high_res_pixel_values, **kwargs)
 
@@ -414,8 +484,9 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
     ) -> tuple | LLMI3DCausalLMOutputWithPast:
         """
         Args:
-            input_ids, attention_mask, position_ids, labels: [B, T].
+            input_ids, attention_mask, labels: [B, T].
             pixel_values, high_res_pixel_values, mm_encoder_outputs: one image a sample, as in `LLMI3DModel`.
+            position_ids: as in `LLMI3DModel`.
             logits_to_keep: the last positions to compute logits for (0: all); 1 where only boxes are wanted.
             output_boxes: whether the 3D heads run at the query tokens of `input_ids`.
         """
@@ -458,9 +529,24 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         model_inputs["output_boxes"] = False  # the prompt's queries are not the answer's
         return model_inputs
 
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        position_ids = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        if not self.config.has_qwen_vision:
+            return position_ids
+        input_ids, embeddings = model_kwargs.get("input_ids"), model_kwargs.get("inputs_embeds")
+        if not inputs_tensor.is_floating_point():
+            input_ids = inputs_tensor
+        elif input_ids is None or not input_ids.shape[1]:
+            input_ids, embeddings = None, inputs_tensor
+        return self.model.get_rope_positions(self.model.is_placeholder(input_ids, embeddings), position_ids)
+
     @torch.no_grad()
     def generate_boxes(
-        self, input_ids: Tensor, pixel_values: Tensor, high_res_pixel_values: Tensor, **generate_kwargs
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        high_res_pixel_values: Tensor | None = None,
+        **generate_kwargs,
     ) -> LLMI3DGenerateOutput:
         """Generates an answer and decodes a box at every query token in it, with one pass over the image.
 
