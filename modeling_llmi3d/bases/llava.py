@@ -16,8 +16,10 @@ import math
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
+from transformers.utils import logging
 
 from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, IMAGE_TOKEN
@@ -95,7 +97,22 @@ def llava_config(base: PreTrainedConfig, **changes: Any) -> LLMI3DConfig:
         # Until the tokenizer says which: any other than the picture's.
         "box_3d_token_id": 0 if base.image_token_id else 1,
     }
-    return LLMI3DConfig(**{**fields, **changes})
+    try:
+        return LLMI3DConfig(**{**fields, **changes})
+    except StrictDataclassError as error:
+        raise ValueError(f"base: {error.__cause__ or error}") from error
+
+
+def read(kind, name_or_path: str, **hub: Any):
+    """`kind.from_pretrained(name_or_path)` of a base.
+
+    Raises:
+        ValueError: nothing there that can be read.
+    """
+    try:
+        return kind.from_pretrained(name_or_path, **hub)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"base: cannot read '{name_or_path}': {error}") from error
 
 
 def add_box_token(tokenizer) -> bool:
@@ -125,18 +142,16 @@ def load_llava(cls, name_or_path: str, tokenizer=None, **kwargs: Any):
     hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
     own = set(LLMI3DConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
     changes = {name: kwargs.pop(name) for name in tuple(kwargs) if name in own}
-    try:
-        base = AutoConfig.from_pretrained(name_or_path, **hub)
-        config = llava_config(base, **changes)
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name_or_path, **hub)
-    except OSError as error:
-        raise ValueError(f"base: cannot read '{name_or_path}': {error}") from error
+    config = llava_config(read(AutoConfig, name_or_path, **hub), **changes)
+    tokenizer = tokenizer or read(AutoTokenizer, name_or_path, **hub)
     is_new = add_box_token(tokenizer)
     image_id, box_id = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, BOX_3D_TOKEN])
     if image_id != config.image_token_id:
         raise ValueError(
             f"base: '{IMAGE_TOKEN}' is {image_id} of its tokenizer, but {config.image_token_id} in its configuration."
         )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what is new would be told as what is missing
     try:
         model, info = cls.from_pretrained(
             name_or_path,
@@ -148,9 +163,12 @@ def load_llava(cls, name_or_path: str, tokenizer=None, **kwargs: Any):
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"base: cannot read the weights of '{name_or_path}': {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     _refuse_other_keys(name_or_path, info)
     # Saved, it is LLMI3D's own layout, not the one that it was read from.
     model._weight_conversions = None
+    _draw_cnn(model)
     _make_room(model, box_id, is_new)
     model.config.box_3d_token_id = box_id
     model.config.validate()
@@ -173,6 +191,13 @@ def _refuse_other_keys(name_or_path: str, info: dict[str, Any]) -> None:
     ]
     if problems:
         raise ValueError(f"base: the weights of '{name_or_path}' do not fit its config.json: {'; '.join(problems)}.")
+
+
+def _draw_cnn(model) -> None:
+    """Draws the CNN anew as timm does: transformers leaves those of its weights that it does not know as they are."""
+    tower = model.model.high_res_tower
+    drawn = AutoModel.from_config(model.config.high_res_vision_config).state_dict()
+    tower.load_state_dict({name: drawn[name] for name in tower.state_dict()})
 
 
 @torch.no_grad()
