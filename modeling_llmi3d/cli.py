@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .bases.cli import convert_app
 from .training.ig3d.cli import data_app
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 
 
 app.add_typer(data_app, name="data")
+app.add_typer(convert_app, name="convert")
 
 
 class Mode(str, Enum):

@@ -1,0 +1,645 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Conversion of Mini-Gemini, against its published arithmetic written out here and its list of weights at 7B."""
+
+import hashlib
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+from typer.testing import CliRunner
+
+from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
+from llmi3d.bases.checkpoint_io import CheckpointReader, TensorInfo
+from llmi3d.bases.minigemini import convert_minigemini, match_minigemini, minigemini_config, new_weights
+from llmi3d.cli import app
+
+# Sizes by name: `grid` and `patch` of the ViT, `depths` and `dims` of the ConvNeXt.
+TINY = {
+    **{"vocab": 259, "hidden": 32, "intermediate": 48, "layers": 2, "heads": 4, "kv_heads": 2},
+    **{"vit_dim": 64, "vit_mlp": 96, "vit_layers": 3, "grid": 4, "patch": 4, "high_res": 64},
+    **{"depths": (1, 1, 2, 1), "dims": (8, 12, 16, 20)},
+}
+LARGE = {
+    **{"vocab": 32000, "hidden": 4096, "intermediate": 11008, "layers": 32, "heads": 32, "kv_heads": 32},
+    **{"vit_dim": 1024, "vit_mlp": 4096, "vit_layers": 24, "grid": 24, "patch": 14, "high_res": 768},
+    **{"depths": (3, 3, 27, 3), "dims": (192, 384, 768, 1536)},
+}
+
+
+def original_config(sizes: dict) -> dict:
+    """config.json as Mini-Gemini writes it."""
+    return {
+        "architectures": ["MiniGeminiLlamaForCausalLM"],
+        "model_type": "mini_gemini",
+        "vocab_size": sizes["vocab"],
+        "hidden_size": sizes["hidden"],
+        "intermediate_size": sizes["intermediate"],
+        "num_hidden_layers": sizes["layers"],
+        "num_attention_heads": sizes["heads"],
+        "num_key_value_heads": sizes["kv_heads"],
+        "hidden_act": "silu",
+        "max_position_embeddings": 4096,
+        "initializer_range": 0.02,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "image_aspect_ratio": "pad",
+        "image_size_aux": sizes["high_res"],
+        "mm_hidden_size": sizes["vit_dim"],
+        "mm_hidden_size_aux": sum(sizes["dims"]),
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": "model_zoo/OpenAI/clip-vit-large-patch14-336",
+        "mm_vision_tower_aux": "model_zoo/OpenAI/openclip-convnext-large-d-320-laion2B-s29B-b131K-ft-soup",
+        "use_mm_proj": True,
+    }
+
+
+def original_shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of Mini-Gemini's weights, by its architecture."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def layer(name: str, *shape: int, bias: bool = True) -> None:
+        shapes[f"{name}.weight"] = shape
+        if bias:
+            shapes[f"{name}.bias"] = shape[:1]
+
+    hidden, mlp = sizes["hidden"], sizes["intermediate"]
+    kv = hidden // sizes["heads"] * sizes["kv_heads"]
+    layer("model.embed_tokens", sizes["vocab"], hidden, bias=False)
+    layer("model.norm", hidden, bias=False)
+    layer("lm_head", sizes["vocab"], hidden, bias=False)
+    for i in range(sizes["layers"]):
+        block = f"model.layers.{i}"
+        for name, rows, columns in (
+            *(("self_attn.q_proj", hidden, hidden), ("self_attn.k_proj", kv, hidden)),
+            *(("self_attn.v_proj", kv, hidden), ("self_attn.o_proj", hidden, hidden)),
+            *(("mlp.gate_proj", mlp, hidden), ("mlp.up_proj", mlp, hidden), ("mlp.down_proj", hidden, mlp)),
+        ):
+            layer(f"{block}.{name}", rows, columns, bias=False)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            layer(f"{block}.{name}", hidden, bias=False)
+
+    vit, dim = "model.vision_tower.vision_tower.vision_model", sizes["vit_dim"]
+    shapes[f"{vit}.embeddings.class_embedding"] = (dim,)
+    layer(f"{vit}.embeddings.patch_embedding", dim, 3, sizes["patch"], sizes["patch"], bias=False)
+    layer(f"{vit}.embeddings.position_embedding", sizes["grid"] ** 2 + 1, dim, bias=False)
+    for name in ("pre_layrnorm", "post_layernorm"):
+        layer(f"{vit}.{name}", dim)
+    for i in range(sizes["vit_layers"]):
+        block = f"{vit}.encoder.layers.{i}"
+        for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            layer(f"{block}.self_attn.{name}", dim, dim)
+        for name in ("layer_norm1", "layer_norm2"):
+            layer(f"{block}.{name}", dim)
+        layer(f"{block}.mlp.fc1", sizes["vit_mlp"], dim)
+        layer(f"{block}.mlp.fc2", dim, sizes["vit_mlp"])
+
+    cnn, dims = "model.vision_tower_aux.vision_", sizes["dims"]
+    layer(f"{cnn}stem.0", dims[0], 3, 4, 4)
+    layer(f"{cnn}stem.1", dims[0])
+    for stage, (depth, channels) in enumerate(zip(sizes["depths"], dims, strict=True)):
+        if stage:
+            layer(f"{cnn}stages.{stage}.downsample.0", dims[stage - 1])
+            layer(f"{cnn}stages.{stage}.downsample.1", channels, dims[stage - 1], 2, 2)
+        for i in range(depth):
+            block = f"{cnn}stages.{stage}.blocks.{i}"
+            shapes[f"{block}.gamma"] = (channels,)
+            layer(f"{block}.conv_dw", channels, 1, 7, 7)
+            layer(f"{block}.norm", channels)
+            layer(f"{block}.mlp.fc1", 4 * channels, channels)
+            layer(f"{block}.mlp.fc2", channels, 4 * channels)
+
+    for name, width in (("query", dim), ("aux", sum(dims)), ("val", sum(dims))):
+        layer(f"model.vlm_uni_{name}_projector.0", width)
+        layer(f"model.vlm_uni_{name}_projector.1", dim, width)
+    layer("model.mm_projector.0", hidden, dim)
+    layer("model.mm_projector.2", hidden, hidden)
+    return shapes
+
+
+def original_state(sizes: dict, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Weights of an original, all drawn: scales around 1, the rest so strong that every part has its say."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in original_shapes(sizes).items():
+        values = torch.randn(shape, generator=generator)
+        is_scale = len(shape) == 1 and name.endswith(("weight", "gamma"))
+        fan_in = math.prod(shape[1:])
+        values = 1 + 0.2 * values if is_scale else values / math.sqrt(fan_in) if len(shape) > 1 else 0.2 * values
+        state[name] = values.to(dtype)
+    return state
+
+
+def vicuna_tokenizer() -> PreTrainedTokenizerFast:
+    """Laid out as Vicuna's: <unk>, <s>, </s>, no padding token, no <image>; then one token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(["<unk>", "<s>", "</s>", *alphabet])}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=2048
+    )
+
+
+def write_original(folder: Path, state: dict, sizes: dict = TINY, form: str = "safetensors", shards: int = 3) -> Path:
+    """A checkpoint as Mini-Gemini's are published."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(original_config(sizes)))
+    vicuna_tokenizer().save_pretrained(folder)
+    stem, end = ("model", "safetensors") if form == "safetensors" else ("pytorch_model", "bin")
+    names, weight_map = list(state), {}
+    for i in range(shards):
+        file = f"{stem}-{i + 1:05d}-of-{shards:05d}.{end}"
+        part = {name: state[name].contiguous() for name in names[i::shards]}
+        weight_map |= dict.fromkeys(part, file)
+        if form == "safetensors":
+            save_file(part, folder / file, metadata={"format": "pt"})
+        else:
+            torch.save(part, folder / file)
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (folder / f"{stem}.{end}.index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    return original_state(TINY)
+
+
+@pytest.fixture(scope="module")
+def src(state, tmp_path_factory) -> Path:
+    return write_original(tmp_path_factory.mktemp("originals") / "tiny", state)
+
+
+@pytest.fixture(scope="module")
+def converted(src, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("converted") / "llmi3d"
+    convert_minigemini(src, out, max_shard_bytes=200_000)
+    return out
+
+
+@pytest.fixture
+def original(src, tmp_path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(src, tmp_path / "original")
+
+
+def refuses(message: str, src: Path, out: Path, **kwargs) -> None:
+    """The conversion is refused in these words, and nothing is left of it."""
+    before = set(out.parent.iterdir())
+    with pytest.raises(ValueError, match=message):
+        convert_minigemini(src, out, **kwargs)
+    assert set(out.parent.iterdir()) == before
+
+
+# ------------------------------------------------------------------------------------------------- the same arithmetic
+
+
+def layers_of(state: dict, prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "pixel_values": torch.randn(2, 3, 16, 16, generator=generator),
+        "high_res_pixel_values": torch.randn(2, 3, 64, 64, generator=generator),
+    }
+
+
+@torch.no_grad()
+def reference_tokens(state: dict, pixel_values, high_res_pixel_values) -> np.ndarray:
+    """Mini-Gemini's visual tokens [B, N, hidden], float64, by its towers and a loop over tokens."""
+    sizes = TINY
+    vit = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=sizes["vit_dim"],
+            intermediate_size=sizes["vit_mlp"],
+            num_hidden_layers=sizes["vit_layers"],
+            num_attention_heads=1,
+            image_size=sizes["grid"] * sizes["patch"],
+            patch_size=sizes["patch"],
+        )
+    ).eval()
+    vit.load_state_dict(layers_of(state, "model.vision_tower.vision_tower.vision_model."))
+    tokens = vit.double()(pixel_values.double(), output_hidden_states=True).hidden_states[-2][:, 1:].numpy()
+
+    cnn = timm.create_model("convnext_large", depths=sizes["depths"], dims=sizes["dims"], num_classes=0).eval()
+    missing = cnn.load_state_dict(layers_of(state, "model.vision_tower_aux.vision_"), strict=False)
+    assert not missing.unexpected_keys and all(name.startswith("head.") for name in missing.missing_keys)
+    x, stages = cnn.double().stem(high_res_pixel_values.double()), []
+    for stage in cnn.stages:
+        x = stage(x)
+        stages.append(x)
+    size = stages[0].shape[-2:]
+    cells = torch.cat([F.interpolate(stage, size, mode="bilinear", align_corners=False) for stage in stages], 1)
+    cells = cells.numpy()
+
+    weight = {name: value.double().numpy() for name, value in state.items()}
+
+    def project(x, name):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        x = x * weight[f"model.vlm_uni_{name}_projector.0.weight"] + weight[f"model.vlm_uni_{name}_projector.0.bias"]
+        linear = f"model.vlm_uni_{name}_projector.1"
+        return x @ weight[f"{linear}.weight"].T + weight[f"{linear}.bias"]
+
+    grid, side, dim = sizes["grid"], size[0] // sizes["grid"], sizes["vit_dim"]
+    mined = np.empty_like(tokens)
+    for b in range(len(tokens)):
+        for n in range(grid**2):
+            row, column = divmod(n, grid)
+            window = cells[b, :, row * side : (row + 1) * side, column * side : (column + 1) * side]
+            window = window.reshape(len(window), -1).T
+            scores = project(window, "aux") @ project(tokens[b, n], "query") / math.sqrt(dim)
+            shares = np.exp(scores - scores.max())
+            mined[b, n] = tokens[b, n] + (shares / shares.sum()) @ project(window, "val")
+    x = mined @ weight["model.mm_projector.0.weight"].T + weight["model.mm_projector.0.bias"]
+    x = x * (1 + torch.erf(torch.from_numpy(x / math.sqrt(2))).numpy()) / 2
+    return x @ weight["model.mm_projector.2.weight"].T + weight["model.mm_projector.2.bias"]
+
+
+@pytest.fixture(scope="module")
+def reference(state, pictures) -> torch.Tensor:
+    return torch.from_numpy(reference_tokens(state, **pictures))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_visual_tokens_are_mini_geminis(state, pictures, reference, form, tmp_path):
+    """Both towers, mining with the key's biases left out, and the projector."""
+    src = write_original(tmp_path / "src", state, form=form)
+    convert_minigemini(src, tmp_path / "out")
+    model, info = LLMI3DForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values()), info
+    with torch.no_grad():
+        got = model.eval().get_image_features(**pictures).pooler_output
+    assert reference.std() > 0.1
+    torch.testing.assert_close(got.double(), reference, rtol=1e-5, atol=1e-5 * reference.abs().max().item())
+    # What was mined matters: without it the tokens are others.
+    with torch.no_grad():
+        model.model.feature_mining.attention.value_proj.weight.zero_()
+        plain = model.get_image_features(**pictures).pooler_output
+    assert (plain - reference).abs().max() > 0.05
+
+
+def test_words_are_mini_geminis(state, converted, pictures, reference):
+    """Logits of the old vocabulary, after a picture and words."""
+    sizes = TINY
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=sizes["vocab"],
+            hidden_size=sizes["hidden"],
+            intermediate_size=sizes["intermediate"],
+            num_hidden_layers=sizes["layers"],
+            num_attention_heads=sizes["heads"],
+            num_key_value_heads=sizes["kv_heads"],
+            rms_norm_eps=1e-5,
+        )
+    ).eval()
+    own = {name: state[name] for name in llama.state_dict()}
+    llama.load_state_dict(own)
+    model = LLMI3DForConditionalGeneration.from_pretrained(converted).eval()
+    words = torch.randint(3, sizes["vocab"], (2, 7), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        embedded = llama.model.embed_tokens(words)
+        want = llama(inputs_embeds=torch.cat((embedded[:, :2], reference.float(), embedded[:, 2:]), 1)).logits
+        image = torch.full((2, sizes["grid"] ** 2), model.config.image_token_id)
+        got = model(torch.cat((words[:, :2], image, words[:, 2:]), 1), **pictures).logits
+    torch.testing.assert_close(got[..., : sizes["vocab"]], want, rtol=1e-4, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ the 7B, name by name
+
+
+def meta_match(sizes: dict):
+    tensors = {name: TensorInfo(shape, torch.bfloat16) for name, shape in original_shapes(sizes).items()}
+    config, assumed = minigemini_config(original_config(sizes), tensors, 32064, 32000, 32001)
+    with torch.device("meta"):
+        model = LLMI3DForConditionalGeneration(config)
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    return tensors, config, assumed, model, match_minigemini(tensors, shapes)
+
+
+def test_the_7b_maps_one_to_one():
+    tensors, _, assumed, model, matching = meta_match(LARGE)
+    assert len(tensors) == 1038
+    assert sum(math.prod(info.shape) for info in tensors.values()) == 7_266_093_504
+    assert len(assumed) == 1 and "16 heads" in assumed[0]
+    # Two biases are forgotten; all else is taken over, each once, with its shape but for the vocabulary's rows.
+    assert set(matching.unused) == {f"model.vlm_uni_aux_projector.{i}.bias" for i in (0, 1)}
+    assert len(set(matching.source_of.values())) == len(matching.source_of) == 1036
+    weights = model.state_dict()
+    for target, source in matching.source_of.items():
+        want = list(tensors[source].shape)
+        if want[0] == 32000:
+            want[0] = 32064
+        assert list(weights[target].shape) == want, target
+    # What is new is the 3D half.
+    assert matching.new and set(matching.new) == set(weights) - set(matching.source_of)
+    assert all(re.match(r"box_head\.|model\.feature_mining\.(attention\.)?depth_", name) for name in matching.new)
+
+
+def test_the_7b_is_the_default_configuration():
+    _, config, _, _, _ = meta_match(LARGE)
+    mine, default = config.to_dict(), LLMI3DConfig().to_dict()
+    mine.pop("architectures"), default.pop("architectures")
+    assert mine == default
+
+
+def test_the_tiny_original_has_the_names_of_the_large_one(state):
+    def kinds(names):
+        return {re.sub(r"\d+", "*", name) for name in names}
+
+    assert kinds(state) == kinds(original_shapes(LARGE))
+
+
+# --------------------------------------------------------------------------------------------- what lies in the folder
+
+
+def test_every_tensor_is_accounted_for(state, src, converted):
+    report = json.loads((converted / "conversion.json").read_text())
+    assert set(report["used"]) | set(report["unused"]) == set(state)
+    assert not set(report["used"]) & set(report["unused"])
+    written = CheckpointReader(converted).tensors
+    assert set(report["used"].values()) | set(report["new"]) == set(written)
+    assert report["source"] == {"folder": "tiny", "family": "mini_gemini"}
+    assert str(src.parent) not in json.dumps(report)
+
+
+def test_files_are_those_of_the_report(converted):
+    report = json.loads((converted / "conversion.json").read_text())
+    files = sorted(file.name for file in converted.glob("*.safetensors"))
+    assert sorted(report["files"]) == files and len(files) > 3
+    for name, record in report["files"].items():
+        content = (converted / name).read_bytes()
+        assert record == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    assert not any(file.suffix in (".bin", ".pt", ".pkl") for file in converted.iterdir())
+
+
+def test_new_rows_of_the_embeddings_are_the_mean(state, converted):
+    model = LLMI3DForConditionalGeneration.from_pretrained(converted)
+    assert (model.config.image_token_id, model.config.box_3d_token_id) == (259, 260)
+    for name, new in (
+        ("model.embed_tokens.weight", model.get_input_embeddings().weight),
+        ("lm_head.weight", model.lm_head.weight),
+    ):
+        assert new.shape == (320, 32)  # 261 tokens, in steps of 64
+        assert torch.equal(new[:259], state[name])
+        torch.testing.assert_close(new[259:], state[name].mean(0).expand(61, -1))
+
+
+def test_new_weights_are_as_a_new_models(src, converted, tmp_path):
+    model = LLMI3DForConditionalGeneration.from_pretrained(converted)
+    mining, head = model.model.feature_mining, model.box_head
+    assert not mining.attention.depth_key_proj.weight.any() and not mining.attention.depth_value_proj.weight.any()
+    torch.manual_seed(0)
+    fresh = LLMI3DForConditionalGeneration(model.config).state_dict()
+    weights = model.state_dict()
+    for name in json.loads((converted / "conversion.json").read_text())["new"]:
+        assert weights[name].std(correction=0) == pytest.approx(fresh[name].std(correction=0), rel=0.5), name
+    assert head.outputs["score"].bias.tolist() == fresh["box_head.outputs.score.bias"].tolist()
+    # The seed decides them, and it alone.
+    again = convert_minigemini(src, tmp_path / "again", max_shard_bytes=200_000)
+    other = convert_minigemini(src, tmp_path / "other", max_shard_bytes=200_000, seed=1)
+    assert again.files == json.loads((converted / "conversion.json").read_text())["files"] != other.files
+
+
+def test_new_weights_leave_the_random_state_alone(tiny_meta_model):
+    torch.manual_seed(5)
+    want = torch.rand(3)
+    torch.manual_seed(5)
+    new_weights(tiny_meta_model, ["box_head.trunk.1.weight", "box_head.trunk.1.bias"], seed=0)
+    assert torch.equal(torch.rand(3), want)
+
+
+@pytest.fixture
+def tiny_meta_model(converted):
+    with torch.device("meta"):
+        return LLMI3DForConditionalGeneration(LLMI3DConfig.from_pretrained(converted))
+
+
+def test_the_tokenizer_and_template_come_along(converted):
+    processor = AutoProcessor.from_pretrained(converted)
+    assert processor.tokenizer.pad_token == "<unk>"
+    assert processor.grounding_prompt("the car") == "USER: <image>\nLocate the car in 3D. ASSISTANT: <|box_3d|>"
+    ids = processor.tokenizer("a<image>b<|box_3d|>")["input_ids"]
+    assert processor.tokenizer.decode(ids, skip_special_tokens=True) == "ab"
+
+
+def test_a_converted_checkpoint_answers(converted, photograph):
+    ground = pipeline("image-3d-grounding", model=str(converted), device="cpu")
+    answer = ground(photograph, prompt="the car", intrinsics=(250.0, 260.0, 150.0, 110.0))
+    (box,) = answer["boxes"]
+    assert len(box["center"]) == 3 and all(math.isfinite(value) for value in box["center"])
+    assert "modeling_llmi3d.py" in {file.name for file in converted.iterdir()}  # its code, for `trust_remote_code`
+    assert "clip_vision_model, 3 layers of 64" in (converted / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("dtype", "want"), [(None, torch.float16), (torch.bfloat16, torch.bfloat16)])
+def test_dtypes(dtype, want, tmp_path):
+    """As they are, or as asked; the 3D heads are float32 always."""
+    src = write_original(tmp_path / "src", original_state(TINY, torch.float16))
+    report = convert_minigemini(src, tmp_path / "out", dtype=dtype)
+    assert report.dtype == str(want).removeprefix("torch.")
+    for name, info in CheckpointReader(tmp_path / "out").tensors.items():
+        assert info.dtype == (torch.float32 if name.startswith("box_head.") else want), name
+    model = LLMI3DForConditionalGeneration.from_pretrained(tmp_path / "out")
+    assert model.dtype == want and model.box_head.trunk[1].weight.dtype == torch.float32
+
+
+def test_the_vits_own_configuration_is_used(state, src, original, tmp_path):
+    vision = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    folder = original / "clip-vit-large-patch14-336"  # the last part of `mm_vision_tower`
+    CLIPVisionConfig(**vision, image_size=16, patch_size=4, hidden_act="gelu").save_pretrained(folder)
+    report = convert_minigemini(original, tmp_path / "inside")
+    assert not report.assumed
+    vision_config = LLMI3DConfig.from_pretrained(tmp_path / "inside").vision_config
+    assert (vision_config.num_attention_heads, vision_config.hidden_act) == (4, "gelu")
+    convert_minigemini(src, tmp_path / "named", vision_tower=folder)
+    assert LLMI3DConfig.from_pretrained(tmp_path / "named").vision_config.num_attention_heads == 4
+    refuses("vision_tower: .* holds no config.json", src, tmp_path / "out", vision_tower=tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_another_convnext_takes_the_place_of_the_one_inside(state, inside, tmp_path):
+    """Whether there is one inside or not."""
+    cnn = timm.create_model("convnext_large_mlp", depths=TINY["depths"], dims=TINY["dims"], num_classes=0)
+    save_file(
+        {f"visual.trunk.{name}": value for name, value in cnn.state_dict().items()}, tmp_path / "cnn.safetensors"
+    )
+    own = {name: value for name, value in state.items() if inside or "vision_tower_aux" not in name}
+    src = write_original(tmp_path / "src", own)
+    report = convert_minigemini(src, tmp_path / "out", high_res_weights=tmp_path / "cnn.safetensors")
+    tower = LLMI3DForConditionalGeneration.from_pretrained(tmp_path / "out").model.high_res_tower.timm_model
+    for name, value in tower.state_dict().items():
+        assert torch.equal(value, cnn.state_dict()[name]), name
+    assert list(report.unused.values()).count("--high-res-weights takes its place") == sum(
+        "_aux.vision" in n for n in own
+    )
+    assert set(own) == {name for name in {*report.used, *report.unused} if not name.startswith("visual.trunk.")}
+
+
+def test_buffers_of_older_versions_are_named(state, tmp_path):
+    old = {
+        **state,
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "model.vision_tower.vision_tower.vision_model.embeddings.position_ids": torch.arange(17)[None],
+    }
+    report = convert_minigemini(write_original(tmp_path / "src", old), tmp_path / "out")
+    assert list(report.unused.values()).count("computed from the configuration") == 2
+
+
+def test_memory_does_not_grow_with_depth(tmp_path, monkeypatch):
+    """Anonymous memory while tensors of 4 MiB pass by, converted from float32 to bfloat16 on their way."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        pytest.skip("needs Linux's /proc")
+
+    def now() -> int:
+        return int(re.search(r"RssAnon:\s+(\d+)", status.read_text())[1]) * 1024
+
+    seen, read = [], CheckpointReader.read
+
+    def watched(self, name):
+        tensor = read(self, name)
+        seen.append(now())
+        return tensor
+
+    monkeypatch.setattr(CheckpointReader, "read", watched)
+    peaks = {}
+    for layers in (1, 2, 12):  # the first warms up
+        sizes = {**TINY, "layers": layers, "intermediate": 32768}
+        src = write_original(tmp_path / f"src{layers}", original_state(sizes), sizes, shards=2)
+        seen.clear()
+        start = now()
+        convert_minigemini(src, tmp_path / f"out{layers}", dtype=torch.bfloat16)
+        peaks[layers] = max(seen) - start
+    # Ten layers are 120 MiB in the source and 60 MiB in what is written.
+    assert peaks[12] - peaks[2] < 16 * 2**20, peaks
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_an_out_that_is_there_is_kept(src, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    refuses("out: .* is there already", src, tmp_path / "out")
+    assert (tmp_path / "out" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("model.vlm_uni_val_projector.1.bias", None, "misses 1 tensors.*attention.value_proj.bias"),
+        ("model.layers.1.mlp.up_proj.weight", None, "misses 1 tensors.*layers.1.mlp.up_proj.weight"),
+        ("model.embed_tokens.weight", None, "embed_tokens.weight is not there"),
+        ("model.vision_tower_aux.vision_stages.2.blocks.0.conv_dw.weight", None, "misses stages.2.blocks.0.conv_dw"),
+        ("model.vision_fpn.weight", torch.ones(2), "got 1 tensors that have no place: model.vision_fpn.weight"),
+        ("lm_head.weight", torch.ones(259, 31), r"lm_head.weight is of shape \[259, 31\], want \[320, 32\]"),
+        ("model.mm_projector.0.bias", torch.ones(31), r"mm_projector.0.bias is of shape \[31\], want \[32\]"),
+        ("model.norm.weight", torch.ones(32, dtype=torch.int8), "model.norm.weight is torch.int8"),
+    ],
+)
+def test_tensors_missing_extra_or_misshapen(state, name, value, message, tmp_path):
+    spoilt = dict(state)
+    spoilt.pop(name, None)
+    if value is not None:
+        spoilt[name] = value
+    refuses(message, write_original(tmp_path / "src", spoilt), tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_truncated_shards(state, form, tmp_path):
+    src = write_original(tmp_path / "src", state, form=form)
+    shard = sorted(src.glob(f"*.{form}"))[1]
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    refuses(f"{shard.name}: is truncated", src, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mgm_gemma"}, "got the family 'mgm_gemma', want one of mini_gemini, mgm"),
+        ({"model_type": "llava"}, "got the family 'llava'"),
+        ({"mm_projector_type": "mlp3x_gelu"}, "mm_projector_type is 'mlp3x_gelu'"),
+        ({"image_grid": 2, "image_global": True}, "image_grid is 2 in config.json, want 1"),
+        ({"mm_hidden_size_aux": 2880}, "mm_hidden_size_aux is 2880 in config.json, but the tower's is 56"),
+        ({"image_size_aux": 100}, "make no LLMI3D: high_res_image_size: got 100"),
+        ({"num_hidden_layers": 3}, "misses 9 tensors"),
+    ],
+)
+def test_other_families_and_forms(original, change, message, tmp_path):
+    config = json.loads((original / "config.json").read_text())
+    (original / "config.json").write_text(json.dumps({**config, **change}))
+    refuses(message, original, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_no_configuration(original, content, tmp_path):
+    (original / "config.json").unlink()
+    if content is not None:
+        (original / "config.json").write_text(content)
+    refuses("is no configuration of a model", original, tmp_path / "out")
+
+
+def test_no_tokenizer(original, tmp_path):
+    for file in original.glob("tokenizer*"):
+        file.unlink()
+    refuses("the tokenizer in .* cannot be read", original, tmp_path / "out")
+
+
+def test_a_full_disk_leaves_nothing(src, tmp_path, monkeypatch):
+    from llmi3d.bases import checkpoint_io
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_io.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        convert_minigemini(src, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def test_command(src, tmp_path):
+    done = CliRunner().invoke(app, ["convert", "minigemini", str(src), str(tmp_path / "out"), "--dtype", "bfloat16"])
+    assert done.exit_code == 0, done.output
+    assert "bfloat16" in done.output and "2 x adds the same to every score" in done.output
+    assert "rows became 320" in done.output and "assumed: 1 heads" in done.output
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert file.get_tensor("lm_head.weight").dtype == torch.bfloat16
+
+
+def test_command_says_what_is_wrong_in_a_line(src, tmp_path):
+    (tmp_path / "out").mkdir()
+    done = CliRunner().invoke(app, ["convert", "minigemini", str(src), str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert done.output == f"Error: out: {tmp_path / 'out'} is there already; choose a new folder.\n"
