@@ -61,6 +61,8 @@ def write_model_card(directory: str | Path, config: LLMI3DConfig, num_parameters
         "projected height": config.depth_from_height,
         "depth map": config.depth_from_map,
     }
+    merge = config.visual_token_side // vision.patch_size
+    merged = f", merged by {merge} x {merge}" if merge > 1 else ""
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-text-to-text",
@@ -71,8 +73,8 @@ def write_model_card(directory: str | Path, config: LLMI3DConfig, num_parameters
         template_str=TEMPLATE,
         text=f"{text.model_type}, {text.num_hidden_layers} layers of {text.hidden_size}",
         vision=f"{vision.model_type}, {vision.num_hidden_layers} layers of {vision.hidden_size}, "
-        f"{vision.image_size} px in patches of {vision.patch_size}",
-        high_res=f"{high_res.architecture} at {config.high_res_image_size} px",
+        f"{config.image_size} px in patches of {vision.patch_size}{merged}",
+        high_res=f"{high_res.architecture} at {config.high_res_image_size} px" if config.high_res_branch else "none",
         tokens=str(config.image_seq_length),
         bins=f"{config.num_depth_bins} from {config.depth_min_virtual:g} to {config.depth_max_virtual:g} virtual "
         f"metres at a focal length of {config.virtual_focal_length:g} px",

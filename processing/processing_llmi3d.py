@@ -12,6 +12,8 @@ from .geometry_llmi3d import Camera, box_corners, decode_boxes, rotation_6d_to_m
 from .image_processing_llmi3d import CameraBatchFeature, LLMI3DImageProcessor
 
 IMAGE_TOKEN = "<image>"
+# Qwen-VL's own placeholder; its chat template sets it between two marks.
+QWEN_IMAGE_TOKEN = "<|image_pad|>"
 BOX_3D_TOKEN = "<|box_3d|>"
 # Order of the last dimension of `depth_weights`, as the model's 3D heads write it.
 DEPTH_SOURCES = ("regression", "height", "map")
@@ -34,6 +36,17 @@ CHAT_TEMPLATE = """{% for message in messages -%}
 {% endif %}{% endif %}{% endfor -%}
 {% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif -%}"""
 
+# Qwen-VL's turns, with the generation block likewise.
+QWEN_CHAT_TEMPLATE = """{% for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['role'] == 'assistant' -%}
+{% generation %}{% if message['content'] is string %}{{ message['content'] }}{% else -%}
+{% for block in message['content'] %}{{ block['text'] }}{% endfor %}{% endif %}{{ eos_token }}{% endgeneration -%}
+{{ '\n' }}{% else -%}
+{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for block in message['content'] -%}
+{% if block['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% else %}{{ block['text'] -}}
+{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endif %}{% endfor -%}
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif -%}"""
+
 
 class LLMI3DProcessor(ProcessorMixin):
     r"""
@@ -42,10 +55,12 @@ class LLMI3DProcessor(ProcessorMixin):
 
     Args:
         image_processor: a `LLMI3DImageProcessor`.
-        tokenizer: any tokenizer with the special tokens `<image>` and `<|box_3d|>`.
-        patch_size: of the low-resolution ViT, pixels.
+        tokenizer: any tokenizer with the special tokens `image_token` and `<|box_3d|>`.
+        patch_size: side of the square behind a visual token, low-resolution pixels: the ViT's patch, or as many as
+            are merged.
         virtual_focal_length: of the virtual camera, network pixels, as in the model's configuration.
         chat_template: `CHAT_TEMPLATE` by default.
+        image_token: placeholder of the picture, and of one visual token.
 
     Raises:
         ValueError: a tokenizer without the special tokens.
@@ -70,31 +85,46 @@ class LLMI3DProcessor(ProcessorMixin):
         patch_size: int = 14,
         virtual_focal_length: float = 768.0,
         chat_template: str | None = None,
+        image_token: str = IMAGE_TOKEN,
         **kwargs,
     ):
         self.patch_size = patch_size
         self.virtual_focal_length = virtual_focal_length
-        self.image_token, self.box_3d_token = IMAGE_TOKEN, BOX_3D_TOKEN
-        for token in (IMAGE_TOKEN, BOX_3D_TOKEN):
+        self.image_token, self.box_3d_token = image_token, BOX_3D_TOKEN
+        for token in (image_token, BOX_3D_TOKEN):
             if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
                 raise ValueError(
                     f"tokenizer: '{token}' is not one token of it; add it with "
                     "tokenizer.add_special_tokens({'additional_special_tokens': [...]}) and resize the model's "
                     "embeddings."
                 )
-        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         self.box_3d_token_id = tokenizer.convert_tokens_to_ids(BOX_3D_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     @classmethod
-    def for_model(cls, config, tokenizer) -> "LLMI3DProcessor":
-        """A processor whose sizes and virtual camera are those of a model's configuration."""
-        low, high = config.vision_config.image_size, config.high_res_image_size
+    def for_model(cls, config, tokenizer, **image_kwargs) -> "LLMI3DProcessor":
+        """A processor whose sizes, virtual camera and turns are those of a model's configuration.
+
+        Args:
+            config: a `LLMI3DConfig`.
+            tokenizer: the language model's.
+            image_kwargs: anything else of the image processor, such as `image_mean`.
+        """
+        low, high = config.image_size, config.high_res_image_size
         image_processor = LLMI3DImageProcessor(
-            size={"height": low, "width": low}, high_res_size={"height": high, "width": high}
+            size={"height": low, "width": low}, high_res_size={"height": high, "width": high}, **image_kwargs
         )
-        patch_size, focal_length = config.vision_config.patch_size, config.virtual_focal_length
-        processor = cls(image_processor, tokenizer, patch_size=patch_size, virtual_focal_length=focal_length)
+        turns = {}
+        if config.has_qwen_vision:
+            turns = {"image_token": QWEN_IMAGE_TOKEN, "chat_template": QWEN_CHAT_TEMPLATE}
+        processor = cls(
+            image_processor,
+            tokenizer,
+            patch_size=config.visual_token_side,
+            virtual_focal_length=config.virtual_focal_length,
+            **turns,
+        )
         processor.check_model(config)
         return processor
 
@@ -106,10 +136,10 @@ class LLMI3DProcessor(ProcessorMixin):
         """
         pairs = {
             "virtual_focal_length": (self.virtual_focal_length, config.virtual_focal_length),
-            "patch_size": (self.patch_size, config.vision_config.patch_size),
-            "image size": (self.image_processor.size["height"], config.vision_config.image_size),
+            "patch_size": (self.patch_size, config.visual_token_side),
+            "image size": (self.image_processor.size["height"], config.image_size),
             "high-resolution image size": (self.image_processor.high_res_size["height"], config.high_res_image_size),
-            "id of " + IMAGE_TOKEN: (self.image_token_id, config.image_token_id),
+            "id of " + self.image_token: (self.image_token_id, config.image_token_id),
             "id of " + BOX_3D_TOKEN: (self.box_3d_token_id, config.box_3d_token_id),
         }
         for name, (mine, its) in pairs.items():
@@ -154,13 +184,16 @@ class LLMI3DProcessor(ProcessorMixin):
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         height, width = image_inputs["pixel_values"][image_idx].shape[-2:]
-        return self.image_token * ((height // self.patch_size) * (width // self.patch_size))
+        return self.image_token * self._num_tokens(height, width)
+
+    def _num_tokens(self, height: int, width: int) -> int:
+        """Visual tokens of a low-resolution picture."""
+        return (height // self.patch_size) * (width // self.patch_size)
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
         if image_sizes is None:
             return MultiModalData()
-        size = self.image_processor.size
-        tokens = (size["height"] // self.patch_size) * (size["width"] // self.patch_size)
+        tokens = self._num_tokens(self.image_processor.size["height"], self.image_processor.size["width"])
         return MultiModalData(num_image_tokens=[tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes))
 
     @property
@@ -174,7 +207,8 @@ class LLMI3DProcessor(ProcessorMixin):
         Raises:
             ValueError: a special token typed into text that should be words.
         """
-        for token in {self.image_token, self.box_3d_token, *self.tokenizer.all_special_tokens}:
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        for token in {self.image_token, self.box_3d_token, *self.tokenizer.all_special_tokens, *added}:
             if token in text:
                 raise ValueError(f"prompt: got the special token '{token}' in {text!r}, want words only.")
         return text
@@ -235,10 +269,7 @@ class LLMI3DProcessor(ProcessorMixin):
         texts = [self.grounding_prompt(phrase, mode) for group in phrases for phrase in group]
         pixels = self.image_processor(list(images), intrinsics=intrinsics, fov_deg=fov_deg, return_tensors="pt")
         owners = [index for index, group in enumerate(phrases) for _ in group]
-        tokens = self.image_token * (
-            (pixels["pixel_values"].shape[-2] // self.patch_size)
-            * (pixels["pixel_values"].shape[-1] // self.patch_size)
-        )
+        tokens = self.image_token * self._num_tokens(*pixels["pixel_values"].shape[-2:])
         texts = [text.replace(self.image_token, tokens) for text in texts]
         batch = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
         data = {key: batch[key] for key in ("input_ids", "attention_mask")}

@@ -353,9 +353,10 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             ValueError: a filled cache: where its pictures are is not known.
         """
         if cache is not None and cache.get_seq_length() > 0:
+            given = "none" if position_ids is None else "[B, T]"
             raise ValueError(
-                f"position_ids: got {'none' if position_ids is None else '[B, T]'} with a filled cache, want [3, B, T] "
-                "that follow those of the cached tokens, as `generate` counts them."
+                f"position_ids: got {given} with a filled cache, want [3, B, T] that follow those of the cached "
+                "tokens, as `generate` counts them."
             )
         if position_ids is None:
             if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
@@ -478,6 +479,25 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         except ImportError as error:  # a checkpoint's own code runs without the package
             raise ImportError("from_llava: needs the package; pip install llmi3d.") from error
         return load_llava(cls, name_or_path, tokenizer, **kwargs)
+
+    @classmethod
+    def from_qwen_vl(cls, name_or_path: str, tokenizer=None, **kwargs):
+        """Starts from a Qwen2.5-VL or Qwen3-VL in transformers' format; everything else as `from_llava`.
+
+        Args:
+            name_or_path: folder or Hub name of the base.
+            tokenizer: of the base, read from there by default; it is given `<|box_3d|>`, if it has none.
+            kwargs: fields of `LLMI3DConfig` to change, such as `image_size` (24 visual tokens a side by default) or
+                `high_res_branch=False`; anything else goes to `from_pretrained`.
+
+        Raises:
+            ValueError: another family, or weights that do not fit their configuration, by name.
+        """
+        try:
+            from llmi3d.bases.qwen_vl import load_qwen_vl
+        except ImportError as error:  # a checkpoint's own code runs without the package
+            raise ImportError("from_qwen_vl: needs the package; pip install llmi3d.") from error
+        return load_qwen_vl(cls, name_or_path, tokenizer, **kwargs)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
