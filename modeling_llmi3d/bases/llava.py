@@ -13,6 +13,7 @@ LLMI3D starts neutral: on pictures and text the first forward pass is the base's
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -115,15 +116,15 @@ def read(kind, name_or_path: str, **hub: Any):
         raise ValueError(f"base: cannot read '{name_or_path}': {error}") from error
 
 
-def add_box_token(tokenizer) -> bool:
+def add_box_token(tokenizer, image_token: str = IMAGE_TOKEN) -> bool:
     """Gives a tokenizer `<|box_3d|>` beside the special tokens that it has; whether that was needed.
 
     Raises:
-        ValueError: a tokenizer without `<image>`.
+        ValueError: a tokenizer without `image_token`.
     """
     vocabulary = tokenizer.get_vocab()
-    if IMAGE_TOKEN not in vocabulary:
-        raise ValueError(f"base: its tokenizer has no '{IMAGE_TOKEN}', want that of a LLaVA in transformers' format.")
+    if image_token not in vocabulary:
+        raise ValueError(f"base: its tokenizer has no '{image_token}', want a base in transformers' own format.")
     if BOX_3D_TOKEN in vocabulary:
         return False
     tokenizer.add_special_tokens({"extra_special_tokens": [BOX_3D_TOKEN]}, replace_extra_special_tokens=False)
@@ -139,16 +140,38 @@ def load_llava(cls, name_or_path: str, tokenizer=None, **kwargs: Any):
         tokenizer: of the base, read from there by default; it is given `<|box_3d|>`, if it has none.
         kwargs: fields of `LLMI3DConfig` to change; anything else goes to `from_pretrained`.
     """
+    return load_base(cls, name_or_path, llava_config, IMAGE_TOKEN, KEY_MAPPING, tokenizer, **kwargs)
+
+
+def load_base(
+    cls,
+    name_or_path: str,
+    make_config: Callable[..., LLMI3DConfig],
+    image_token: str,
+    key_mapping: dict[str, str],
+    tokenizer=None,
+    **kwargs: Any,
+):
+    """A LLMI3D with the weights of a base, whatever its family; other arguments as of `load_llava`.
+
+    Args:
+        make_config: makes LLMI3D's configuration of the base's and of changes.
+        image_token: the base's placeholder of a visual token.
+        key_mapping: patterns of the base's names, and LLMI3D's.
+
+    Raises:
+        ValueError: what cannot be read, or is not what the base's own configuration says.
+    """
     hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
     own = set(LLMI3DConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
     changes = {name: kwargs.pop(name) for name in tuple(kwargs) if name in own}
-    config = llava_config(read(AutoConfig, name_or_path, **hub), **changes)
+    config = make_config(read(AutoConfig, name_or_path, **hub), **changes)
     tokenizer = tokenizer or read(AutoTokenizer, name_or_path, **hub)
-    is_new = add_box_token(tokenizer)
-    image_id, box_id = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, BOX_3D_TOKEN])
+    is_new = add_box_token(tokenizer, image_token)
+    image_id, box_id = tokenizer.convert_tokens_to_ids([image_token, BOX_3D_TOKEN])
     if image_id != config.image_token_id:
         raise ValueError(
-            f"base: '{IMAGE_TOKEN}' is {image_id} of its tokenizer, but {config.image_token_id} in its configuration."
+            f"base: '{image_token}' is {image_id} of its tokenizer, but {config.image_token_id} in its configuration."
         )
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what is new would be told as what is missing
@@ -156,7 +179,7 @@ def load_llava(cls, name_or_path: str, tokenizer=None, **kwargs: Any):
         model, info = cls.from_pretrained(
             name_or_path,
             config=config,
-            key_mapping=KEY_MAPPING,
+            key_mapping=key_mapping,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
             **kwargs,
@@ -168,10 +191,13 @@ def load_llava(cls, name_or_path: str, tokenizer=None, **kwargs: Any):
     _refuse_other_keys(name_or_path, info)
     # Saved, it is LLMI3D's own layout, not the one that it was read from.
     model._weight_conversions = None
-    _draw_cnn(model)
+    if config.high_res_branch:
+        _draw_cnn(model)
     _make_room(model, box_id, is_new)
     model.config.box_3d_token_id = box_id
     model.config.validate()
+    # A base's own settings may draw its words; a question about a picture has one answer.
+    model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     return model
 
 

@@ -115,7 +115,10 @@ def build_base(family: str, folder, vocab_size: int | None = None, **changes):
             image_grid_pinpoints=[[18, 36], [36, 18]],
             **{**shared, **changes},
         )
-        kind, images = LlavaOnevisionForConditionalGeneration, LlavaOnevisionImageProcessor(size=18)
+        kind, images = (
+            LlavaOnevisionForConditionalGeneration,
+            LlavaOnevisionImageProcessor(size=18, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        )
         processor = LlavaOnevisionProcessor(
             images, tokenizer, LlavaOnevisionVideoProcessor(size=18), 16, "full", CHATML
         )

@@ -1,0 +1,247 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""`llmi3d init`: a checkpoint that is ready to be trained, from a base that people already have."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ProcessorMixin
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from llmi3d.bases import llava, qwen_vl
+from llmi3d.bases.chat_template import read_turns
+from llmi3d.bases.checkpoint_io import CheckpointReader, new_folder
+from llmi3d.bases.convnext import RENAMES, convnext_config, load_convnext
+from llmi3d.configuration_llmi3d import LLMI3DConfig
+from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
+from llmi3d.processing.processing_llmi3d import CHAT_TEMPLATE, IMAGE_TOKEN, LLMI3DProcessor
+
+UNKNOWN_LICENCE = "unknown: see the base"
+NEW_PARTS = ("high_res_tower", "feature_mining", "box_head")
+CARD = """
+## Base
+
+Started from `{base}` ({family}). Licence of its weights: {licence}. High-resolution tower: {tower}. Feature mining,
+depth branch and 3D heads are new: until they are trained its boxes mean nothing, while its words are the base's.
+"""
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What was made.
+
+    Attributes:
+        base, family, licence: of the base; the licence as its card says.
+        parameters: by part.
+        high_res_weights: name of the file that the CNN came from, None where it was drawn.
+    """
+
+    base: str
+    family: str
+    licence: str
+    parameters: dict[str, int]
+    high_res_weights: str | None
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        tower = "drawn: give --high-res-weights for trained ones" if self.high_res_weights is None else "taken over"
+        notes = {name: "new" for name in NEW_PARTS} | {"high_res_tower": tower}
+        parts = [
+            f"  {name:<22}{count:>14,}  {notes.get(name, 'of the base')}" for name, count in self.parameters.items()
+        ]
+        total = f"{sum(self.parameters.values()):,} parameters"
+        return "\n".join([f"{self.base} ({self.family}; licence {self.licence}), {total}", *parts])
+
+
+def init_checkpoint(
+    base: str | Path,
+    out: str | Path,
+    high_res_weights: str | Path | None = None,
+    licence: str | None = None,
+    chat_template: str | None = None,
+    seed: int = 0,
+    **kwargs: Any,
+) -> InitReport:
+    """Makes a LLMI3D checkpoint of a base: weights, processor, special tokens, chat template and card.
+
+    Args:
+        base: folder or Hub name, of a family of `llava.FAMILIES` or `qwen_vl.FAMILIES`.
+        out: new folder; it appears when all is written.
+        high_res_weights: ConvNeXt of OpenCLIP or timm for the high-resolution tower, made for pictures normalised as
+            CLIP's: file or folder. It decides which ConvNeXt it is. Without it the CNN is drawn.
+        licence: of the base, by default as its card says.
+        chat_template: instead of the base's.
+        seed: of what is new.
+        kwargs: fields of `LLMI3DConfig` to change; anything else goes to `from_pretrained` (`revision`, `dtype`).
+
+    Raises:
+        ValueError: an `out` that is there; a base that cannot be read or expressed; other files that cannot be read.
+    """
+    base = str(base)
+    hub = {name: kwargs[name] for name in llava.HUB_OPTIONS if name in kwargs}
+    with new_folder(out) as folder:
+        family = llava.read(AutoConfig, base, **hub).model_type
+        of_qwen = family in qwen_vl.FAMILIES
+        tokenizer = llava.read(AutoTokenizer, base, **hub)
+        if high_res_weights is not None:
+            kwargs.setdefault("high_res_vision_config", _cnn_of(high_res_weights))
+        load = LLMI3DForConditionalGeneration.from_qwen_vl if of_qwen else LLMI3DForConditionalGeneration.from_llava
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = load(base, tokenizer, **kwargs)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        if of_qwen:
+            processor = qwen_vl.qwen_vl_processor(base, model.config, tokenizer, **hub)
+        else:
+            processor = llava_processor(base, model.config, tokenizer, chat_template, **hub)
+        if high_res_weights is not None:
+            load_convnext(model, high_res_weights)
+            images = processor.image_processor
+            normalise_for_cnn(model, images.image_mean, images.image_std)
+        _end_answers(model.generation_config, tokenizer)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        found = _card_of(base, **hub)
+        report = InitReport(
+            base=Path(base).resolve().name if Path(base).exists() else base,
+            family=family,
+            licence=licence or found.get("license_name") or found.get("license") or UNKNOWN_LICENCE,
+            parameters=_count(model),
+            high_res_weights=None if high_res_weights is None else Path(high_res_weights).name,
+        )
+        _complete_card(folder, report, {} if licence else found, on_hub=not Path(base).exists())
+    return report
+
+
+def llava_processor(
+    base: str, config: LLMI3DConfig, tokenizer, chat_template: str | None = None, **hub: Any
+) -> LLMI3DProcessor:
+    """The processor of a LLMI3D that took over a LLaVA: LLMI3D's letterbox and camera, the base's turns and colours.
+
+    Args:
+        base: folder or Hub name.
+        config: of LLMI3D.
+        tokenizer: of LLMI3D; the token that ends a turn becomes its end of text.
+        chat_template: instead of the base's.
+        hub: options such as `revision`.
+
+    Raises:
+        ValueError: no image processor, or no chat template that can be used.
+    """
+    images = llava.read(AutoImageProcessor, base, **hub)
+    template = chat_template or _chat_template_of(base, tokenizer, **hub)
+    if template is None and config.text_config.model_type == "llama":
+        template = CHAT_TEMPLATE  # LLaVA-1.5's, whose early checkpoints have none
+    elif template is None:
+        raise ValueError("chat_template: the base has none, want one (--chat-template).")
+    elif not re.search(r"\{%-?\s*generation", template) or chat_template is None:
+        turns = read_turns(template, tokenizer, IMAGE_TOKEN)
+        tokenizer.eos_token = turns.end
+        template = turns.to_template()
+    tokenizer.chat_template = None  # there is one place for it
+    processor = LLMI3DProcessor.for_model(
+        config, tokenizer, image_mean=tuple(images.image_mean), image_std=tuple(images.image_std)
+    )
+    processor.chat_template = template
+    return processor
+
+
+def _chat_template_of(base: str, tokenizer, **hub: Any) -> str | None:
+    """The base's chat template, wherever its version of transformers kept it."""
+    try:
+        template = ProcessorMixin.get_processor_dict(base, **hub)[0].get("chat_template")
+    except (OSError, ValueError):
+        template = None
+    template = template or tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
+
+
+def _cnn_of(path: str | Path) -> dict[str, Any]:
+    """`high_res_vision_config` of a file of weights."""
+    pattern, replacement = RENAMES[0]
+    tensors = CheckpointReader(path).tensors
+    return convnext_config({re.sub(pattern, replacement, name): info.shape for name, info in tensors.items()})
+
+
+@torch.no_grad()
+def normalise_for_cnn(
+    model: nn.Module,
+    mean: Sequence[float],
+    std: Sequence[float],
+    own_mean: Sequence[float] = OPENAI_CLIP_MEAN,
+    own_std: Sequence[float] = OPENAI_CLIP_STD,
+) -> None:
+    """Lets a CNN read pictures that are normalised for the ViT, by its first layer: what it computes stays the same.
+
+    Both branches get one picture, normalised once. The CNN's first layer does not pad, so that a change of scale and
+    offset of each channel goes into its weights and bias.
+
+    Args:
+        model: a LLMI3D.
+        mean, std: of the pictures that it will be given, 3 channels each.
+        own_mean, own_std: of those that the CNN was trained on.
+    """
+    mean, std, own_mean, own_std = (torch.tensor(one, dtype=torch.float64) for one in (mean, std, own_mean, own_std))
+    if torch.equal(mean, own_mean) and torch.equal(std, own_std):
+        return
+    first = model.base_model.high_res_tower.timm_model.stem[0]
+    weight = first.weight.double()
+    offset = torch.einsum("oihw,i->o", weight, (mean - own_mean) / own_std)
+    first.bias.copy_(first.bias.double() + offset)
+    first.weight.copy_(weight * (std / own_std)[:, None, None])
+
+
+def _end_answers(generation_config, tokenizer) -> None:
+    """Generation stops at the token that ends a turn, beside those at which the base stops."""
+    stops = generation_config.eos_token_id
+    stops = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
+    if tokenizer.eos_token_id not in stops:
+        stops.insert(0, tokenizer.eos_token_id)
+    generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    if generation_config.pad_token_id is None:
+        generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def _count(model: nn.Module) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = name.removeprefix("model.").split(".")[0]
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    return counts
+
+
+# ---------------------------------------------------------------------------------------------------------------- card
+
+
+def _card_of(base: str, **hub: Any) -> dict[str, Any]:
+    """Front matter of the base's card; empty where it has none."""
+    path = Path(base) / "README.md"
+    try:
+        if Path(base).exists():
+            return ModelCard.load(path, ignore_metadata_errors=True).data.to_dict() if path.is_file() else {}
+        options = {name: hub[name] for name in ("token",) if name in hub}
+        return ModelCard.load(base, ignore_metadata_errors=True, **options).data.to_dict()
+    except (OSError, ValueError):  # a card is no condition, and the Hub's errors are OSErrors
+        return {}
+
+
+def _complete_card(folder: Path, report: InitReport, found: dict[str, Any], on_hub: bool) -> None:
+    card = ModelCard.load(folder / "README.md")
+    known = report.licence != UNKNOWN_LICENCE
+    card.data["license"] = found.get("license") or (report.licence if known else "unknown")
+    for name in ("license_name", "license_link"):
+        if found.get(name):
+            card.data[name] = found[name]
+    if on_hub:
+        card.data["base_model"] = report.base
+    tower = "not trained" if report.high_res_weights is None else f"`{report.high_res_weights}`"
+    section = CARD.format(base=report.base, family=report.family, licence=report.licence, tower=tower)
+    mark = "\n## Training data"
+    card.text = card.text.replace(mark, section + mark, 1)
+    card.save(folder / "README.md")

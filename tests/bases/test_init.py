@@ -1,0 +1,247 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""`llmi3d init`: the base's turns, colours and licence come along, and what comes out can be trained and asked."""
+
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from llmi3d.bases.chat_template import read_turns
+from llmi3d.bases.init import init_checkpoint
+from llmi3d.processing.processing_llmi3d import CHAT_TEMPLATE
+from llmi3d.training.collator import LLMI3DDataCollator
+
+FAMILIES = ("llava", "llava_next", "llava_onevision")
+TINY = {
+    "high_res_vision_config": {
+        **{"model_type": "timm_wrapper", "architecture": "convnext_atto", "do_pooling": False},
+        "model_args": {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 20]},
+    },
+    **{"high_res_image_size": 64, "box_head_dim": 32, "num_depth_bins": 10},
+    **{"depth_predictor_dim": 16, "depth_embedding_dim": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def made(bases, tmp_path_factory):
+    """The folder that `init_checkpoint` made of each family's base."""
+    folders = {}
+    for family in FAMILIES:
+        folders[family] = tmp_path_factory.mktemp("made") / family
+        init_checkpoint(bases[family][0], folders[family], **TINY)
+    return folders
+
+
+def test_it_is_whole_and_answers_a_question(made, photograph):
+    ask = pipeline("image-3d-grounding", model=str(made["llava_onevision"]), device="cpu")
+    answer = ask(photograph, prompt="the car", intrinsics=[250, 260, 150, 110])
+    assert len(answer["boxes"]) == 1 and answer["boxes"][0]["size"][0] > 0
+    for path in made["llava_onevision"].iterdir():
+        if path.suffix in (".json", ".md", ".jinja"):
+            assert str(made["llava_onevision"].parent) not in path.read_text(), path.name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_original_answers_stay_and_generation_stops_at_the_end_of_a_turn(made, bases, family):
+    folder, original = bases[family]
+    model = AutoModelForImageTextToText.from_pretrained(made[family]).eval()
+    words = torch.randint(0, 250, (2, 12), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = original(input_ids=words).logits
+        torch.testing.assert_close(model(input_ids=words).logits[..., :261], wanted, rtol=1e-5, atol=1e-5)
+    end = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|im_end|>" if "one" in family else "</s>")
+    assert model.generation_config.eos_token_id == end
+
+
+# ------------------------------------------------------------------------------------------------------ chat template
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_questions_are_worded_as_the_base_words_them(made, bases, family):
+    own, base = (AutoProcessor.from_pretrained(one) for one in (made[family], bases[family][0]))
+    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How far?"}]}
+    plain = {"role": "user", "content": [{"type": "text", "text": "And that?"}]}
+    said = {"role": "assistant", "content": [{"type": "text", "text": "Near."}]}
+    assert own.apply_chat_template([question]) == base.apply_chat_template([question])
+    asked = own.apply_chat_template([question], add_generation_prompt=True)
+    assert asked.startswith(base.apply_chat_template([question], add_generation_prompt=True))
+    mine = own.apply_chat_template([question, said, plain], add_generation_prompt=True)
+    assert mine.startswith(asked + "Near." + own.tokenizer.eos_token)
+    behind, its = (text.split("Near.")[1] for text in (mine, base.apply_chat_template([question, said, plain])))
+    assert (
+        behind.split(own.tokenizer.eos_token)[1].lstrip().startswith(its.split(own.tokenizer.eos_token)[-1].lstrip())
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_words_of_the_answer_and_its_end_are_learned(made, row, family):
+    processor = AutoProcessor.from_pretrained(made[family])
+    batch = LLMI3DDataCollator(processor)([row])
+    learned = batch["labels"][0][batch["labels"][0] >= 0]
+    turn = "<|box_3d|>" + processor.tokenizer.eos_token
+    assert processor.tokenizer.decode(learned) == 2 * turn
+    bos = processor.tokenizer.bos_token_id
+    assert batch["input_ids"][0].tolist().count(bos) == (bos is not None)
+
+
+def test_vicunas_turns_are_those_that_the_paper_model_has(bases):
+    processor = AutoProcessor.from_pretrained(bases["llava"][0])
+    turns = read_turns(processor.chat_template, processor.tokenizer, "<image>")
+    conversation = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How far?"}]},
+        {"role": "assistant", "content": "Near."},
+        {"role": "user", "content": "And that?"},
+    ]
+    texts = [
+        processor.apply_chat_template(conversation, chat_template=one, add_generation_prompt=True)
+        for one in (turns.to_template(), CHAT_TEMPLATE)
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_a_prompt_that_the_template_writes_by_itself_and_a_first_token_come_once(bases):
+    tokenizer = AutoTokenizer.from_pretrained(bases["llava"][0])
+    template = (
+        "{{ bos_token }}{% if messages[0]['role'] != 'system' %}{{ 'Help. ' }}{% endif %}"
+        "{% for m in messages %}{{ m['role'][0] + '(' }}{% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}{{ '<image>' }}{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+        "{{ ')</s>\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'a(' }}{% endif %}"
+    )
+    turns = read_turns(template, tokenizer, "<image>")
+    assert (turns.start, turns.system, turns.system_end) == ("Help. ", "s(", ")</s>\n")
+    assert (turns.user_with_image, turns.assistant, turns.end) == ("u(<image>", "a(", "</s>")
+
+
+@pytest.mark.parametrize(
+    "template, text",
+    [
+        ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "words come 0 times"),
+        ("{% for m in messages %}{{ m.nothing.at_all }}{% endfor %}", "cannot be taken apart"),
+        ("{% for m in messages %}{{ loop.index }}{{ m['content'][-1]['text'] }}{% endfor %}", "led in"),
+    ],
+)
+def test_templates_that_cannot_be_taken_apart_are_refused(bases, template, text):
+    tokenizer = AutoTokenizer.from_pretrained(bases["llava"][0])
+    with pytest.raises(ValueError, match=rf"chat_template: the base's cannot be taken apart.*{text}|{text}"):
+        read_turns(template, tokenizer, "<image>")
+
+
+def test_a_system_prompt_that_the_base_has_not_is_refused_on_use(made):
+    processor = AutoProcessor.from_pretrained(made["llava_next"])
+    with pytest.raises(Exception, match="the base was tuned without"):
+        processor.apply_chat_template([{"role": "system", "content": "Be brief."}])
+
+
+def test_a_base_without_template_needs_one_unless_it_is_a_llava_of_old(bases, tmp_path):
+    for family in ("llava", "llava_onevision"):
+        shutil.copytree(bases[family][0], tmp_path / family)
+        (tmp_path / family / "chat_template.jinja").unlink()
+    init_checkpoint(tmp_path / "llava", tmp_path / "old", **TINY)
+    assert (tmp_path / "old" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+    with pytest.raises(ValueError, match="chat_template: the base has none"):
+        init_checkpoint(tmp_path / "llava_onevision", tmp_path / "new", **TINY)
+    template = (bases["llava_onevision"][0] / "chat_template.jinja").read_text()
+    init_checkpoint(tmp_path / "llava_onevision", tmp_path / "new", chat_template=template, **TINY)
+    assert "{% generation" in (tmp_path / "new" / "chat_template.jinja").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------------- colours
+
+
+@pytest.fixture(scope="module")
+def convnext(tmp_path_factory):
+    """A tiny ConvNeXt in OpenCLIP's naming, and its file."""
+    model = timm.create_model("convnext_large_mlp", depths=[1, 1, 1, 1], dims=[8, 12, 16, 20], num_classes=0)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    path = tmp_path_factory.mktemp("convnext") / "open_clip_model.safetensors"
+    weights = model.state_dict()
+    save_file({f"visual.trunk.{name}": weights[name] for name in weights if not name.startswith("head.")}, path)
+    return model.eval(), path
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_onevision"])
+def test_the_cnn_sees_the_colours_that_it_was_trained_on(bases, tmp_path, convnext, photograph, family):
+    reference, path = convnext
+    changes = {name: value for name, value in TINY.items() if name != "high_res_vision_config"}
+    report = init_checkpoint(bases[family][0], tmp_path / "made", high_res_weights=path, **changes)
+    assert report.high_res_weights == path.name
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "made").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "made")
+    given = processor.image_processor(photograph, fov_deg=60, return_tensors="pt")
+    wanted = processor.image_processor(
+        photograph, fov_deg=60, image_mean=OPENAI_CLIP_MEAN, image_std=OPENAI_CLIP_STD, return_tensors="pt"
+    )
+    inside = slice(12, 52)  # the padding is each one's own mean colour
+    assert list(processor.image_processor.image_mean) == ([0.5] * 3 if "one" in family else OPENAI_CLIP_MEAN)
+    with torch.no_grad():
+        mine = model.base_model.high_res_tower.timm_model.stem(given["high_res_pixel_values"][..., inside, :])
+        its = reference.stem(wanted["high_res_pixel_values"][..., inside, :])
+    torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-4)
+
+
+# --------------------------------------------------------------------------------------------- card and whole folders
+
+
+@pytest.mark.parametrize(
+    "front, given, licence, in_card",
+    [
+        ("license: llama2", None, "llama2", "llama2"),
+        ("license: other\nlicense_name: house\nlicense_link: LICENCE", None, "house", "other"),
+        ("license: llama2", "mit", "mit", "mit"),
+        (None, None, "unknown: see the base", "unknown"),
+    ],
+)
+def test_the_card_says_the_bases_licence(bases, tmp_path, front, given, licence, in_card):
+    shutil.copytree(bases["llava"][0], tmp_path / "base")
+    if front is not None:
+        (tmp_path / "base" / "README.md").write_text(f"---\n{front}\n---\n\n# A base\n")
+    report = init_checkpoint(tmp_path / "base", tmp_path / "made", licence=given, **TINY)
+    card = ModelCard.load(tmp_path / "made" / "README.md")
+    assert report.licence == licence and card.data.license == in_card
+    assert card.data.get("license_name") == ("house" if licence == "house" else None)
+    assert f"Started from `base` (llava). Licence of its weights: {licence}." in card.text
+    assert "until they are trained its boxes mean nothing" in card.text and str(tmp_path) not in card.text
+
+
+def test_an_out_that_is_there_is_left_alone(bases, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="is there already"):
+        init_checkpoint(bases["llava"][0], tmp_path / "out", **TINY)
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"] and not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("broken", ["weights", "convnext", "family"])
+def test_nothing_half_written_is_left(bases, tmp_path, broken):
+    base, weights = tmp_path / "base", None
+    shutil.copytree(bases["llava"][0], base)
+    if broken == "weights":
+        path = base / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif broken == "convnext":
+        weights = tmp_path / "cnn.safetensors"
+        save_file({"stem.0.weight": torch.ones(8, 3, 4, 4)}, weights)
+    else:
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps({**config, "model_type": "internvl"}))
+    with pytest.raises(ValueError):
+        init_checkpoint(base, tmp_path / "out", high_res_weights=weights, **TINY)
+    assert {path.name for path in tmp_path.iterdir()} <= {"base", "cnn.safetensors"}
+
+
+def test_a_seed_decides_what_is_new(bases, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        init_checkpoint(bases["llava"][0], tmp_path / name, seed=seed, **TINY)
+    a, b, c = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    differ = {name for name in a if not torch.equal(a[name], c[name])}
+    assert differ and all("box_head" in name or "high_res" in name or "feature_mining" in name for name in differ)
