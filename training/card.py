@@ -163,6 +163,7 @@ def _settings(prepared: "PreparedRun", log: dict[str, list[dict]]) -> str:
                 "schedule": f"{_text(arguments.lr_scheduler_type)}, warm-up {arguments.warmup_steps:g}",
                 "optimizer": _text(arguments.optim),
                 "weight decay": f"{arguments.weight_decay:g}",
+                "order of rows": _text(arguments.train_sampling_strategy).replace("_", " "),
                 "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32",
                 "LoRA rank": one.stage.model.lora_r if one.stage.tuning == "lora" else "-",
                 "turns of a picture": one.stage.data.max_turns or "all",

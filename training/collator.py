@@ -42,8 +42,8 @@ class LLMI3DDataCollator:
         if not rows:
             raise ValueError("rows: got an empty list, want at least one.")
         conversations = [self._conversation(row) for row in rows]
-        # Tensors only afterwards: transformers compares each token with each span of the assistant's words, and token by
-        # token a tensor is some twenty times as slow as a list: five sixths of what a batch of conversations took.
+        # Tensors only afterwards: transformers compares each token with each span of the assistant's words, one at a
+        # time, and with tensors that took five sixths of a batch's time.
         batch = self.processor.apply_chat_template(
             conversations,
             tokenize=True,

@@ -2,13 +2,16 @@
 """The rows of a training run: a mixture of data sets by weight, and what is drawn anew of each row in each epoch."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
 import numpy as np
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from llmi3d.training.ig3d.dataset import load_split
 from llmi3d.training.ig3d.schema import IG3D_FEATURES, IMAGE_PLACEHOLDER
@@ -105,10 +108,66 @@ class TrainingRows(Dataset):
         row = self.rows[index]
         if self.augment is not None:
             row = self.augment(row)
-        if self.max_turns is None or len(row["task"]) <= self.max_turns:
-            return row
-        drawn = random.Random(f"{self.seed}/{self.epoch}/{index}").sample(range(len(row["task"])), self.max_turns)
-        return take_turns(row, sorted(drawn))
+        turns = range(len(row["task"]))
+        drawn = self._drawn(index, turns)
+        return row if drawn is turns else take_turns(row, drawn)
+
+    def _drawn(self, index: int, turns: range) -> Sequence[int]:
+        """Numbers of the turns that are learned in this epoch."""
+        if self.max_turns is None or len(turns) <= self.max_turns:
+            return turns
+        return sorted(random.Random(f"{self.seed}/{self.epoch}/{index}").sample(turns, self.max_turns))
+
+    def lengths(self) -> list[int]:
+        """Characters of each row's words in this epoch, those before augmentation. No picture is decoded."""
+        return [
+            system + sum(turns[i] for i in self._drawn(index, range(len(turns))))
+            for index, (system, turns) in enumerate(self._characters)
+        ]
+
+    @cached_property
+    def _characters(self) -> list[tuple[int, list[int]]]:
+        """Of each row, those of the system's words and of each turn."""
+        if isinstance(self.rows, datasets.Dataset):
+            batches = self.rows.select_columns(["messages"]).iter(1000)
+            conversations = (messages for batch in batches for messages in batch["messages"])
+        else:
+            conversations = (row["messages"] for row in self.rows)
+        counted = []
+        for messages in conversations:
+            system = sum(len(message["content"]) for message in messages if message["role"] == "system")
+            texts = [message["content"] for message in messages if message["role"] != "system"]
+            said = [len(text.replace(IMAGE_PLACEHOLDER, "").strip()) for text in texts]
+            counted.append((system, [sum(turn) for turn in zip(said[::2], said[1::2], strict=True)]))
+        return counted
+
+
+class EpochSampler(Sampler[int]):
+    """The order of `TrainingRows`, drawn anew each epoch, by seed and epoch alone: alike on every process, and when a
+    run is resumed.
+
+    accelerate tells the epoch on one process to sampler and rows, on several to the sampler alone: it hands it on.
+
+    Args:
+        rows: to be ordered.
+        group: so many in a row are of similar length; None for any order.
+    """
+
+    def __init__(self, rows: TrainingRows, group: int | None = None):
+        self.rows, self.group = rows, group
+
+    def set_epoch(self, epoch: int) -> None:
+        self.rows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        seed = random.Random(f"{self.rows.seed}/{self.rows.epoch}").getrandbits(63)
+        generator = torch.Generator().manual_seed(seed)
+        if self.group is None:
+            return iter(torch.randperm(len(self), generator=generator).tolist())
+        return iter(get_length_grouped_indices(self.rows.lengths(), self.group, generator=generator))
 
 
 def take_turns(row: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:

@@ -132,7 +132,11 @@ class DataArguments:
 
 @dataclass
 class RunArguments:
-    """How the run goes."""
+    """How the run goes.
+
+    Raises:
+        ValueError: a limit below 0.
+    """
 
     stages: list | str | None = field(
         default=None,
@@ -147,11 +151,26 @@ class RunArguments:
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop a stage after so many evaluations without a better one."}
     )
+    feature_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps what frozen towers see in a picture, so that they look once in all epochs and "
+            "runs. Not with augmentation, trained towers or sharded weights; a stage may have it alone."
+        },
+    )
+    feature_cache_limit_gb: float | None = field(
+        default=None, metadata={"help": "GB that a process writes there at most in a stage."}
+    )
     dry_run: bool = field(default=False, metadata={"help": "Print what would be trained and write nothing."})
     plan: bool = field(
         default=False, metadata={"help": "The same, with the memory and time that each stage takes on a device."}
     )
     plan_device: Literal[tuple(DEVICES)] = field(default="a100-80gb", metadata={"help": "The device to plan for."})
+
+    def __post_init__(self):
+        limit = self.feature_cache_limit_gb
+        if limit is not None and not 0 <= limit < float("inf"):
+            raise ValueError(f"feature_cache_limit_gb: got {limit}, want a number from 0 on.")
 
 
 ARGUMENTS = (ModelArguments, DataArguments, RunArguments, LLMI3DTrainingArguments)
@@ -164,7 +183,7 @@ _OF_THE_RUN = {
     "trust_remote_code",
     "dtype",
     *(one.name for one in dataclasses.fields(RunArguments)),
-} - {"early_stopping_patience"}
+} - {"early_stopping_patience", "feature_cache", "feature_cache_limit_gb"}
 
 
 @dataclass(frozen=True)
@@ -213,6 +232,11 @@ class Stage:
                 "evaluated as often as it is saved; want eval_datasets, and eval_strategy and save_strategy alike."
             )
         arguments = LLMI3DTrainingArguments(**given)
+        if arguments.train_sampling_strategy == "batch_rebalance":
+            raise ValueError(
+                "train_sampling_strategy: got 'batch_rebalance', which would not hear of drawn turns; want "
+                "'group_by_length', 'random' or 'sequential'."
+            )
         if self.model.dtype != "float32" and not (arguments.bf16 or arguments.fp16):
             raise ValueError(f"dtype: got {self.model.dtype} without bf16, want both or neither.")
         if arguments.dataloader_persistent_workers and (self.data.max_turns or self.data.augment):

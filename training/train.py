@@ -12,17 +12,18 @@
 The same command again passes over finished stages and goes on from the last checkpoint.
 """
 
+import contextlib
 import gc
 import json
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from peft import PeftModel
 from transformers import EarlyStoppingCallback, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -31,9 +32,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from llmi3d import register
 from llmi3d.training.card import write_training_card
 from llmi3d.training.collator import LLMI3DDataCollator
+from llmi3d.training.data import EpochSampler
+from llmi3d.training.feature_cache import FeatureCache
 from llmi3d.training.metrics.report import write_whole
 from llmi3d.training.preparation import PreparedRun, PreparedStage, load_model, prepare, prepare_model
-from llmi3d.training.recipe import read_recipe
+from llmi3d.training.recipe import TOWERS, read_recipe
 from llmi3d.training.trainer import LLMI3DTrainer
 
 # What may change when a run goes on: it decides what is shown and how fast, not what comes out.
@@ -50,6 +53,7 @@ _FREE = {
         "log_on_each_node",
     ),
     *("report_to", "run_name", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
+    *("feature_cache", "feature_cache_limit_gb"),
 }
 
 
@@ -59,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         prepared = prepare(read_recipe(argv))
+        check_feature_cache(prepared)
         if prepared.recipe.values["plan"]:
             PartialState().print(prepared.plan(prepared.recipe.values["plan_device"]))
             return
@@ -70,6 +75,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     run(prepared, shlex.join(["llmi3d", "train", *argv]))
+
+
+def check_feature_cache(prepared: PreparedRun) -> None:
+    """Refuses `feature_cache` where it cannot be.
+
+    Raises:
+        ValueError: a stage that trains a tower or augments pictures, or weights that are sharded.
+    """
+    for one in prepared.stages:
+        if one.stage.run.feature_cache is None:
+            continue
+        where = f"feature_cache: got {one.stage.run.feature_cache!r} for '{one.stage.name}', which"
+        if trained := sorted(set(TOWERS) & set(one.parameters)):
+            raise ValueError(f"{where} trains the {trained[0]}; want frozen towers: features would be stale.")
+        if one.stage.data.augment:
+            raise ValueError(f"{where} has augment; want none: augmented pixels hardly ever come again.")
+        launched = any(parse_flag_from_env(f"ACCELERATE_USE_{engine}") for engine in ("FSDP", "DEEPSPEED"))
+        if launched or one.arguments.fsdp or one.arguments.deepspeed:
+            raise ValueError(f"{where} shards weights; want neither FSDP nor DeepSpeed, where all look at once.")
 
 
 def claim(prepared: PreparedRun) -> None:
@@ -141,6 +165,22 @@ def run(prepared: PreparedRun, command: str) -> Path:
     return prepared.final
 
 
+class StageTrainer(LLMI3DTrainer):
+    """Trains on `TrainingRows`. Batches by length (`train_sampling_strategy`) know what an epoch draws of them."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.train_sampling_strategy == "sequential":
+            return super()._get_train_sampler(train_dataset)
+        by_length, group = self.args.train_sampling_strategy == "group_by_length", self.args.train_batch_size
+        group *= self.args.gradient_accumulation_steps * self.args.world_size
+        return EpochSampler(
+            self.train_dataset if train_dataset is None else train_dataset, group if by_length else None
+        )
+
+    def _get_eval_sampler(self, eval_dataset):
+        return None  # in order; by length, `Trainer` would want a column of lengths
+
+
 def train_stage(prepared: PreparedRun, one: PreparedStage, start: str) -> None:
     """Trains a stage from a checkpoint on, or from its own last one, and keeps result, log and evaluation."""
     stage, arguments = one.stage, one.arguments
@@ -149,7 +189,7 @@ def train_stage(prepared: PreparedRun, one: PreparedStage, start: str) -> None:
     if not stage.run.merge and stage.tuning == "lora":  # it holds all that was learned since
         model.peft_config["default"].base_model_name_or_path = prepared.base
     patience = stage.run.early_stopping_patience
-    trainer = LLMI3DTrainer(
+    trainer = StageTrainer(
         model,
         arguments,
         train_dataset=one.training_rows(),
@@ -158,10 +198,14 @@ def train_stage(prepared: PreparedRun, one: PreparedStage, start: str) -> None:
         processing_class=prepared.processor,
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
     )
-    folder = Path(arguments.output_dir)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
-    if one.evaluation is not None:
-        trainer.save_metrics("eval", trainer.evaluate(), combined=False)
+    folder, kept = Path(arguments.output_dir), stage.run.feature_cache
+    with FeatureCache(model, kept, stage.run.feature_cache_limit_gb) if kept else contextlib.nullcontext() as cache:
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
+        if one.evaluation is not None:
+            trainer.save_metrics("eval", trainer.evaluate(), combined=False)
+    if cache is not None:
+        looks = cache.hits + cache.misses
+        PartialState().print(f"{stage.name}: {cache.hits:,} of {looks:,} looks of towers came from {kept}.")
     trainer.save_state()
     if trainer.is_fsdp_enabled:  # its shards belong to these processes alone
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -173,7 +217,7 @@ def train_stage(prepared: PreparedRun, one: PreparedStage, start: str) -> None:
     gc.collect()
 
 
-@contextmanager
+@contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to write to beside `path`, which gets its name once it is complete. For all processes together."""
     state, draft = PartialState(), path.with_name(f".{path.name}.part")

@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate.data_loader import prepare_data_loader
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from transformers import LlamaConfig, pipeline
 from typer.testing import CliRunner
 
 from llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.cli import app
 from llmi3d.training import train as command
-from llmi3d.training.data import TrainingRows, mix, take_turns
+from llmi3d.training.collator import LLMI3DDataCollator
+from llmi3d.training.data import EpochSampler, TrainingRows, mix, take_turns
 from llmi3d.training.ig3d.dataset import DATA_FOLDER, shard_name
 from llmi3d.training.ig3d.schema import IG3D_FEATURES, grounding_conversation, make_object, validate_row
 from llmi3d.training.ig3d.streams import Part
@@ -159,6 +162,8 @@ def test_written_back_it_is_the_same_recipe(configured, tmp_path):
         ({"adapter_name_or_path": "a", "stages": ["tune"]}, "lora_r: got 4, but the adapter decides that"),
         ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint: got 'x', want the same command again"),
         ({"augment": [1]}, r"augment: got \[1\], want a mapping"),
+        ({"feature_cache_limit_gb": -1}, "feature_cache_limit_gb: got -1.0, want a number from 0 on"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy: got 'batch_rebalance'.*by_length"),
     ],
 )
 def test_bad_fields_are_named(configured, changes, message):
@@ -260,6 +265,106 @@ def test_turns_keep_their_system_words_boxes_and_meanings(row):
     validate_row(taken)
     assert [message["role"] for message in taken["messages"]] == ["system", "user", "assistant"]
     assert (taken["targets"], taken["task"], taken["meanings"]) == (["b", "a"], ["multi"], [{"kind": "y"}])
+
+
+def of_lengths(row, *counts):
+    """Rows of so many turns each."""
+    rows = []
+    for number, count in enumerate(counts):
+        phrases = [f"the car number {i}" for i in range(count)]
+        fields = {"messages": grounding_conversation(phrases), "targets": ["a"] * count, "task": ["grounding"] * count}
+        rows.append({**row, **fields, "image_id": str(number)})
+    return rows
+
+
+class Sealed(dict):
+    """A row whose picture must not be looked at."""
+
+    def __getitem__(self, name):
+        assert name != "image"
+        return super().__getitem__(name)
+
+
+def words(row):
+    return sum(len(message["content"].replace("<image>", "").strip()) for message in row["messages"])
+
+
+@pytest.mark.parametrize("max_turns", [None, 2])
+def test_lengths_are_those_of_the_turns_that_come(row, data, max_turns):
+    brief = [{"role": "system", "content": "Be brief."}, *row["messages"]]
+    rows = [*of_lengths(row, 1, 5, 3), {**row, "messages": brief}]
+    sealed = TrainingRows([Sealed(one) for one in rows], max_turns)
+    for epoch in range(4):
+        sealed.set_epoch(epoch)
+        drawn = TrainingRows(rows, max_turns)
+        drawn.set_epoch(epoch)
+        assert sealed.lengths() == [words(drawn[i]) for i in range(4)]
+    stored = mix("datasets", [Part(str(data), "train", None)]).rows
+    assert TrainingRows(stored).lengths() == [words(one) for one in stored]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_order_is_drawn_anew_each_epoch_and_each_row_comes_once(row, processes):
+    """On several processes too, which accelerate does not tell the rows' epoch by itself."""
+
+    def epochs(seed=0, group=None):
+        found, given = [], of_lengths(row, *range(1, 9))
+        rows = [TrainingRows(given, max_turns=1, seed=seed) for _ in range(processes)]
+        loaders = [
+            prepare_data_loader(
+                DataLoader(one, batch_size=2, sampler=EpochSampler(one, group), collate_fn=list),
+                num_processes=processes,
+                process_index=number,
+                put_on_device=False,
+                use_seedable_sampler=True,
+            )
+            for number, one in enumerate(rows)
+        ]
+        for epoch in range(3):
+            for loader in loaders:
+                loader.set_epoch(epoch)
+            batches = [[one for batch in loader for one in batch] for loader in loaders]
+            assert {one.epoch for one in rows} == {epoch}
+            found.append([(one["image_id"], one["messages"][0]["content"]) for batch in batches for one in batch])
+            assert sorted(name for name, _ in found[-1]) == [str(i) for i in range(8)]
+        return found
+
+    for group in (None, 2):
+        first = epochs(group=group)
+        assert first == epochs(group=group) and first != epochs(seed=1, group=group)
+        assert len({tuple(name for name, _ in epoch) for epoch in first}) == 3
+        assert len({frozenset(epoch) for epoch in first}) == 3, "turns are drawn anew"
+
+
+def test_batches_by_length_need_less_padding(row):
+    rows = TrainingRows(of_lengths(row, *range(1, 65)))
+
+    def padding(group):
+        lengths, order = rows.lengths(), list(EpochSampler(rows, group))
+        batches = [[lengths[i] for i in order[k : k + 4]] for k in range(0, 64, 4)]
+        return sum(4 * max(batch) - sum(batch) for batch in batches) / sum(lengths)
+
+    assert padding(4) < 0.3 * padding(None)
+
+
+def test_labels_are_those_that_transformers_marks(chain, row):
+    """The collator has its batch as lists for speed; here is the same asked for as tensors."""
+    processor, rows = chain[1], of_lengths(row, 3, 1)
+    collator = LLMI3DDataCollator(processor)
+    batch = collator(rows)
+    marked = processor.apply_chat_template(
+        [collator._conversation(one) for one in rows],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        return_assistant_tokens_mask=True,
+        processor_kwargs={"intrinsics": [one["intrinsics"] for one in rows], "padding_side": "right"},
+    )
+    learned = torch.as_tensor(marked["assistant_masks"]).bool()
+    assert 0 < learned.sum() < learned.numel()
+    assert torch.equal(batch["labels"], marked["input_ids"].masked_fill(~learned, -100))
+    for name in ("input_ids", "attention_mask", "pixel_values", "high_res_pixel_values"):
+        assert batch[name].dtype == marked[name].dtype and torch.equal(batch[name], marked[name])
 
 
 def test_rows_are_augmented(configured):
@@ -379,11 +484,70 @@ def test_a_run_leaves_a_checkpoint_that_grounds(configured, data, photograph, ch
     assert not [name for name in files(out / "final") if name.endswith((".bin", ".pt", ".pth"))]
 
     written = files(out)
-    monkeypatch.setattr(command, "LLMI3DTrainer", None)  # would fail if anything were trained
+    monkeypatch.setattr(command, "StageTrainer", None)  # would fail if anything were trained
     command.main([path])
     with pytest.raises(SystemExit):
         command.main([path, "--learning_rate", "0.5"])
     assert files(out) == written
+
+
+def test_a_run_with_a_feature_cache_ends_as_one_without(configured, base, data, tmp_path, capsys):
+    """Batches by length, as far as six rows of a length are, and evaluation included."""
+    path = configured(eval_datasets=[{"data": str(data), "split": "val"}], stages=["tune"], max_steps=6)
+    flags = ["--eval_strategy", "no", "--save_strategy", "no", "--train_sampling_strategy", "group_by_length"]
+    flags += ["--optim", "sgd", "--learning_rate", "0.1"]  # AdamW makes much of what was rounded
+    command.main([path, *flags])
+    printed = []
+    for name in ("first", "second"):
+        capsys.readouterr()
+        out = ["--output_dir", str(tmp_path / name), "--feature_cache", str(tmp_path / "features")]
+        command.main([path, *flags, *out])
+        printed.append(capsys.readouterr().out)
+    # Two epochs of six pictures and three that are evaluated, each for two towers.
+    assert "tune: 12 of 30 looks of towers came from" in printed[0]
+    assert "tune: 30 of 30 looks of towers came from" in printed[1]
+    folders = (base, *(tmp_path / name / "final" for name in ("out", "first", "second")))
+    before, plain, *cached = (load_file(folder / "model.safetensors") for folder in folders)
+    assert max((plain[name] - before[name]).abs().max() for name in plain) > 1e-2
+    for one in cached:
+        for name, value in plain.items():
+            torch.testing.assert_close(one[name], value, rtol=1e-4, atol=1e-5)
+    with pytest.raises(SystemExit):  # the cache may come and go within a run, the order of rows not
+        command.main([path, "--save_strategy", "no", "--eval_strategy", "no"])
+    assert "train_sampling_strategy" in capsys.readouterr().err
+    command.main([path, *flags, "--feature_cache", str(tmp_path / "features")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeze_towers": False}, "for 'tune', which trains the high_res_tower; want frozen towers"),
+        ({"train_parts": ["box_head", "vision_tower"]}, "for 'align', which trains the vision_tower"),
+        ({"augment": {"flip": 0.5}}, "for 'align', which has augment; want none"),
+    ],
+)
+def test_a_feature_cache_is_refused_where_features_would_be_stale(configured, tmp_path, capsys, changes, message):
+    with pytest.raises(SystemExit):
+        command.main([configured(feature_cache=str(tmp_path / "features"), **changes)])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and not (tmp_path / "features").exists()
+
+
+def test_a_stage_may_have_a_feature_cache_alone(configured):
+    stages = [{"name": "align", "feature_cache": "features", "feature_cache_limit_gb": 2}, "tune"]
+    prepared = prepare(read_recipe([configured(stages=stages, freeze_towers=False)]))
+    command.check_feature_cache(prepared)
+    run = prepared.stages[0].stage.run
+    assert (run.feature_cache, run.feature_cache_limit_gb) == ("features", 2.0)
+    assert prepared.stages[1].stage.run.feature_cache is None
+
+
+@pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED"])
+def test_a_feature_cache_is_refused_with_sharded_weights(configured, monkeypatch, engine):
+    prepared = prepare(read_recipe([configured(feature_cache="features")]))
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+    with pytest.raises(ValueError, match="for 'align', which shards weights; want neither FSDP nor DeepSpeed"):
+        command.check_feature_cache(prepared)
 
 
 @pytest.mark.slow
