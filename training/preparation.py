@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import str_to_bool
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -140,7 +141,7 @@ class PreparedRun:
             queries=queries,
             dtype=torch.bfloat16 if arguments.bf16 else weights,
             gradient_checkpointing=arguments.activation_checkpointing,
-            sharding="fsdp" if arguments.fsdp or arguments.deepspeed else "none",
+            sharding=sharding_of(arguments),
             devices=arguments.world_size,
             device=device,
         )
@@ -256,6 +257,14 @@ def load_model(prepared: PreparedRun, checkpoint: str) -> nn.Module:
     return AutoModelForImageTextToText.from_pretrained(
         checkpoint, dtype=getattr(torch, prepared.recipe.stages[0].model.dtype), **_loading(prepared.recipe)
     )
+
+
+def sharding_of(arguments: LLMI3DTrainingArguments) -> str:
+    """How `plan_model` calls what fields, or `accelerate launch` by the environment, have asked for."""
+    if arguments.deepspeed_plugin is not None:
+        return {2: "zero2", 3: "fsdp"}.get(arguments.deepspeed_plugin.zero_stage, "none")
+    launched = str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+    return "fsdp" if arguments.fsdp or launched else "none"
 
 
 def _loading(recipe: Recipe) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 """The planner against what real steps of small models save, compute and keep."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.lora import lora_config
 from llmi3d.training.plan import DEVICES, GIB, count_step, plan_training
+from llmi3d.training.preparation import sharding_of
 from llmi3d.training.trainable import make_trainable
 
 CARDS = Path(__file__).parents[2] / "model_cards"
@@ -114,6 +116,21 @@ def test_sharding_divides_what_it_shards(config):
     assert alone.weights / 4 < fsdp.weights < alone.weights
 
 
+@pytest.mark.parametrize(
+    ("asked", "launched", "sharding"),
+    [
+        ({}, "false", "none"),
+        ({}, "true", "fsdp"),
+        ({"fsdp": True}, "false", "fsdp"),
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "false", "fsdp"),
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=2)}, "false", "zero2"),
+    ],
+)
+def test_sharding_is_what_fields_or_the_launcher_ask_for(monkeypatch, asked, launched, sharding):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", launched)
+    assert sharding_of(SimpleNamespace(**{"fsdp": False, "deepspeed_plugin": None, **asked})) == sharding
+
+
 def test_the_sum_decides_whether_it_fits(config):
     found = plan_training(config, device="l40s", overhead=0.5)
     parts = found.weights + found.gradients + found.optimizer + found.activations
@@ -127,6 +144,25 @@ def test_time_is_operations_by_what_is_reached(config):
     fast, slow = (plan_training(config, device="h100", utilisation=share) for share in (0.5, 0.25))
     assert slow.seconds_per_step == pytest.approx(2 * fast.seconds_per_step)
     assert fast.seconds_per_step == pytest.approx(fast.tera_operations * 1e12 / (989e12 * 0.5))
+
+
+@pytest.mark.slow
+def test_adapters_and_moments_of_the_papers_size_are_those_counted_by_hand():
+    config = LLMI3DConfig.from_pretrained(CARDS / "llmi3d-7b")
+    found = plan_training(config, tuning="lora", rank=16, train=("box_head",))
+    with torch.device("meta"):
+        heads = sum(one.numel() for one in LLMI3DForConditionalGeneration(config).box_head.parameters())
+    # A and B of rank 16 on q, k, v, o (4096 to 4096) and on gate, up, down (4096 to 11008 or back), in 32 layers; and
+    # the query token's row.
+    adapters = 32 * 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008)) + 4096
+    assert adapters == 39_976_960 + 4096
+    assert found.trained_parameters == adapters + heads
+    # float32: four bytes a gradient, and as much for each of AdamW's two moments.
+    assert found.gradients * GIB == pytest.approx(4 * (adapters + heads))
+    assert found.optimizer * GIB == pytest.approx(8 * (adapters + heads))
+    # bfloat16, but for what is trained and the heads, which PEFT keeps beside the copy that it trains.
+    single = adapters + 2 * heads
+    assert found.weights * GIB == pytest.approx(2 * (found.parameters - single) + 4 * single)
 
 
 @pytest.mark.slow
