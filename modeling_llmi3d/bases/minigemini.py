@@ -430,9 +430,11 @@ def _read_vision_config(
             return None
         vision_tower = folders[0]
     try:
-        return CLIPVisionConfig.from_pretrained(str(vision_tower), local_files_only=True)
+        config = CLIPVisionConfig.from_pretrained(str(vision_tower), local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"vision_tower: {vision_tower} holds no config.json of a CLIP.") from error
+    config.dtype = None  # the checkpoint's holds, not that of the CLIP as it was published
+    return config
 
 
 def _write_the_rest(folder: Path, model: LLMI3DForConditionalGeneration, processor: LLMI3DProcessor) -> None:

@@ -451,6 +451,32 @@ def test_the_tokenizer_and_template_come_along(converted):
     assert processor.tokenizer.decode(ids, skip_special_tokens=True) == "ab"
 
 
+def test_vicunas_own_tokenizer_file_is_read(original, tmp_path):
+    """Mini-Gemini's checkpoints hold a tokenizer.model of SentencePiece and no tokenizer.json."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"Locate the red mug {i} and the quick brown fox in 3D." for i in range(200)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(tmp_path / "vicuna"),
+        model_type="bpe",
+        vocab_size=330,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    (original / "tokenizer.json").unlink()
+    (tmp_path / "vicuna.model").rename(original / "tokenizer.model")
+    config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": False, "pad_token": "<unk>"}
+    (original / "tokenizer_config.json").write_text(json.dumps(config))
+    convert_minigemini(original, tmp_path / "out")
+    tokenizer = AutoProcessor.from_pretrained(tmp_path / "out").tokenizer
+    its = sentencepiece.SentencePieceProcessor(model_file=str(original / "tokenizer.model"))
+    words = "USER: Locate the fox, \u00e9. ASSISTANT:"
+    assert tokenizer(words)["input_ids"] == [1, *its.encode(words)]
+    assert tokenizer.convert_tokens_to_ids(["<image>", "<|box_3d|>"]) == [330, 331]
+
+
 def test_a_converted_checkpoint_answers(converted, photograph):
     ground = pipeline("image-3d-grounding", model=str(converted), device="cpu")
     answer = ground(photograph, prompt="the car", intrinsics=(250.0, 260.0, 150.0, 110.0))
@@ -475,9 +501,12 @@ def test_dtypes(dtype, want, tmp_path):
 def test_the_vits_own_configuration_is_used(state, src, original, tmp_path):
     vision = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
     folder = original / "clip-vit-large-patch14-336"  # the last part of `mm_vision_tower`
-    CLIPVisionConfig(**vision, image_size=16, patch_size=4, hidden_act="gelu").save_pretrained(folder)
-    report = convert_minigemini(original, tmp_path / "inside")
+    published = CLIPVisionConfig(**vision, image_size=16, patch_size=4, hidden_act="gelu", dtype="float32")
+    published.save_pretrained(folder)
+    report = convert_minigemini(original, tmp_path / "inside", dtype=torch.bfloat16)
     assert not report.assumed
+    tower = LLMI3DForConditionalGeneration.from_pretrained(tmp_path / "inside").model.vision_tower
+    assert tower.dtype == torch.bfloat16 and tower.config.dtype != torch.float32
     vision_config = LLMI3DConfig.from_pretrained(tmp_path / "inside").vision_config
     assert (vision_config.num_attention_heads, vision_config.hidden_act) == (4, "gelu")
     convert_minigemini(src, tmp_path / "named", vision_tower=folder)
