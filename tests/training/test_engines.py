@@ -20,10 +20,12 @@ from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from accelerate.utils.launch import prepare_multi_gpu_env
 from peft import get_peft_model
+from peft.utils.other import TrainableTokensWrapper
 from torch.distributed.fsdp import FSDPModule
 from transformers.integrations import deepspeed
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DTrainingArguments
+from llmi3d.feature_mining_llmi3d import FeatureMining
 from llmi3d.training.lora import NEW_PARTS, lora_config
 from llmi3d.training.trainable import make_trainable
 
@@ -157,6 +159,9 @@ def test_zero3_is_filled_in_for_the_papers_size(zero3, tmp_path):
     # What the Trainer derives from the language model's width.
     assert found["zero_optimization"]["reduce_bucket_size"] == 4096**2
     assert found["zero_optimization"]["stage3_param_persistence_threshold"] == 10 * 4096
+    # Modules that read the weights of others inside them, by names that exist.
+    leaves = found["zero_optimization"]["leaf_module"]["classes"]
+    assert leaves == [FeatureMining.__name__, TrainableTokensWrapper.__name__]
     # The trainer's own are used.
     assert not {"optimizer", "scheduler"} & set(found)
 
