@@ -51,11 +51,12 @@ def stand_in(folder: Path, split: str, row: dict, count: int) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 def test_a_dry_run_tells_of_its_stages_and_of_all_its_data(path, workplace, row):
-    recipe = read_recipe([str(path), "--model_name_or_path", "base"])
+    flags = ["--model_name_or_path", "base", "--use_cpu"]
+    recipe = read_recipe([str(path), *flags])
     learned, judged = recipe.last.data.datasets, recipe.last.data.eval_datasets
     for count, part in enumerate([*learned, *judged], start=2):
         stand_in(workplace / part.data, part.split, row, count)
-    done = CliRunner().invoke(app, ["train", str(path), "--model_name_or_path", "base", "--use_cpu", "--dry_run"])
+    done = CliRunner().invoke(app, ["train", str(path), *flags, "--dry_run"])
     assert done.exit_code == 0, done.output
     for count, part in enumerate([*learned, *judged], start=2):
         assert f"{part.data} ({part.split}): {count} rows" in done.output
