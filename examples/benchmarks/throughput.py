@@ -3,15 +3,20 @@
 
     python examples/benchmarks/throughput.py
     python examples/benchmarks/throughput.py --rows 256 --out outputs/benchmarks/throughput.json
+    python examples/benchmarks/throughput.py --only "conversations, cached" --language 192x4 512x8 1024x8
 
 LoRA with frozen towers, as in the paper's second stage, on rendered rows. Every way of training learns the same turns;
-each runs in a process of its own, one epoch to warm up (and to fill the cache) and one that counts. `waiting` is the
-share of that epoch in which the step waits for its batch.
+each runs in a process of its own, one epoch to warm up (and to fill the cache) and one that counts. `batch` is the CPU
+time that making a batch takes, `step` that of learning it, which tell more than turns per second where the machine has
+other work; `waiting` is the share of the epoch in which a step waits for its batch. Loader processes stay for both
+epochs: without them each batch is waited for, with them only what takes longer than a step.
 """
 
 import argparse
 import contextlib
 import json
+import math
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +29,8 @@ WAYS = {
     "a turn a sample": {"batch": 32, "alone": True},
     "conversations": {"batch": 4},
     "conversations by length": {"batch": 4, "by_length": True},
-    "conversations, features cached": {"batch": 4, "cached": True},
+    "conversations, one loader process": {"batch": 4, "workers": 1},
+    "conversations, cached": {"batch": 4, "cached": True},
     "conversations, cached, one loader process": {"batch": 4, "cached": True, "workers": 1},
 }
 
@@ -40,76 +46,118 @@ def rows_of(folder: Path, alone: bool):
     return [take_turns(row, [i]) for row in rows for i in range(len(row["task"]))]
 
 
-def train(folder: Path, way: str, found: Path) -> None:
+def language_size(text: str) -> tuple[int, int]:
+    """(width, layers) of "512x8".
+
+    Raises:
+        argparse.ArgumentTypeError: something else, or a width that heads of 64 do not divide.
+    """
+    width, _, layers = text.partition("x")
+    if not (width.isdigit() and layers.isdigit() and int(width) and int(width) % 64 == 0 and int(layers)):
+        raise argparse.ArgumentTypeError(f"got {text!r}, want WIDTHxLAYERS with a width of whole heads, 64 each")
+    return int(width), int(layers)
+
+
+def model_of(language: tuple[int, int] | None):
+    """The checkpoint's model, or one like it with a new language model of another size."""
+    import torch
+
+    from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
+
+    if language is None:
+        return LLMI3DForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    config = LLMI3DConfig.from_pretrained(CHECKPOINT)
+    width, config.text_config.num_hidden_layers = language
+    config.text_config.hidden_size, config.text_config.intermediate_size = width, 2 * width
+    config.text_config.head_dim, config.text_config.num_attention_heads = 64, width // 64
+    config.text_config.num_key_value_heads = width // 64
+    config.dtype = "float32"
+    return LLMI3DForConditionalGeneration(config)
+
+
+def train(folder: Path, way: str, language: tuple[int, int] | None, found: Path) -> None:
     """One epoch to warm up, one that counts; writes what it took."""
     import torch
     from peft import get_peft_model
     from transformers import TrainerCallback
 
-    from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
+    from llmi3d import LLMI3DProcessor, LLMI3DTrainingArguments
     from llmi3d.training.collator import LLMI3DDataCollator
+    from llmi3d.training.data import TrainingRows
     from llmi3d.training.feature_cache import FeatureCache
     from llmi3d.training.lora import lora_config
+    from llmi3d.training.train import StageTrainer
 
     class Watch(TrainerCallback):
-        """When each epoch began."""
+        """When each epoch began, by the clock and in CPU time."""
 
-        began: list[float] = []
+        began: list[tuple[float, float]] = []
 
         def on_epoch_begin(self, args, state, control, **kwargs):
-            self.began.append(time.perf_counter())
+            self.began.append((time.perf_counter(), time.process_time()))
 
-    class Watched(LLMI3DTrainer):
-        waited: list[tuple[float, float]] = []
+    class Watched(StageTrainer):
+        waited: list[tuple[float, float, float]] = []
 
         def get_batch_samples(self, *args, **kwargs):
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             batches = super().get_batch_samples(*args, **kwargs)
-            self.waited.append((start, time.perf_counter() - start))
+            self.waited.append((start, time.perf_counter() - start, time.process_time() - start_cpu))
             return batches
 
     settings = {"alone": False, "by_length": False, "cached": False, "workers": 0, **WAYS[way]}
     torch.manual_seed(0)
-    model = LLMI3DForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    model = model_of(language)
     processor = LLMI3DProcessor.from_pretrained(CHECKPOINT)
     for tower in (model.model.vision_tower, model.model.high_res_tower):
         tower.requires_grad_(False)
     model = get_peft_model(model, lora_config(model, rank=16))
-    rows = rows_of(folder, settings["alone"])
+    rows, collate, size = rows_of(folder, settings["alone"]), LLMI3DDataCollator(processor), settings["batch"]
     turns = sum(len(row["task"]) for row in rows)
-    options = {}
-    if settings["by_length"]:
-        options = {"train_sampling_strategy": "group_by_length", "length_column_name": "length"}
-        rows = rows.add_column("length", [sum(len(one["content"]) for one in each) for each in rows["messages"]])
+    making = []
+    for first in range(0, min(len(rows), 8 * size), size):
+        start = time.process_time()
+        collate([rows[i] for i in range(first, min(first + size, len(rows)))])
+        making.append(time.process_time() - start)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = LLMI3DTrainingArguments(
             output_dir=scratch,
-            per_device_train_batch_size=settings["batch"],
+            per_device_train_batch_size=size,
             num_train_epochs=2,
             dataloader_num_workers=settings["workers"],
+            dataloader_persistent_workers=settings["workers"] > 0,
+            dataloader_pin_memory=False,
+            train_sampling_strategy="group_by_length" if settings["by_length"] else "random",
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
             logging_strategy="no",
-            **options,
         )
         watch = Watch()
         trainer = Watched(
             model,
             arguments,
-            train_dataset=rows,
-            data_collator=LLMI3DDataCollator(processor),
+            train_dataset=TrainingRows(rows),
+            data_collator=collate,
             callbacks=[watch],
         )
         cache = FeatureCache(model, Path(scratch) / "features") if settings["cached"] else contextlib.nullcontext()
         with cache:
             trainer.train()
-        end = time.perf_counter()
-    second = watch.began[1]
-    waiting = sum(seconds for start, seconds in trainer.waited if start >= second)
-    seconds = end - second
-    result = {"turns_per_second": turns / seconds, "samples_per_second": len(rows) / seconds}
-    found.write_text(json.dumps({**result, "waiting": waiting / seconds, "turns": turns, **settings}))
+        end, end_cpu = time.perf_counter(), time.process_time()
+    second, second_cpu = watch.began[1]
+    waits = [(seconds, cpu) for start, seconds, cpu in trainer.waited if start >= second]
+    waiting, waiting_cpu = (sum(each) for each in zip(*waits, strict=True))
+    seconds, steps = end - second, math.ceil(len(rows) / size)
+    result = {
+        "turns_per_second": turns / seconds,
+        "samples_per_second": len(rows) / seconds,
+        "batch_cpu_seconds": statistics.median(making),
+        "step_cpu_seconds": (end_cpu - second_cpu - waiting_cpu) / steps,
+        "waiting": waiting / seconds,
+        "parameters": sum(one.numel() for one in model.parameters()),
+    }
+    found.write_text(json.dumps({**result, "turns": turns, **settings}))
 
 
 def main() -> None:
@@ -120,23 +168,41 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--only", default="", metavar="TEXT", help="ways whose names hold this")
+    parser.add_argument(
+        "--language",
+        type=language_size,
+        nargs="+",
+        default=[None],
+        metavar="WIDTHxLAYERS",
+        help="language models of other sizes than the checkpoint's, to see how waiting falls with the time of a step",
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/throughput.json"))
     arguments = parser.parse_args()
+    ways = [way for way in WAYS if arguments.only in way]
+    if not ways:
+        parser.error(f"--only: got {arguments.only!r}, want a part of one of {', '.join(WAYS)}")
     report = {"rows": arguments.rows, "threads": torch.get_num_threads(), "warm_up": "one epoch", "results": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "data"
         source = open_source("synth", None, frames=f"train:{arguments.rows}", long_side="320")
         build(source, folder, max_turns=8, progress=False)
-        print(f"{'way':44}{'turns/s':>9}{'samples/s':>11}{'waiting':>9}{'peak MB':>9}")
-        for way in WAYS:
-            found = measured(train, folder, way, Path(name) / "found.json")
-            found = json.loads((Path(name) / "found.json").read_text()) | {"way": way, "peak_mb": found["peak_mb"]}
-            report["results"].append(found)
-            print(
-                f"{way:44}{found['turns_per_second']:9.1f}{found['samples_per_second']:11.1f}"
-                f"{found['waiting']:9.1%}{found['peak_mb']:9.0f}",
-                flush=True,
-            )
+        print(
+            f"{'way':42}{'parameters':>12}{'turns/s':>9}{'samples/s':>11}{'batch ms':>10}{'step ms':>9}{'waiting':>9}"
+            f"{'peak MB':>9}"
+        )
+        for language in arguments.language:
+            for way in ways:
+                taken = measured(train, folder, way, language, Path(name) / "found.json")
+                found = json.loads((Path(name) / "found.json").read_text())
+                found |= {"way": way, "language": language, "peak_mb": taken["peak_mb"]}
+                report["results"].append(found)
+                print(
+                    f"{way:42}{found['parameters'] / 1e6:10.1f} M{found['turns_per_second']:9.1f}"
+                    f"{found['samples_per_second']:11.1f}{found['batch_cpu_seconds'] * 1e3:10.0f}"
+                    f"{found['step_cpu_seconds'] * 1e3:9.0f}{found['waiting']:9.1%}{found['peak_mb']:9.0f}",
+                    flush=True,
+                )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written to {arguments.out}")
