@@ -36,7 +36,7 @@ class FeatureCache:
         hits, misses: pictures found and computed, of both towers.
 
     Raises:
-        ValueError: a tower that is trained.
+        ValueError: a tower that is trained, or Qwen-VL's encoder.
 
     Example:
 
@@ -50,6 +50,9 @@ class FeatureCache:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.folder, self.limit = Path(folder), None if limit_gb is None else limit_gb * 1e9
         self.hits = self.misses = self.written = 0
+        if base.config.has_qwen_vision:
+            kind = base.config.vision_config.model_type
+            raise ValueError(f"model: features of a '{kind}' are not kept, want a ViT, of which one layer is read.")
         towers = {name: getattr(base.model, name) for name in ("vision_tower", "high_res_tower")}
         for name, tower in towers.items():
             trained = next((one for one, parameter in tower.named_parameters() if parameter.requires_grad), None)

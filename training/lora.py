@@ -6,6 +6,8 @@ import re
 from peft import LoraConfig
 from torch import nn
 
+from llmi3d.training.trainable import is_part
+
 NEW_PARTS = ("feature_mining", "multi_modal_projector", "box_head")
 
 
@@ -26,7 +28,8 @@ def lora_config(
         rank: of the adapters.
         alpha: scale of the adapters, twice the rank by default.
         dropout: on the adapters' input.
-        train: modules to train in full.
+        train: modules to train in full. Those that are empty are left out, as the projector is where the vision
+            encoder projects by itself.
     """
     blocks = re.compile(r"model\.language_model\.(?:.*\.)?layers\.\d+\.")
     leaves = {
@@ -36,12 +39,19 @@ def lora_config(
     }
     # Bare suffixes would also match the vision towers, the projector and the heads.
     target_modules = rf".*language_model\.(?:.*\.)?layers\.\d+\..*\b({'|'.join(sorted(leaves))})"
+    modules = dict(model.named_modules())
+    empty = {
+        part
+        for part in train
+        if (meant := [one for name, one in modules.items() if is_part(name, (part,))])
+        and not any(list(one.parameters()) for one in meant)
+    }
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
         lora_dropout=dropout,
         target_modules=target_modules,
-        modules_to_save=list(train),
+        modules_to_save=[part for part in train if part not in empty],
         trainable_token_indices={"embed_tokens": [model.config.box_3d_token_id]},
         task_type="CAUSAL_LM",
     )

@@ -15,6 +15,12 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
+from transformers.vision_utils import (
+    get_vision_cu_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
 
 from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
@@ -244,9 +250,12 @@ def count_step(
 def _loss(base: LLMI3DForConditionalGeneration, batch_size: int, text_tokens: int, queries: int) -> Tensor:
     """A loss that everything trained takes part in, of zeros."""
     config, new = base.config, {"device": base.device, "dtype": base.dtype}
-    low, high = config.vision_config.image_size, config.high_res_image_size
+    low, high = config.image_size, config.high_res_image_size
     image = base.get_image_features(
-        torch.zeros(batch_size, 3, low, low, **new), torch.zeros(batch_size, 3, high, high, **new), return_dict=True
+        torch.zeros(batch_size, 3, low, low, **new),
+        torch.zeros(batch_size, 3, high, high, **new),
+        return_dict=True,
+        **_qwen_grid(config, batch_size, base.device),
     )
     words = torch.zeros(batch_size, text_tokens, dtype=torch.long, device=base.device)
     embeddings = torch.cat((image.pooler_output, base.get_input_embeddings()(words)), 1)
@@ -261,6 +270,25 @@ def _loss(base: LLMI3DForConditionalGeneration, batch_size: int, text_tokens: in
     if image.depth_logits is not None:
         answers.append(image.depth_logits)
     return loss + sum(value.float().sum() for value in answers)
+
+
+def _qwen_grid(config: LLMI3DConfig, images: int, device: torch.device) -> dict[str, Tensor]:
+    """What Qwen-VL's encoders work out of the numbers of patches, which have no value on the meta device."""
+    if not config.has_qwen_vision:
+        return {}
+    vision, merge = config.vision_config, config.vision_config.spatial_merge_size
+    side = config.image_grid_size * merge
+    grids = torch.tensor([[1, side, side]]).expand(images, -1)
+    # Those that are asked for their values stay where they have some.
+    found = {"cu_seqlens": get_vision_cu_seqlens(grids), "position_ids": get_vision_position_ids(grids, merge)}
+    if vision.model_type == "qwen2_5_vl_vision":
+        window = get_vision_window_index(grids, merge, vision.window_size, vision.patch_size)
+        found |= dict(zip(("window_index", "cu_window_seqlens"), window, strict=True))
+    else:
+        table = int(vision.num_position_embeddings**0.5)
+        taps = get_vision_interpolation_indices_and_weights(grids, table, "bilinear", True, merge)
+        found |= dict(zip(("interp_indices", "interp_weights"), taps, strict=True))
+    return {name: value if "seqlens" in name else value.to(device) for name, value in found.items()}
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
