@@ -130,7 +130,7 @@ print(json.dumps(answers))
 """
 
 
-def test_a_checkpoint_carries_its_code(checkpoint, photograph, tmp_path, monkeypatch):
+def assert_it_carries_its_code(checkpoint, photograph, tmp_path, monkeypatch):
     """Where llmi3d is not installed, `trust_remote_code=True` gives the same answers, the pipeline's too."""
     photograph.save(tmp_path / "picture.png")
     (tmp_path / "remote.py").write_text(REMOTE)
@@ -150,6 +150,16 @@ def test_a_checkpoint_carries_its_code(checkpoint, photograph, tmp_path, monkeyp
         for kwargs in ({}, {"mode": "generate", "max_new_tokens": 4})
     ]
     assert json.loads(done.stdout.strip().splitlines()[-1]) == here
+
+
+def test_a_checkpoint_carries_its_code(checkpoint, photograph, tmp_path, monkeypatch):
+    assert_it_carries_its_code(checkpoint, photograph, tmp_path, monkeypatch)
+
+
+def test_a_checkpoint_on_qwen_vl_carries_its_code(qwen_chain, photograph, tmp_path, monkeypatch):
+    for part in qwen_chain:
+        part.save_pretrained(tmp_path / "checkpoint")
+    assert_it_carries_its_code(tmp_path / "checkpoint", photograph, tmp_path, monkeypatch)
 
 
 def test_exported_files_have_names_of_their_own():
