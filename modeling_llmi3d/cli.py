@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .bases.cli import convert_app
+from .bases.cli import Dtype, convert_app
 from .training.ig3d.cli import data_app
 
 app = typer.Typer(
@@ -183,6 +183,41 @@ def evaluate(
     if state.is_main_process and not quiet:
         typer.echo(result.report.to_markdown())
         typer.echo(f"{out / 'report.md'}  {out / 'report.json'}")
+
+
+@app.command()
+def init(
+    base: Annotated[str, typer.Option(help="Folder or Hub name of a LLaVA or Qwen-VL in transformers' format.")],
+    out: Annotated[Path, typer.Option(help="New folder for the LLMI3D checkpoint.")],
+    high_res_weights: Annotated[
+        Path | None, typer.Option(help="ConvNeXt of OpenCLIP or timm for the high-resolution tower: file or folder.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the base; by default as its card says.")] = None,
+    chat_template: Annotated[Path | None, typer.Option(help="File to use instead of the base's.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Of the weights; by default as they are.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a base on the Hub.")] = None,
+    seed: Annotated[int, typer.Option(help="Of what the base has not.")] = 0,
+) -> None:
+    """Make a checkpoint that can be trained of a base: weights, processor, special tokens, chat template, card."""
+    from . import register
+    from .bases.init import init_checkpoint
+
+    register()
+    given = {"dtype": dtype and dtype.value, "revision": revision}
+    try:
+        report = init_checkpoint(
+            base,
+            out,
+            high_res_weights=high_res_weights,
+            licence=licence,
+            chat_template=None if chat_template is None else chat_template.read_text(encoding="utf-8"),
+            seed=seed,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except (ValueError, OSError) as error:
+        _fail(error)
+    typer.echo(report.summary())
+    typer.echo(f"{out}: train it with `llmi3d train --model_name_or_path {out} ...`")
 
 
 @app.command(

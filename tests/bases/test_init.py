@@ -4,18 +4,27 @@
 import json
 import shutil
 
+import datasets
 import pytest
 import timm
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from typer.testing import CliRunner
 
+from llmi3d import LLMI3DTrainer
 from llmi3d.bases.chat_template import read_turns
 from llmi3d.bases.init import init_checkpoint
+from llmi3d.cli import app
 from llmi3d.processing.processing_llmi3d import CHAT_TEMPLATE
 from llmi3d.training.collator import LLMI3DDataCollator
+from llmi3d.training.ig3d.dataset import DATA_FOLDER, shard_name
+from llmi3d.training.ig3d.schema import IG3D_FEATURES
+from llmi3d.training.preparation import prepare, prepare_model
+from llmi3d.training.recipe import read_recipe
 
 FAMILIES = ("llava", "llava_next", "llava_onevision")
 TINY = {
@@ -245,3 +254,79 @@ def test_a_seed_decides_what_is_new(bases, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
     differ = {name for name in a if not torch.equal(a[name], c[name])}
     assert differ and all("box_head" in name or "high_res" in name or "feature_mining" in name for name in differ)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+@pytest.fixture
+def recipe(row, tmp_path):
+    """A function: the YAML file of a short run of both stages from a checkpoint, on three rows."""
+    rows = [{**row, "image_id": f"train/{number}"} for number in range(3)]
+    file = tmp_path / "data" / DATA_FOLDER / shard_name("train", 0, 1)
+    file.parent.mkdir(parents=True)
+    datasets.Dataset.from_list(rows, features=IG3D_FEATURES).to_parquet(file)
+
+    def write(checkpoint):
+        fields = {
+            "model_name_or_path": str(checkpoint),
+            "output_dir": str(tmp_path / "run"),
+            "datasets": [{"data": str(tmp_path / "data")}],
+            "max_steps": 1,
+            "per_device_train_batch_size": 3,
+            "learning_rate": "1e-3",
+            "lora_r": 4,
+            **{"use_cpu": True, "disable_tqdm": True, "save_strategy": "no"},
+        }
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(fields))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_accepts_it(made, recipe, family):
+    result = CliRunner().invoke(app, ["train", recipe(made[family]), "--dry_run"])
+    assert result.exit_code == 0, result.output
+    assert "align (parts)" in result.output and "tune (lora)" in result.output
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_moves_only_what_should_move(made, recipe, family):
+    prepared = prepare(read_recipe([recipe(made[family])]))
+    tune = prepared.stages[1]
+    model = prepare_model(AutoModelForImageTextToText.from_pretrained(made[family]), tune.stage)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = tune.training_rows()
+    LLMI3DTrainer(
+        model,
+        tune.arguments,
+        train_dataset=[rows[index] for index in range(len(rows))],
+        data_collator=LLMI3DDataCollator(prepared.processor),
+    ).train()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert moved <= trained
+    # With the mining neutral and the adapters' second halves zero, what lies behind those has no gradient yet.
+    wait = ("lora_A", "query_norm", "query_proj", "key_norm", "key_proj", "value_norm", "depth_embedding")
+    assert {name for name in trained - moved if not any(part in name for part in wait)} == set()
+    for part in ("lora_B", "value_proj", "depth_predictor", "multi_modal_projector", "box_head", "trainable_tokens"):
+        assert any(part in name for name in moved), part
+    assert not any(part in name for name in trained for part in ("vision_tower", "high_res_tower", "lm_head"))
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def test_the_command_says_what_it_made_and_leaves_an_out_alone(bases, tmp_path, convnext):
+    base = tmp_path / "base"
+    shutil.copytree(bases["llava"][0], base)
+    (base / "README.md").write_text("---\nlicense: llama2\n---\n")
+    command = ["init", "--base", str(base), "--out", str(tmp_path / "out"), "--high-res-weights", str(convnext[1])]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "base (llava; licence llama2)" in result.output and "taken over" in result.output
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["high_res_image_size"] == 768
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2 and "is there already" in again.output and "Traceback" not in again.output
