@@ -69,6 +69,15 @@ class LLMI3DImageFeatures(BaseModelOutputWithPooling):
     depth_logits: Tensor | None = None
     deepstack_features: list | None = None
 
+    def of_pictures(self, index: Tensor) -> "LLMI3DImageFeatures":
+        """What a language model needs of the images that `index` [B] names, one for each of its sequences."""
+        return LLMI3DImageFeatures(
+            pooler_output=self.pooler_output[index],
+            depth_logits=None if self.depth_logits is None else self.depth_logits[index],
+            deepstack_features=self.deepstack_features
+            and [torch.stack(tuple(each))[index] for each in self.deepstack_features],
+        )
+
 
 @dataclass
 class LLMI3DModelOutputWithPast(BaseModelOutputWithPast):
@@ -131,6 +140,52 @@ def fastest_attention(device: torch.device, dtype: torch.dtype) -> str:
         if is_flash_attn_2_available():
             return "flash_attention_2"
     return "sdpa"
+
+
+# Attention that takes any mask; the others know causality and padding alone.
+ANY_MASK = ("eager", "sdpa")
+
+
+def phrase_mask(phrase_ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Attention in a sequence of several phrases: each sees what all share, and itself, but no other.
+
+    Args:
+        phrase_ids: [B, T]: 0 for padding, 1 for what all share, 2 and on for each phrase.
+        dtype: floating, of the mask.
+
+    Returns:
+        [B, 1, T, T], added to the scores: every attention takes that, while a boolean one would mean nothing to
+        `eager`.
+    """
+    length = phrase_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=phrase_ids.device).tril()
+    same = (phrase_ids[:, :, None] == phrase_ids[:, None]) | (phrase_ids[:, None] == 1)
+    # Padding sees itself alone: a row that sees nothing would be nan.
+    itself = torch.eye(length, dtype=torch.bool, device=phrase_ids.device)
+    sees = (causal & same & (phrase_ids > 0)[:, :, None]) | itself
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)[
+        :, None
+    ]
+
+
+def split_phrases(input_ids: Tensor, phrase_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A sequence of its own for each of the phrases that share one.
+
+    Args:
+        input_ids, phrase_ids: [B, T], as of `phrase_mask`.
+
+    Returns:
+        (input_ids [P, T'], attention_mask [P, T'], which of B each was in [P]), padded on the right.
+    """
+    rows, owners = [], []
+    for owner, (tokens, ids) in enumerate(zip(input_ids, phrase_ids, strict=True)):
+        for phrase in range(2, int(ids.max()) + 1):
+            rows.append(tokens[(ids == 1) | (ids == phrase)])
+            owners.append(owner)
+    masks = [torch.ones_like(row) for row in rows]
+    pad = nn.utils.rnn.pad_sequence
+    owners = torch.tensor(owners, dtype=torch.long, device=input_ids.device)
+    return pad(rows, batch_first=True), pad(masks, batch_first=True), owners
 
 
 class LLMI3DMultiModalProjector(nn.Module):
@@ -582,11 +637,57 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         return self.model.get_rope_positions(self.model.is_placeholder(input_ids, embeddings), position_ids)
 
     @torch.no_grad()
+    def ground(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        high_res_pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        phrase_ids: Tensor | None = None,
+    ) -> LLMI3DCausalLMOutputWithPast:
+        """Boxes at the query tokens of the prompts, by one pass: no word is scored, nothing is cached.
+
+        Args:
+            input_ids: [B, T], one image a sample.
+            pixel_values, high_res_pixel_values: as in `LLMI3DModel.get_image_features`.
+            attention_mask, position_ids: [B, T].
+            phrase_ids: [B, T], where several phrases about one picture share a sequence (see `phrase_mask`); each ends
+                in one query token. Picture and shared words are then computed once. Attention that takes no such mask
+                (flash, flex) gets a sequence a phrase, but sees each picture once as well.
+
+        Returns:
+            `boxes_3d`, one row a sequence, or a phrase where several share a sequence, in order; `depth_logits`.
+        """
+        image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
+        depth_logits = image.depth_logits
+        if phrase_ids is not None:
+            if self.config.text_config._attn_implementation in ANY_MASK:
+                attention_mask = phrase_mask(phrase_ids, self.dtype)
+            else:
+                input_ids, attention_mask, owners = split_phrases(input_ids, phrase_ids)
+                image, position_ids = image.of_pictures(owners), None
+                depth_logits = image.depth_logits
+        hidden_states = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            mm_encoder_outputs={"image": image},
+            use_cache=False,
+        ).last_hidden_state
+        states, mask = gather_queries(hidden_states, input_ids == self.config.box_3d_token_id)
+        boxes = self.box_head(states, mask, depth_logits)
+        if phrase_ids is not None:
+            boxes = Box3DHeadOutput(**{name: value[mask][:, None] for name, value in boxes.items()})
+        return LLMI3DCausalLMOutputWithPast(depth_logits=depth_logits, boxes_3d=boxes)
+
+    @torch.no_grad()
     def generate_boxes(
         self,
         input_ids: Tensor,
         pixel_values: Tensor,
         high_res_pixel_values: Tensor | None = None,
+        picture_index: Tensor | None = None,
         **generate_kwargs,
     ) -> LLMI3DGenerateOutput:
         """Generates an answer and decodes a box at every query token in it, with one pass over the image.
@@ -596,10 +697,13 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [B, T].
-            pixel_values, high_res_pixel_values: one image a sample.
+            pixel_values, high_res_pixel_values: one image a sample, or those that `picture_index` names.
+            picture_index: [B], which image each sample is about; by default each about its own.
             generate_kwargs: anything that `generate` takes (`attention_mask`, `max_new_tokens`, `num_beams`, ...).
         """
         image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
+        if picture_index is not None:
+            image = image.of_pictures(picture_index)
         depth_logits = image.depth_logits
         generated = self.generate(
             input_ids=input_ids,

@@ -240,6 +240,7 @@ class LLMI3DProcessor(ProcessorMixin):
         intrinsics: Any = None,
         fov_deg: Any = None,
         mode: str = "direct",
+        share_pictures: bool = False,
     ) -> CameraBatchFeature:
         """Network inputs for any number of phrases for each of any number of pictures.
 
@@ -249,12 +250,18 @@ class LLMI3DProcessor(ProcessorMixin):
                 list of phrases for each.
             intrinsics, fov_deg: cameras, as in `LLMI3DImageProcessorKwargs`.
             mode: see `grounding_prompt`.
+            share_pictures: whether phrases about one picture share what is computed of it.
 
         Returns:
-            One sequence a phrase, in order, each with its own copy of its picture's pixels and its `Camera`.
+            One sequence a phrase, in order, each with its own copy of its picture's pixels, for `model(**inputs)`.
+            With `share_pictures` the pixels of each picture come once: in mode `direct` for `model.ground(**inputs)`,
+            the phrases about a picture in one sequence (`phrase_ids`, `position_ids`); in mode `generate` for
+            `model.generate_boxes(**inputs)`, with a sequence a phrase (`picture_index`). `cameras` has one entry a
+            phrase in any case.
 
         Raises:
-            ValueError: another number of prompts than of pictures, no phrase at all, or bad phrases or pictures.
+            ValueError: another number of prompts than of pictures, no phrase at all, or bad phrases or pictures; with
+                `share_pictures` in mode `direct`, a chat template that writes words before the picture.
         """
         if not isinstance(images, list | tuple):
             images, prompts = [images], [prompts]
@@ -271,10 +278,44 @@ class LLMI3DProcessor(ProcessorMixin):
         owners = [index for index, group in enumerate(phrases) for _ in group]
         tokens = self.image_token * self._num_tokens(*pixels["pixel_values"].shape[-2:])
         texts = [text.replace(self.image_token, tokens) for text in texts]
+        cameras = [pixels.cameras[owner] for owner in owners]
+        several = len(set(owners)) < len(owners)
+        if share_pictures and several and mode == "direct":
+            ids = iter(self.tokenizer(texts)["input_ids"])
+            shared = [[next(ids) for _ in group] for group in phrases if group]
+            asked = [index for index, group in enumerate(phrases) if group]
+            data = {**self._share_sequences(shared), **{key: value[asked] for key, value in pixels.items()}}
+            return CameraBatchFeature(data, cameras)
         batch = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
         data = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        if share_pictures and several:
+            return CameraBatchFeature({**data, **pixels, "picture_index": torch.tensor(owners)}, cameras)
         data.update({key: value[owners] for key, value in pixels.items()})
-        return CameraBatchFeature(data, [pixels.cameras[owner] for owner in owners])
+        return CameraBatchFeature(data, cameras)
+
+    def _share_sequences(self, prompts: list[list[list[int]]]) -> dict[str, torch.Tensor]:
+        """The prompts about each picture, token by token, as one sequence behind what they share: the picture.
+
+        Returns:
+            `input_ids`, `position_ids` and `phrase_ids` [I, T]; the last: 0 for padding, 1 for what is shared, from 2
+            on for each phrase.
+        """
+        parts = {"input_ids": [], "position_ids": [], "phrase_ids": []}
+        for group in prompts:
+            end = len(group[0]) - group[0][::-1].index(self.image_token_id)
+            if any(prompt[:end] != group[0][:end] for prompt in group):
+                raise ValueError("chat_template: it writes words before the picture, want the picture first.")
+            tails = [prompt[end:] for prompt in group]
+            parts["input_ids"].append([*group[0][:end], *(token for tail in tails for token in tail)])
+            parts["position_ids"].append([*range(end), *(end + i for tail in tails for i in range(len(tail)))])
+            parts["phrase_ids"].append([*[1] * end, *(i for i, tail in enumerate(tails, 2) for _ in tail)])
+        padding = {"input_ids": self.tokenizer.pad_token_id, "position_ids": 0, "phrase_ids": 0}
+        return {
+            name: torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(one) for one in rows], batch_first=True, padding_value=padding[name]
+            )
+            for name, rows in parts.items()
+        }
 
     # ---------------------------------------------------------------------------------------------- out of the network
 

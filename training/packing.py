@@ -20,6 +20,7 @@ import torch
 import torchvision.transforms.v2.functional as tvF
 from torch import Tensor
 
+from llmi3d.modeling_llmi3d import phrase_mask
 from llmi3d.processing.geometry_llmi3d import encode_boxes
 from llmi3d.training.collator import _open, _pad
 from llmi3d.training.ig3d.schema import BOX_PLACEHOLDER, IMAGE_PLACEHOLDER
@@ -58,8 +59,8 @@ class Packer:
         """
         Returns:
             `pixels` (uint8 [h, w, 3]: the picture as it lies on the canvas, without its padding), `place` (h, w, left,
-            top), `intrinsics` (K of the network frame), `boxes` (float32 [M, 17]), and for each stage `NAME` (int16:
-            all tokens) with `NAME_turns` (question length, answer length, then object indices, for each turn).
+            top), `intrinsics` (K of the network frame), `boxes` (float32 [M, 17]), and for each stage `NAME`
+            (`token_type`: all tokens) with `NAME_turns` (question length, answer length, then object indices, for each turn).
             A turn may have `targets` without boxes: the objects of which its words speak.
         """
         pixels, place, intrinsics = self._picture(row)
@@ -85,7 +86,7 @@ class Packer:
                 question, answer = self.tokens_of_turn(turn["question"], turn["answer"])
                 tokens += question + answer
                 turns.append([len(question), len(answer), *(index[target] for target in turn["targets"])])
-            packed[name] = np.asarray(tokens, np.int16).tobytes()
+            packed[name] = np.asarray(tokens, self.token_type).tobytes()
             packed[f"{name}_turns"] = turns
         return packed
 
@@ -102,6 +103,11 @@ class Packer:
         left, top = (int(offset) for offset in camera.offset)
         content = canvas[:, top : top + height, left : left + width].permute(1, 2, 0).contiguous()
         return content.numpy(), [height, width, left, top], camera.network_intrinsics()
+
+    @property
+    def token_type(self) -> type[np.integer]:
+        """Of packed tokens: as small as the vocabulary allows."""
+        return np.int16 if len(self.processor.tokenizer) <= 2**15 else np.int32
 
     @property
     def num_image_tokens(self) -> int:
@@ -208,7 +214,7 @@ class PackedCollator:
         for sample, one in enumerate(records):
             tokens, labels, positions, turn_of = list(prefix), [-100] * len(prefix), list(range(len(prefix))), []
             turn_of, meant = [-1] * len(prefix), []
-            all_tokens, start = np.frombuffer(one[self.stage], np.int16).tolist(), 0
+            all_tokens, start = np.frombuffer(one[self.stage], self.packer.token_type).tolist(), 0
             turns = one[f"{self.stage}_turns"]
             lengths = [turn[0] + turn[1] for turn in turns]
             starts = np.concatenate(([0], np.cumsum(lengths))).tolist()
@@ -239,18 +245,10 @@ class PackedCollator:
             targets.append({"which": torch.tensor(meant, dtype=torch.long)})
         batch, asked = _pad(samples, "filled"), _pad(targets, "mask")
         batch["input_ids"].masked_fill_(~batch["filled"], self.packer.processor.tokenizer.pad_token_id)
-        turn = batch["turn_of"]
-        length = turn.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        # Padding sees itself alone: a row that sees nothing would be nan.
-        same = (turn[:, :, None] == turn[:, None]) | (turn[:, None] == 1)
-        sees = causal & same & ((turn[:, :, None] > 0) | torch.eye(length, dtype=torch.bool))
-        keep = length - len(prefix) + 1  # the last visual token has the first label's place before it
-        # Added to the scores: every attention takes that, while a boolean one would mean nothing to `eager`.
-        barred = torch.zeros(sees.shape).masked_fill_(~sees, torch.finfo(torch.float32).min)
+        keep = batch["turn_of"].shape[1] - len(prefix) + 1  # the last visual token stands before the first label
         batch = {
             "input_ids": batch["input_ids"],
-            "attention_mask": barred[:, None],
+            "attention_mask": phrase_mask(batch["turn_of"], torch.float32),
             "position_ids": batch["position_ids"],
             "labels": batch["labels"][:, -keep:] - 100,
             "logits_to_keep": keep,

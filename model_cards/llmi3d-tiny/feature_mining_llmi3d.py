@@ -10,7 +10,7 @@ Shapes: B images, N tokens = windows (grid x grid), P cells in a window, C chann
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -202,9 +202,8 @@ class CrossBranchAttention(nn.Module):
         return (weights @ values).squeeze(-2)
 
 
-@dataclass
-class MinedFeatures:
-    """Result of `FeatureMining`.
+class MinedFeatures(NamedTuple):
+    """Result of `FeatureMining`. A tuple, since DeepSpeed's hooks look for tensors in nothing else.
 
     Attributes:
         tokens: [B, N, C], the ViT's tokens enriched by what they found.

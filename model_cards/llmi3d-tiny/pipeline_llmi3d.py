@@ -115,7 +115,7 @@ class Image3DGroundingPipeline(Pipeline):
             values = [sample[name] for sample in samples]
             cameras[name] = None if all(value is None for value in values) else values
         inputs = self.processor.grounding_inputs(
-            [sample["image"] for sample in samples], phrases, mode=mode, **cameras
+            [sample["image"] for sample in samples], phrases, mode=mode, share_pictures=True, **cameras
         )
         prompts = [phrase for group in phrases for phrase in group]
         return {"inputs": dict(inputs), "cameras": inputs.cameras, "prompts": prompts}
@@ -123,7 +123,7 @@ class Image3DGroundingPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, Any], mode: str, **generate_kwargs) -> dict[str, Any]:
         inputs = model_inputs.pop("inputs")
         if mode == "direct":
-            boxes, sequences = self.model(**inputs, logits_to_keep=1).boxes_3d, None
+            boxes, sequences = self.model.ground(**inputs).boxes_3d, None
         else:
             outputs = self.model.generate_boxes(**inputs, **self._prepare_generate_kwargs(generate_kwargs))
             boxes, sequences = outputs.boxes_3d, outputs.sequences[:, inputs["input_ids"].shape[1] :]

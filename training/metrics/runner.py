@@ -107,8 +107,7 @@ class CheckpointPredictor:
 
     def __call__(self, questions: Sequence[Question]) -> list[list[dict]]:
         """See `Predictor`."""
-        # A picture that several questions in turn are about enters the network's towers once a phrase, but is read and
-        # resized once.
+        # A picture that several questions in turn are about is read, resized and looked at once.
         shared = [
             list(same)
             for _, same in groupby(questions, key=lambda one: (id(one.image), one.intrinsics.flatten().tolist()))
