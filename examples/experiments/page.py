@@ -20,6 +20,7 @@ UNITS = {
     "trained_parameters": ("thousands", 1e-3, 0),
     "peak_memory_mb": ("MB", 1, 0),
     "memory_before_mb": ("MB", 1, 0),
+    **dict.fromkeys(("first_loss", "last_loss"), ("", 1, 2)),
 }
 WORDS = {
     "relative_depth_error": "median depth error",
@@ -28,6 +29,8 @@ WORDS = {
     "trained_parameters": "trained parameters",
     "peak_memory_mb": "peak memory",
     "memory_before_mb": "before training",
+    "first_loss": "first loss",
+    "last_loss": "last loss",
 }
 HEAD = """# Experiments
 
@@ -71,7 +74,7 @@ def tables(result: dict) -> str:
     """All tables of a result, as Markdown."""
     parts = []
     for one in result["tables"]:
-        names = [f"{WORDS.get(name, name)} ({unit_of(name)[0]})" for name in one["metrics"]]
+        names = [f"{WORDS.get(name, name)} ({unit_of(name)[0]})".removesuffix(" ()") for name in one["metrics"]]
         rows = [
             (
                 row["label"],
