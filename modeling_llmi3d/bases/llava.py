@@ -13,6 +13,7 @@ LLMI3D starts neutral: on pictures and text the first forward pass is the base's
 
 import copy
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -184,7 +185,7 @@ def load_base(
             output_loading_info=True,
             **kwargs,
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         raise ValueError(f"base: cannot read the weights of '{name_or_path}': {error}") from error
     finally:
         logging.set_verbosity(verbosity)

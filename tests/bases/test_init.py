@@ -316,6 +316,21 @@ def test_a_step_moves_only_what_should_move(made, recipe, family):
     assert not any(part in name for name in trained for part in ("vision_tower", "high_res_tower", "lm_head"))
 
 
+def test_a_base_with_tied_embeddings_goes_through_both_stages(new_base, recipe, tmp_path, photograph):
+    new_base("llava_onevision", tmp_path / "base", tie_word_embeddings=True)
+    init_checkpoint(tmp_path / "base", tmp_path / "made", **TINY)
+    result = CliRunner().invoke(app, ["train", recipe(tmp_path / "made")])
+    assert result.exit_code == 0, result.output
+    final = tmp_path / "run" / "final"
+    model = AutoModelForImageTextToText.from_pretrained(final)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    before = load_file(tmp_path / "made" / "model.safetensors")["model.language_model.embed_tokens.weight"]
+    rows = (model.lm_head.weight != before).any(1).nonzero().flatten().tolist()
+    assert rows == [model.config.box_3d_token_id]
+    ask = pipeline("image-3d-grounding", model=str(final), device="cpu")
+    assert len(ask(photograph, prompt="the car", fov_deg=60)["boxes"]) == 1
+
+
 # ------------------------------------------------------------------------------------------------------------- command
 
 

@@ -241,9 +241,14 @@ def test_weights_that_do_not_fit_are_named(broken, change, text):
         take_over(broken(change))
 
 
-def test_a_truncated_file_is_named(broken):
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_truncated_file_is_named(broken, name):
     folder = broken(lambda weights: None)
-    path = folder / "model.safetensors"
+    path = folder / name
+    if path.suffix == ".bin":
+        torch.save(load_file(folder / "model.safetensors"), path)
+        (folder / "model.safetensors").unlink()
+        take_over(folder)  # whole, it is read
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"base: cannot read the weights of .*broken"):
         take_over(folder)
