@@ -82,6 +82,8 @@ def init_checkpoint(
     Raises:
         ValueError: an `out` that is there; a base that cannot be read or expressed; other files that cannot be read.
     """
+    if high_res_weights is not None and kwargs.get("high_res_branch") is False:
+        raise ValueError("high_res_weights: got a file with high_res_branch=False, want one or the other.")
     base = str(base)
     hub = {name: kwargs[name] for name in llava.HUB_OPTIONS if name in kwargs}
     with new_folder(out) as folder:
@@ -98,6 +100,7 @@ def init_checkpoint(
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         if of_qwen:
             processor = qwen_vl.qwen_vl_processor(base, model.config, tokenizer, **hub)
+            processor.chat_template = chat_template or processor.chat_template
         else:
             processor = llava_processor(base, model.config, tokenizer, chat_template, **hub)
         if high_res_weights is not None:

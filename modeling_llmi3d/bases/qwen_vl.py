@@ -15,13 +15,11 @@ import math
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
-from transformers.utils import logging
+from transformers import AutoImageProcessor, PreTrainedConfig
 
-from llmi3d.bases.llava import HUB_OPTIONS, _draw_cnn, _make_room, _refuse_other_keys
+from llmi3d.bases.llava import load_base, read
 from llmi3d.configuration_llmi3d import LLMI3DConfig
-from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, QWEN_IMAGE_TOKEN, LLMI3DProcessor
+from llmi3d.processing.processing_llmi3d import QWEN_IMAGE_TOKEN, LLMI3DProcessor
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 # Relatives that people will try, and why they cannot be taken over as they are.
@@ -91,50 +89,7 @@ def load_qwen_vl(cls, name_or_path: str, tokenizer=None, **kwargs: Any):
         tokenizer: of the base, read from there by default; it is given `<|box_3d|>`, if it has none.
         kwargs: fields of `LLMI3DConfig` to change; anything else goes to `from_pretrained`.
     """
-    hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-    own = set(LLMI3DConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
-    changes = {name: kwargs.pop(name) for name in tuple(kwargs) if name in own}
-    try:
-        base = AutoConfig.from_pretrained(name_or_path, **hub)
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name_or_path, **hub)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"base: cannot read '{name_or_path}': {error}") from error
-    config = qwen_vl_config(base, **changes)
-    is_new = BOX_3D_TOKEN not in tokenizer.get_vocab()
-    if is_new:
-        tokenizer.add_special_tokens({"extra_special_tokens": [BOX_3D_TOKEN]}, replace_extra_special_tokens=False)
-    image_id, box_id = tokenizer.convert_tokens_to_ids([QWEN_IMAGE_TOKEN, BOX_3D_TOKEN])
-    if image_id != config.image_token_id:
-        raise ValueError(
-            f"base: '{QWEN_IMAGE_TOKEN}' is {image_id} of its tokenizer, but {config.image_token_id} in its "
-            "configuration."
-        )
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what is new would be told as what is missing
-    try:
-        model, info = cls.from_pretrained(
-            name_or_path,
-            config=config,
-            key_mapping=KEY_MAPPING,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
-            **kwargs,
-        )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"base: cannot read the weights of '{name_or_path}': {error}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    _refuse_other_keys(name_or_path, info)
-    # Saved, it is LLMI3D's own layout, not the one that it was read from.
-    model._weight_conversions = None
-    if config.high_res_branch:
-        _draw_cnn(model)
-    _make_room(model, box_id, is_new)
-    model.config.box_3d_token_id = box_id
-    model.config.validate()
-    # Qwen-VL's own settings draw its words; a question about a picture has one answer.
-    model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
-    return model
+    return load_base(cls, name_or_path, qwen_vl_config, QWEN_IMAGE_TOKEN, KEY_MAPPING, tokenizer, **kwargs)
 
 
 def qwen_vl_processor(name_or_path: str, config: LLMI3DConfig, tokenizer, **hub: Any) -> LLMI3DProcessor:
@@ -150,10 +105,7 @@ def qwen_vl_processor(name_or_path: str, config: LLMI3DConfig, tokenizer, **hub:
     Raises:
         ValueError: no image processor there.
     """
-    try:
-        base = AutoImageProcessor.from_pretrained(name_or_path, **hub)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"base: cannot read the image processor of '{name_or_path}': {error}") from error
+    base = read(AutoImageProcessor, name_or_path, **hub)
     return LLMI3DProcessor.for_model(
         config, tokenizer, image_mean=tuple(base.image_mean), image_std=tuple(base.image_std)
     )

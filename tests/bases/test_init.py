@@ -56,6 +56,16 @@ def test_it_is_whole_and_answers_a_question(made, photograph):
             assert str(made["llava_onevision"].parent) not in path.read_text(), path.name
 
 
+def test_a_qwen_vl_becomes_a_checkpoint_too(qwen_base, convnext, photograph, tmp_path):
+    changes = {name: value for name, value in TINY.items() if name != "high_res_vision_config"}
+    report = init_checkpoint(qwen_base[0], tmp_path / "made", convnext[1], **changes, image_size=32)
+    assert report.family in ("qwen2_5_vl", "qwen3_vl")
+    ask = pipeline("image-3d-grounding", model=str(tmp_path / "made"), device="cpu")
+    assert len(ask(photograph, prompt="the car", intrinsics=[250, 260, 150, 110])["boxes"]) == 1
+    with pytest.raises(ValueError, match="high_res_weights: got a file with high_res_branch=False"):
+        init_checkpoint(qwen_base[0], tmp_path / "other", convnext[1], high_res_branch=False)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_original_answers_stay_and_generation_stops_at_the_end_of_a_turn(made, bases, family):
     folder, original = bases[family]

@@ -1,0 +1,51 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""The table of bases counts what is there, and the page shows the bases that the script prints."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from llmi3d import LLMI3DConfig
+
+ROOT = Path(__file__).parents[2]
+TABLE = runpy.run_path(str(ROOT / "examples" / "bases_table.py"))
+
+
+@pytest.fixture
+def tiny_config() -> LLMI3DConfig:
+    return LLMI3DConfig.from_pretrained(ROOT / "model_cards" / "llmi3d-tiny-random")
+
+
+def test_parts_are_the_model(tiny_config, chain):
+    counts = TABLE["parameters"](tiny_config)
+    assert sum(counts.values()) == chain[0].num_parameters()
+    tower = chain[0].model.vision_tower
+    assert counts["vision_tower"] == sum(one.numel() for one in tower.parameters())
+
+
+def test_inference_is_weights_and_cache(tiny_config):
+    counts = TABLE["parameters"](tiny_config)
+    words = tiny_config.text_config
+    head = words.hidden_size // words.num_attention_heads
+    a_token = 2 * 2 * words.num_hidden_layers * words.num_key_value_heads * head
+    short, long = (TABLE["inference_gib"](tiny_config, counts, text_tokens=tokens) for tokens in (0, 1000))
+    assert (long - short) * 2**30 == pytest.approx(1.1 * 1000 * a_token)
+    weights = 2 * (sum(counts.values()) - counts["box_head"]) + 4 * counts["box_head"]
+    assert short * 2**30 == pytest.approx(1.1 * (weights + tiny_config.image_seq_length * a_token))
+
+
+def test_a_line_of_a_base_that_init_takes(bases):
+    config = TABLE["as_llmi3d"](AutoConfig.from_pretrained(bases["llava"][0]))
+    assert config.model_type == "llmi3d" and TABLE["as_llmi3d"](config) is config
+    config.high_res_vision_config.architecture = "convnext_atto"
+    line = TABLE["row"]("tiny", "none", config)
+    assert line.startswith("| tiny | none | 16 | 0.0 |") and line.count("|") == 12
+
+
+def test_the_page_shows_every_published_base_by_its_own_licence():
+    page = (ROOT / "docs" / "bases.md").read_text()
+    for name, licence, config in TABLE["published"]():
+        tokens = TABLE["as_llmi3d"](config).image_seq_length
+        assert f"| {name} | {licence} | {tokens} |" in page, name
