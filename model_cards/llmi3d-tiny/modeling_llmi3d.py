@@ -335,9 +335,10 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         if self.config.has_qwen_vision:
             patches, grids = patches_of(pixel_values, self.config)
             low = self.vision_tower(patches, grid_thw=grids, return_dict=True, **kwargs)
-            tokens, *deepstack = (
-                states.view(len(pixel_values), self.config.image_seq_length, -1)
-                for states in (low.pooler_output, *(low.get("deepstack_features") or ()))
+            # It knows no batch: patches and tokens of all images come in one row.
+            low.last_hidden_state, tokens, *deepstack = (
+                states.unflatten(0, (len(pixel_values), -1))
+                for states in (low.last_hidden_state, low.pooler_output, *(low.get("deepstack_features") or ()))
             )
         else:
             low, deepstack = self._look(pixel_values, vision_feature_layer=vision_feature_layer, **kwargs), None

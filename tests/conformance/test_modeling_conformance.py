@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""transformers' common tests of models, and our tests of generation, on LLMI3D with CLIP and with SigLIP."""
+"""transformers' common tests of models, and our tests of generation, on LLMI3D with CLIP, SigLIP and Qwen-VL."""
 
 import unittest
 from unittest import mock
@@ -14,6 +14,22 @@ from transformers_common_tests.test_modeling_common import ModelTesterMixin, flo
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DModel, modeling_llmi3d
 from llmi3d.box_heads_llmi3d import gather_queries
+
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+# What the encoders of Qwen-VL and their language models have of their own.
+QWEN_VL = {
+    "qwen2_5_vl_vision": (
+        {"window_size": 8, "fullatt_block_indexes": [1]},
+        {"model_type": "qwen2_5_vl_text", "rope_parameters": {**ROPE, "mrope_section": [2, 1, 1]}},
+    ),
+    "qwen3_vl_vision": (
+        {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+        {
+            **{"model_type": "qwen3_vl_text", "head_dim": 8},
+            "rope_parameters": {**ROPE, "mrope_section": [2, 1, 1], "mrope_interleaved": True},
+        },
+    ),
+}
 
 
 class LLMI3DTester:
@@ -47,13 +63,15 @@ class LLMI3DTester:
         }
         if vision_model_type == "clip_vision_model":
             self.vision_config["projection_dim"] = 32
+        elif vision_model_type in QWEN_VL:
+            self._make_qwen(vision_model_type)
         self.high_res_vision_config = {
             "model_type": "timm_wrapper",
             "architecture": "convnext_atto",
             "model_args": {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]},
             "do_pooling": False,
         }
-        self.high_res_image_size = 32
+        self.image_size, self.high_res_image_size = 8, 32
         # Outside the ids that common tests draw (below 5) and cut off (the last 15).
         self.image_token_id, self.box_3d_token_id = 5, 6
         self.num_image_tokens = 4
@@ -63,8 +81,17 @@ class LLMI3DTester:
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "pad_token_id"):
             setattr(self, name, self.text_config[name])
 
+    def _make_qwen(self, vision_model_type):
+        sizes = {key: self.vision_config[key] for key in ("model_type", "hidden_size", "intermediate_size")}
+        self.vision_config = {
+            **{**sizes, "depth": 2, "num_heads": 4, "patch_size": 2, "spatial_merge_size": 2, "out_hidden_size": 32},
+            **QWEN_VL[vision_model_type][0],
+        }
+        self.text_config |= QWEN_VL[vision_model_type][1]
+
     def get_config(self):
         return LLMI3DConfig(
+            image_size=self.image_size,
             text_config=self.text_config,
             vision_config=self.vision_config,
             high_res_vision_config=self.high_res_vision_config,
@@ -84,7 +111,7 @@ class LLMI3DTester:
         text[0, 4] = self.box_3d_token_id  # one sample asks for two boxes
         images = torch.full((self.batch_size, self.num_image_tokens), self.image_token_id, device=torch_device)
         input_ids = torch.cat((text[:, :1], images, text[:, 1:]), 1)
-        low, high = self.vision_config["image_size"], self.high_res_image_size
+        low, high = self.image_size, self.high_res_image_size
         return self.get_config(), {
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids),
@@ -149,3 +176,11 @@ class LLMI3DModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase
 
 class LLMI3DWithSiglipModelTest(LLMI3DModelTest):
     vision_model_type = "siglip_vision_model"
+
+
+class LLMI3DWithQwen25VLModelTest(LLMI3DModelTest):
+    vision_model_type = "qwen2_5_vl_vision"
+
+
+class LLMI3DWithQwen3VLModelTest(LLMI3DModelTest):
+    vision_model_type = "qwen3_vl_vision"
