@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .bases.cli import Dtype, convert_app
+from .bench_cli import ListCommand, bench
 from .training.ig3d.cli import data_app
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 app.add_typer(convert_app, name="convert")
+app.command(cls=ListCommand)(bench)
 
 
 class Mode(str, Enum):
@@ -151,10 +153,11 @@ def evaluate(
     Several processes share the work: accelerate launch (or torchrun) -m llmi3d evaluate ...
     """
     try:
+        from .processing.jobs import process_state
         from .training.ig3d.dataset import load_split
         from .training.metrics.protocols import get_protocol
         from .training.metrics.robustness import DEFAULT_CONDITIONS, Condition
-        from .training.metrics.runner import CheckpointPredictor, FilePredictor, process_state
+        from .training.metrics.runner import CheckpointPredictor, FilePredictor
         from .training.metrics.runner import evaluate as run
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed; evaluation needs pip install 'llmi3d[train]'.")

@@ -21,9 +21,10 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from llmi3d.modeling_llmi3d import LLMI3DImageFeatures
+from llmi3d.processing.jobs import checkpoint_fingerprint
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.lora import NEW_PARTS, lora_config
-from llmi3d.training.metrics.runner import Question, _fingerprint
+from llmi3d.training.metrics.runner import Question
 from llmi3d.training.text_boxes import BoxText, TextAnswer
 
 # What is new in LLMI3D but for the 3D heads, which no word comes from.
@@ -140,7 +141,7 @@ class TextPredictor:
         self.samples, self.temperature, self.max_new_tokens, self.seed = samples, temperature, max_new_tokens, seed
         self.name = name or Path(checkpoint).name
         self.recipe = {
-            "checkpoint": _fingerprint(checkpoint, self.model),
+            "checkpoint": checkpoint_fingerprint(checkpoint, self.model.config),
             "form": form,
             "dtype": str(self.model.dtype),
             "max_new_tokens": max_new_tokens,

@@ -30,11 +30,11 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 
 from llmi3d import register
+from llmi3d.processing.jobs import write_whole
 from llmi3d.training.card import write_training_card
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.data import EpochSampler
 from llmi3d.training.feature_cache import FeatureCache
-from llmi3d.training.metrics.report import write_whole
 from llmi3d.training.preparation import PreparedRun, PreparedStage, load_model, prepare, prepare_model
 from llmi3d.training.recipe import TOWERS, read_recipe
 from llmi3d.training.trainer import LLMI3DTrainer

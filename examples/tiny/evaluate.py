@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor
+from llmi3d.processing.jobs import write_whole
 from llmi3d.training.ig3d.dataset import load_split
 from llmi3d.training.ig3d.schema import IG3D_FEATURES, image_size
 from llmi3d.training.metrics.answers import answer_is_right
@@ -22,7 +23,7 @@ from llmi3d.training.metrics.bootstrap import Statistic, interval, resample_weig
 from llmi3d.training.metrics.grounding import UNITS, question_values
 from llmi3d.training.metrics.protocols import Grouping, get_protocol
 from llmi3d.training.metrics.records import records_from_row, with_predictions
-from llmi3d.training.metrics.report import Estimate, Report, evaluate_records, write_whole
+from llmi3d.training.metrics.report import Estimate, Report, evaluate_records
 from llmi3d.training.metrics.runner import CheckpointPredictor
 from llmi3d.training.metrics.runner import evaluate as run_evaluation
 from llmi3d.training.packing import turns_of

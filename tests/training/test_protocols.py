@@ -4,7 +4,6 @@
 import dataclasses
 import json
 import math
-import os
 
 import pytest
 import torch
@@ -26,7 +25,7 @@ from llmi3d.training.metrics import (
 )
 from llmi3d.training.metrics.bootstrap import interval, resample_weights, weighted_median
 from llmi3d.training.metrics.protocols import GROUPINGS, Grouping
-from llmi3d.training.metrics.report import check_comparable, write_whole
+from llmi3d.training.metrics.report import check_comparable
 
 EYE = torch.eye(3).tolist()
 K = [[1000.0, 0.0, 500.0], [0.0, 1000.0, 400.0], [0.0, 0.0, 1.0]]
@@ -226,15 +225,6 @@ def test_json_round_trip(tmp_path):
     assert loaded.to_json() == report.to_json() and loaded.to_markdown() == report.to_markdown()
     assert loaded.protocol == report.protocol and compare(report, loaded).differences["acc@0.25"].value == 0
     assert [name.name for name in path.parent.iterdir()] == ["report.json"]
-
-
-def test_the_final_name_never_holds_a_part(tmp_path, monkeypatch):
-    path = tmp_path / "report.json"
-    write_whole(path, "whole")
-    monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, "half")
-    assert path.read_text() == "whole" and [name.name for name in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_same_seed_same_report():

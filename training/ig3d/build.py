@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from llmi3d.training.metrics.report import write_whole
+from llmi3d.processing.jobs import write_whole
 
 from .dataset import DATA_FOLDER, shard_name
 from .expressions import make_conversation

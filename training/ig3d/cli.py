@@ -111,7 +111,9 @@ def stats(folder: _Folder, quiet: Annotated[bool, typer.Option("--quiet", help="
     """Count categories, distances, focal lengths and kinds of phrases; write JSON and a plot."""
     import json
 
-    from .inspect import plot_statistics, statistics, write_whole
+    from llmi3d.processing.jobs import write_whole
+
+    from .inspect import plot_statistics, statistics
 
     try:
         found = statistics(folder, progress=not quiet)

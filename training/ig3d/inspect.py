@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from llmi3d.processing.geometry_llmi3d import box_corners, project_box_2d
+from llmi3d.processing.jobs import write_whole
 from llmi3d.processing.visualize import draw_boxes
 from llmi3d.training.metrics.overlaps import box_2d_iou
-from llmi3d.training.metrics.report import write_whole
 
 from .dataset import find_splits, load_split
 from .schema import IG3D_FEATURES, upright_image, validate_row

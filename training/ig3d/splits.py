@@ -9,7 +9,7 @@ from random import Random
 
 import pyarrow.parquet as pq
 
-from llmi3d.training.metrics.report import write_whole
+from llmi3d.processing.jobs import write_whole
 
 from .build import ROWS_PER_GROUP, make_table
 from .dataset import DATA_FOLDER, find_splits, load_split, shard_name

@@ -10,14 +10,14 @@ Shapes: N records, R resamples.
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from llmi3d.processing.jobs import write_whole
 
 from .bootstrap import CONFIDENCE, Statistic, interval, resample_weights
 from .calibration import grounding_calibration, resampled_calibration
@@ -335,22 +335,6 @@ def check_comparable(reports: Sequence[Report]) -> None:
         recipes = [(report.resamples, report.seed, report.images) for report in (first, other)]
         if recipes[0] != recipes[1]:
             raise ValueError(f"{who}: got the bootstraps (resamples, seed, pictures) {recipes[0]} and {recipes[1]}.")
-
-
-def write_whole(path: str | Path, text: str) -> None:
-    """Writes a file so that its name appears only once it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 # ----------------------------------------------------------------------------------------------------------- helpers

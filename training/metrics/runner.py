@@ -27,6 +27,7 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm.auto import tqdm
 
+from llmi3d.processing.jobs import checkpoint_fingerprint, process_state, refuse_other, write_whole
 from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 from llmi3d.training.ig3d.schema import image_size, upright_image
 
@@ -34,15 +35,10 @@ from .corruptions import FAMILIES
 from .plots import plot_evaluation
 from .protocols import Protocol
 from .records import Record, detection_record, records_from_row, with_predictions
-from .report import Report, conditions_to_markdown, evaluate_records, write_whole
+from .report import Report, conditions_to_markdown, evaluate_records
 from .robustness import NONE, Condition
 
 REPORT = "report.json"
-
-
-def process_state() -> PartialState:
-    """This process among those that were launched together; unlike accelerate's default, on CPUs as well."""
-    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ class CheckpointPredictor:
         self.name = name or Path(checkpoint).name
         model = self.pipeline.model
         self.recipe = {
-            "checkpoint": _fingerprint(checkpoint, model),
+            "checkpoint": checkpoint_fingerprint(checkpoint, model.config),
             "mode": mode,
             "dtype": str(model.dtype),
             "generate": generate_kwargs,
@@ -290,10 +286,7 @@ def _claim(out: Path, recipe: dict, state: PartialState) -> None:
             raise ValueError(f"out: {out} holds something else; choose a new folder.")
         write_whole(path, json.dumps(recipe, indent=1))
     state.wait_for_everyone()
-    held = json.loads(path.read_text())
-    changed = [name for name, value in json.loads(json.dumps(recipe)).items() if held.get(name) != value]
-    if changed:
-        raise ValueError(f"out: {out} holds an evaluation with other {', '.join(changed)}; choose a new folder.")
+    refuse_other(out, "an evaluation", json.loads(path.read_text()), recipe)
 
 
 def _ask(
@@ -369,12 +362,3 @@ def _write(out: Path, answered: list[Record], reports: dict[str, Report], protoc
     parts += [f"![{path.stem.replace('_', ' ')}]({path.name})\n" for path in pictures]
     write_whole(out / "report.md", "\n".join(parts))
     report.save(out / REPORT)
-
-
-def _fingerprint(checkpoint: str | Path, model) -> dict:
-    """What tells one checkpoint from another: the Hub's commit, or name, size and time of a folder's files."""
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        return {"name": str(checkpoint), "commit": getattr(model.config, "_commit_hash", None)}
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja"))
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
