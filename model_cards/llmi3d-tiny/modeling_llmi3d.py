@@ -330,7 +330,12 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             pixel_values: [I, 3, image_size, image_size].
             high_res_pixel_values: [I, 3, high_res_image_size, high_res_image_size]; not read without
                 high-resolution branch.
+
+        Raises:
+            ValueError: one resolution where two are read; for Qwen-VL's encoder, pictures of another size.
         """
+        if self.config.high_res_branch and high_res_pixel_values is None:
+            raise ValueError("high_res_pixel_values: got None, want pictures for the CNN; the processor makes both.")
         self._follow_device()
         if self.config.has_qwen_vision:
             patches, grids = patches_of(pixel_values, self.config)

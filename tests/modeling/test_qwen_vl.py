@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, Qwen2VLImageProcessor
 
@@ -331,6 +332,54 @@ def test_the_published_sizes_make_24_tokens_a_side(qwen_base):
     assert (config.image_size, config.high_res_image_size) == ((768 if base.model_type == "qwen3_vl" else 672), 768)
     larger = qwen_vl_config(base, image_size=32 * config.visual_token_side)
     assert (larger.image_seq_length, larger.high_res_image_size) == (1024, 1024 if config.image_size == 768 else 896)
+
+
+def published(name: str):
+    """(original's class, configuration, parameters) of a published size."""
+    family, hidden, layers, heads, groups, inner, vocabulary, parameters = {
+        "Qwen2.5-VL-3B": ("Qwen2_5_VL", 2048, 36, 16, 2, 11008, 151936, 3_754_622_976),
+        "Qwen2.5-VL-7B": ("Qwen2_5_VL", 3584, 28, 28, 4, 18944, 152064, 8_292_166_656),
+        "Qwen3-VL-2B": ("Qwen3VL", 2048, 28, 16, 8, 6144, 151936, 2_127_532_032),
+        "Qwen3-VL-4B": ("Qwen3VL", 2560, 36, 32, 8, 9728, 151936, 4_437_815_808),
+        "Qwen3-VL-8B": ("Qwen3VL", 4096, 36, 32, 8, 12288, 151936, 8_767_123_696),
+    }[name]
+    text = {
+        **{"vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers},
+        **{"num_attention_heads": heads, "num_key_value_heads": groups},
+    }
+    if family == "Qwen2_5_VL":
+        vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14}
+    else:
+        text["head_dim"] = 128
+        large = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]}
+        small = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
+        vision = {**(large if hidden == 4096 else small), "num_heads": 16, "patch_size": 16}
+    config = getattr(transformers, f"{family}Config")(
+        text_config=text,
+        vision_config={**vision, "out_hidden_size": hidden},
+        tie_word_embeddings=hidden < 3000,
+    )
+    return getattr(transformers, f"{family}ForConditionalGeneration"), config, parameters
+
+
+@pytest.mark.parametrize("name", ["Qwen2.5-VL-3B", "Qwen2.5-VL-7B", "Qwen3-VL-2B", "Qwen3-VL-4B", "Qwen3-VL-8B"])
+def test_every_weight_of_the_published_sizes_has_its_place(name):
+    kind, config, parameters = published(name)
+    with torch.device("meta"):
+        original, model = kind(config), LLMI3DForConditionalGeneration(qwen_vl_config(config))
+    assert sum(one.numel() for one in original.parameters()) == parameters
+    old = {key.replace("model.visual.", "model.vision_tower."): one for key, one in original.state_dict().items()}
+    new = model.state_dict()
+    assert {key: one.shape for key, one in old.items()} == {key: new[key].shape for key in old}
+    own = ("model.high_res_tower.", "model.feature_mining.", "box_head.")
+    assert all(key.startswith(own) for key in set(new) - set(old))
+
+
+def test_one_resolution_where_two_are_read_is_refused(qwen_chain):
+    inputs = prompt(qwen_chain[0])
+    del inputs["high_res_pixel_values"]
+    with pytest.raises(ValueError, match=r"^high_res_pixel_values: got None"):
+        qwen_chain[0].generate_boxes(**inputs)
 
 
 @pytest.mark.parametrize(
