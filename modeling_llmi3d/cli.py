@@ -1,9 +1,6 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """The `llmi3d` command. Heavy imports stay inside the commands, so that `--help` answers at once."""
 
-import json
-import re
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +8,7 @@ import typer
 
 from .bases.cli import Dtype, convert_app
 from .bench_cli import ListCommand, bench
+from .predict_cli import Mode, fail, predict
 from .training.ig3d.cli import data_app
 
 app = typer.Typer(
@@ -23,14 +21,8 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 app.add_typer(convert_app, name="convert")
+app.command()(predict)
 app.command(cls=ListCommand)(bench)
-
-
-class Mode(str, Enum):
-    """How the model answers."""
-
-    direct = "direct"
-    generate = "generate"
 
 
 def _print_version(wanted: bool) -> None:
@@ -48,81 +40,6 @@ def main(
     ] = False,
 ) -> None:
     """Metric, oriented 3D boxes from one photograph, its camera and a sentence."""
-
-
-def read_intrinsics(text: str) -> list:
-    """`fx,fy,cx,cy`, or a file that holds these four or nine numbers of a 3x3, as JSON or plain text.
-
-    Raises:
-        ValueError: neither four nor nine numbers.
-    """
-    content = Path(text).read_text() if Path(text).is_file() else text
-    try:
-        numbers = [float(item) for item in re.split(r"[\s,;\[\]]+", content) if item]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 9:
-        return [numbers[:3], numbers[3:6], numbers[6:]]
-    if len(numbers) != 4:
-        raise ValueError(f"--intrinsics: got '{text}', want fx,fy,cx,cy or a file with a 3x3 or these four numbers.")
-    return numbers
-
-
-@app.command()
-def predict(
-    images: Annotated[list[str], typer.Argument(help="Pictures: paths or URLs.", metavar="IMAGE...")],
-    prompt: Annotated[list[str], typer.Option(help="What to find, such as 'the nearest car'. May be repeated.")],
-    checkpoint: Annotated[str, typer.Option(help="Folder or Hub name of a LLMI3D checkpoint.")],
-    out: Annotated[Path, typer.Option(help="Folder for NAME.json and NAME.png of each picture.")],
-    intrinsics: Annotated[
-        str | None, typer.Option(help="fx,fy,cx,cy in pixels, or a file with them or a 3x3.", metavar="K")
-    ] = None,
-    fov: Annotated[float | None, typer.Option(help="Horizontal field of view in degrees, instead of K.")] = None,
-    mode: Annotated[Mode, typer.Option(help="One forward pass, or a written answer.")] = Mode.direct,
-    threshold: Annotated[float, typer.Option(help="Leave out boxes of a lower score.", min=0, max=1)] = 0.0,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the fastest by default.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace results that are there already.")] = False,
-) -> None:
-    """Ground phrases in pictures: write the boxes as JSON and draw them."""
-    targets = _targets(images, out, overwrite)
-    try:
-        camera = None if intrinsics is None else read_intrinsics(intrinsics)
-    except ValueError as error:
-        _fail(error)
-
-    from PIL import ImageOps
-    from transformers import pipeline
-
-    from . import register
-    from .processing.image_processing_llmi3d import load_image
-    from .processing.visualize import draw_answer
-
-    register()
-    ground = pipeline("image-3d-grounding", model=checkpoint, device=device)
-    out.mkdir(parents=True, exist_ok=True)
-    for source, target in zip(images, targets, strict=True):
-        try:
-            image = load_image(source)
-            answers = ground(
-                image, prompt=prompt, intrinsics=camera, fov_deg=fov, mode=mode.value, threshold=threshold
-            )
-        except ValueError as error:
-            _fail(f"{source}: {error}")
-        together = {
-            **answers[0],
-            "prompt": "; ".join(prompt),
-            "boxes": [box for one in answers for box in one["boxes"]],
-        }
-        draw_answer(ImageOps.exif_transpose(image).convert("RGB"), together).save(f"{target}.png")
-        Path(f"{target}.json").write_text(json.dumps({"image": source, "answers": answers}, indent=1))
-        for answer in answers:
-            for box in answer["boxes"]:
-                x, y, z = box["center"]
-                typer.echo(
-                    f"{source}: {box['label']}: {z:.2f} m deep, {x:+.2f} m right, {y:+.2f} m down, "
-                    f"score {box['score']:.2f}"
-                )
-        typer.echo(f"{target}.json  {target}.png  (K: {answers[0]['intrinsics_source']})")
 
 
 @app.command()
@@ -160,7 +77,7 @@ def evaluate(
         from .training.metrics.runner import CheckpointPredictor, FilePredictor
         from .training.metrics.runner import evaluate as run
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; evaluation needs pip install 'llmi3d[train]'.")
+        fail(f"{error.name} is not installed; evaluation needs pip install 'llmi3d[train]'.")
     changes = {"split": split, "mode": mode and mode.value, "score_threshold": score_threshold, "iou": iou}
     state = process_state()
     try:
@@ -182,7 +99,7 @@ def evaluate(
             progress=not quiet,
         )
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     if state.is_main_process and not quiet:
         typer.echo(result.report.to_markdown())
         typer.echo(f"{out / 'report.md'}  {out / 'report.json'}")
@@ -218,7 +135,7 @@ def init(
             **{name: value for name, value in given.items() if value is not None},
         )
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     typer.echo(report.summary())
     typer.echo(f"{out}: train it with `llmi3d train --model_name_or_path {out} ...`")
 
@@ -235,25 +152,8 @@ def train(context: typer.Context) -> None:
     try:
         from .training.train import main as run
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; training needs pip install 'llmi3d[train]'.")
+        fail(f"{error.name} is not installed; training needs pip install 'llmi3d[train]'.")
     run(context.args)
-
-
-def _targets(images: list[str], out: Path, overwrite: bool) -> list[Path]:
-    """Where each picture's results go, without suffix. Names come from the pictures', never their folders."""
-    targets = [out / (re.sub(r"[^\w.-]", "_", Path(source).stem) or "image") for source in images]
-    if len(set(targets)) != len(targets):
-        _fail("IMAGE: two pictures have the same file name, and so would their results; give them one by one.")
-    for target in targets:
-        for path in (Path(f"{target}.json"), Path(f"{target}.png")):
-            if path.exists() and not overwrite:
-                _fail(f"--out: {path} is there already; choose another folder or pass --overwrite.")
-    return targets
-
-
-def _fail(problem: object) -> None:
-    typer.echo(f"Error: {problem}", err=True)
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from llmi3d import __version__
-from llmi3d.cli import app, read_intrinsics
+from llmi3d.cli import app
+from llmi3d.predict_cli import read_intrinsics
 
 
 @pytest.fixture(scope="module")
