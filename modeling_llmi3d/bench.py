@@ -9,6 +9,7 @@ other in one process: some answers to warm up, then bare ones, which give latenc
 timed by hooks. docs/speed.md says what each field of the report means.
 """
 
+import io
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from transformers import PreTrainedTokenizerFast
 from .configuration_llmi3d import LLMI3DConfig
 from .modeling_llmi3d import LLMI3DForConditionalGeneration as Model
 from .processing.image_processing_llmi3d import load_image
+from .processing.jobs import write_whole
 from .processing.processing_llmi3d import BOX_3D_TOKEN, IMAGE_TOKEN, QWEN_IMAGE_TOKEN, LLMI3DProcessor
 
 # In the order in which an answer passes them; what lies between them is the rest.
@@ -557,13 +559,10 @@ def write_report(report: dict, out: Path) -> list[Path]:
     Raises:
         ValueError: the folder holds one of them already.
     """
-    from llmi3d.training.metrics.report import write_whole
-
-    files = check_out(out)
+    files, drawn = check_out(out), io.BytesIO()
+    _plot(report).savefig(drawn, dpi=120, format="png", metadata={"Software": None})
     write_whole(files[0], json.dumps(report, indent=1) + "\n")
-    unfinished = files[1].with_name(f".{files[1].name}")
-    _plot(report).savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
-    os.replace(unfinished, files[1])
+    write_whole(files[1], drawn.getvalue())
     return files
 
 
