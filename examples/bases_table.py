@@ -56,7 +56,7 @@ def qwen3_vl(tied: bool, vision: tuple[int, int, int], deepstack: list[int], *si
 
 def published() -> Iterator[tuple[str, str, PreTrainedConfig]]:
     """(name, licence of the weights, configuration) of bases; sizes as in their published config.json."""
-    yield "Mini-Gemini-7B (paper)", "Llama 2", LLMI3DConfig()
+    yield "Mini-Gemini-7B (paper)", "CC BY-NC 4.0, Llama 2", LLMI3DConfig()
     make = AutoConfig.for_model
     for size, sizes in (("7B", (4096, 11008, 32, 32, 32)), ("13B", (5120, 13824, 40, 40, 40))):
         yield (

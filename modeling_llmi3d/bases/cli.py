@@ -35,6 +35,7 @@ def minigemini(
     ] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Of the weights; by default as they are.")] = None,
     seed: Annotated[int, typer.Option(help="Of the weights that Mini-Gemini has not.")] = 0,
+    licence: Annotated[str | None, typer.Option(help="Of SRC's weights, if its README does not say.")] = None,
     max_shard_gb: Annotated[float, typer.Option(help="Size of a file of weights.", min=0.001)] = 5.0,
 ) -> None:
     """Convert an original Mini-Gemini checkpoint, tensor by tensor. OUT appears when all is written and checked."""
@@ -53,6 +54,7 @@ def minigemini(
             dtype=None if dtype is None else getattr(torch, dtype.value),
             seed=seed,
             max_shard_bytes=int(max_shard_gb * 1e9),
+            licence=licence,
         )
     except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ProcessorMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from llmi3d.bases import llava, qwen_vl
+from llmi3d.bases.base_card import BaseInCard
 from llmi3d.bases.chat_template import read_turns
 from llmi3d.bases.checkpoint_io import CheckpointReader, new_folder
 from llmi3d.bases.convnext import RENAMES, convnext_config, load_convnext
@@ -21,14 +21,7 @@ from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.processing.processing_llmi3d import CHAT_TEMPLATE, IMAGE_TOKEN, LLMI3DProcessor
 
-UNKNOWN_LICENCE = "unknown: see the base"
 NEW_PARTS = ("high_res_tower", "feature_mining", "box_head")
-CARD = """
-## Base
-
-Started from `{base}` ({family}). Licence of its weights: {licence}. High-resolution tower: {tower}. Feature mining,
-depth branch and 3D heads are new: until they are trained its boxes mean nothing, while its words are the base's.
-"""
 
 
 @dataclass(frozen=True)
@@ -110,15 +103,17 @@ def init_checkpoint(
         _end_answers(model.generation_config, tokenizer)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        found = _card_of(base, **hub)
+        tower = None if high_res_weights is None else Path(high_res_weights).name
+        taken = "ViT, projector and language model were taken over; the high-resolution tower is "
+        taken += "new." if tower is None else f"of `{tower}`."
+        made_of = BaseInCard(base, family, taken, **hub)
         report = InitReport(
-            base=Path(base).resolve().name if Path(base).exists() else base,
+            base=made_of.name,
             family=family,
-            licence=licence or found.get("license_name") or found.get("license") or UNKNOWN_LICENCE,
+            licence=made_of.write(folder / "README.md", licence),
             parameters=_count(model),
-            high_res_weights=None if high_res_weights is None else Path(high_res_weights).name,
+            high_res_weights=tower,
         )
-        _complete_card(folder, report, {} if licence else found, on_hub=not Path(base).exists())
     return report
 
 
@@ -217,34 +212,3 @@ def _count(model: nn.Module) -> dict[str, int]:
         part = name.removeprefix("model.").split(".")[0]
         counts[part] = counts.get(part, 0) + parameter.numel()
     return counts
-
-
-# ---------------------------------------------------------------------------------------------------------------- card
-
-
-def _card_of(base: str, **hub: Any) -> dict[str, Any]:
-    """Front matter of the base's card; empty where it has none."""
-    path = Path(base) / "README.md"
-    try:
-        if Path(base).exists():
-            return ModelCard.load(path, ignore_metadata_errors=True).data.to_dict() if path.is_file() else {}
-        options = {name: hub[name] for name in ("token",) if name in hub}
-        return ModelCard.load(base, ignore_metadata_errors=True, **options).data.to_dict()
-    except (OSError, ValueError):  # a card is no condition, and the Hub's errors are OSErrors
-        return {}
-
-
-def _complete_card(folder: Path, report: InitReport, found: dict[str, Any], on_hub: bool) -> None:
-    card = ModelCard.load(folder / "README.md")
-    known = report.licence != UNKNOWN_LICENCE
-    card.data["license"] = found.get("license") or (report.licence if known else "unknown")
-    for name in ("license_name", "license_link"):
-        if found.get(name):
-            card.data[name] = found[name]
-    if on_hub:
-        card.data["base_model"] = report.base
-    tower = "not trained" if report.high_res_weights is None else f"`{report.high_res_weights}`"
-    section = CARD.format(base=report.base, family=report.family, licence=report.licence, tower=tower)
-    mark = "\n## Training data"
-    card.text = card.text.replace(mark, section + mark, 1)
-    card.save(folder / "README.md")

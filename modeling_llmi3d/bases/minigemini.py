@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig
 from transformers.utils import logging
 
+from llmi3d.bases.base_card import BaseInCard
 from llmi3d.bases.checkpoint_io import (
     CheckpointReader,
     Matching,
@@ -132,6 +133,7 @@ def convert_minigemini(
     dtype: torch.dtype | None = None,
     seed: int = 0,
     max_shard_bytes: int = 5_000_000_000,
+    licence: str | None = None,
 ) -> ConversionReport:
     """Makes a LLMI3D checkpoint of an original Mini-Gemini one, tensor by tensor, in the memory of the largest.
 
@@ -145,6 +147,7 @@ def convert_minigemini(
         dtype: of all weights but the 3D heads', which are float32; by default each keeps its own.
         seed: of the weights that Mini-Gemini has not.
         max_shard_bytes: of a file of weights.
+        licence: of the weights, by default as `src`'s README.md says.
 
     Raises:
         ValueError: an `out` that is there; another family; a form of Mini-Gemini that LLMI3D cannot express; files
@@ -202,6 +205,8 @@ def convert_minigemini(
             exact = torch.float32 if name.startswith("box_head.") else main_dtype
             planned.append(PlannedTensor(name, shapes[name], exact, weight.clone))
         _write_the_rest(folder, model.to(main_dtype), processor)  # first: `save_pretrained` sweeps shards away
+        taken = "Both towers, feature mining's attention, projector and language model were taken over."
+        BaseInCard(src, original["model_type"], taken).write(folder / "README.md", licence)
         report.files = write_shards(folder, planned, max_shard_bytes)
         (folder / REPORT_NAME).write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
     return report

