@@ -48,7 +48,7 @@ not known to us; "as the paper says" means that a part of its design helps.
   the standard deviation over seeds. Differences are paired. A difference whose interval holds 0 is not decided. No
   correction for the number of comparisons is made.
 - Budgets are those of an afternoon on two cores. Arms that start from nothing see a few thousand pictures, where the
-  checkpoint's towers saw 70,000: they hardly get beyond 2 % of Acc@0.25, and small differences cannot be decided there.
+  checkpoint's towers saw 70,000: they hardly get beyond 2 % of Acc@0.25, where small differences cannot be decided.
   `--scale 3` (some hours more) or a GPU goes on where it matters: arms of another budget need a new `--out`.
 """
 
