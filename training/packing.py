@@ -60,7 +60,8 @@ class Packer:
         Returns:
             `pixels` (uint8 [h, w, 3]: the picture as it lies on the canvas, without its padding), `place` (h, w, left,
             top), `intrinsics` (K of the network frame), `boxes` (float32 [M, 17]), and for each stage `NAME`
-            (`token_type`: all tokens) with `NAME_turns` (question length, answer length, then object indices, for each turn).
+            (`token_type`: all tokens) with `NAME_turns` (question length, answer length, then object indices, for each
+            turn).
             A turn may have `targets` without boxes: the objects of which its words speak.
         """
         pixels, place, intrinsics = self._picture(row)
