@@ -112,6 +112,9 @@ def init(
     high_res_weights: Annotated[
         Path | None, typer.Option(help="ConvNeXt of OpenCLIP or timm for the high-resolution tower: file or folder.")
     ] = None,
+    high_res: Annotated[
+        bool, typer.Option("--high-res/--no-high-res", help="With the high-resolution CNN and feature mining.")
+    ] = True,
     licence: Annotated[str | None, typer.Option(help="Of the base; by default as its card says.")] = None,
     chat_template: Annotated[Path | None, typer.Option(help="File to use instead of the base's.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Of the weights; by default as they are.")] = None,
@@ -123,7 +126,7 @@ def init(
     from .bases.init import init_checkpoint
 
     register()
-    given = {"dtype": dtype and dtype.value, "revision": revision}
+    given = {"dtype": dtype and dtype.value, "revision": revision, "high_res_branch": None if high_res else False}
     try:
         report = init_checkpoint(
             base,

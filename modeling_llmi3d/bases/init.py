@@ -70,13 +70,16 @@ def init_checkpoint(
         licence: of the base, by default as its card says.
         chat_template: instead of the base's.
         seed: of what is new.
-        kwargs: fields of `LLMI3DConfig` to change; anything else goes to `from_pretrained` (`revision`, `dtype`).
+        kwargs: fields of `LLMI3DConfig` to change, such as `high_res_branch=False`; anything else goes to
+            `from_pretrained` (`revision`, `dtype`).
 
     Raises:
         ValueError: an `out` that is there; a base that cannot be read or expressed; other files that cannot be read.
     """
     if high_res_weights is not None and kwargs.get("high_res_branch") is False:
         raise ValueError("high_res_weights: got a file with high_res_branch=False, want one or the other.")
+    if kwargs.get("high_res_branch") is False:  # what looks at the CNN goes with it
+        kwargs = {"depth_branch": False, "depth_from_map": False, **kwargs}
     base = str(base)
     hub = {name: kwargs[name] for name in llava.HUB_OPTIONS if name in kwargs}
     with new_folder(out) as folder:
@@ -105,7 +108,7 @@ def init_checkpoint(
         processor.save_pretrained(folder)
         tower = None if high_res_weights is None else Path(high_res_weights).name
         taken = "ViT, projector and language model were taken over; the high-resolution tower is "
-        taken += "new." if tower is None else f"of `{tower}`."
+        taken += "left out." if not model.config.high_res_branch else "new." if tower is None else f"of `{tower}`."
         made_of = BaseInCard(base, family, taken, **hub)
         report = InitReport(
             base=made_of.name,

@@ -344,6 +344,16 @@ def test_a_base_with_tied_embeddings_goes_through_both_stages(new_base, recipe, 
 # ------------------------------------------------------------------------------------------------------------- command
 
 
+def test_the_command_leaves_the_high_resolution_branch_out(bases, tmp_path, photograph):
+    command = ["init", "--base", str(bases["llava"][0]), "--out", str(tmp_path / "out"), "--no-high-res"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "high_res_tower" not in result.output
+    assert "the high-resolution tower is left out" in (tmp_path / "out" / "README.md").read_text().replace("\n", " ")
+    ask = pipeline("image-3d-grounding", model=str(tmp_path / "out"), device="cpu")
+    assert len(ask(photograph, prompt="the car", fov_deg=60)["boxes"]) == 1
+
+
 def test_the_command_says_what_it_made_and_leaves_an_out_alone(bases, tmp_path, convnext):
     base = tmp_path / "base"
     shutil.copytree(bases["llava"][0], base)
