@@ -4,15 +4,16 @@
     python examples/benchmarks/offline.py
     python examples/benchmarks/offline.py --count 10000 --out outputs/benchmarks/offline.json
 
-Pictures are made up (320x240 JPEGs). First a tenth of them is done undisturbed, for its memory and its speed. Then all:
-when half of the parts are there, one of the processes gets SIGKILL, and the same command is given again. Its table must
-hold every id once and in order, the parts from before the kill must not have been written again, and with `--compare`
-its bytes are those of a third, undisturbed run. Memory is the largest resident set of any of the processes, looked at
-every 50 ms; pictures per second hold no start-up, where nothing was killed.
+Pictures are made up (320x240 JPEGs). First a tenth of them is done undisturbed, for its memory. Then all: when half of
+the parts are there, one of the processes gets SIGKILL, and the same command is given again. Its table must hold every
+id once and in order, the parts from before the kill must not have been written again, and with `--compare` its bytes
+are those of a third, undisturbed run, of which are the pictures per second, start-up left out. Memory is the largest
+resident set of any of the processes, looked at every 50 ms.
 """
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -67,7 +68,9 @@ class Job:
 
     def run(self, kill_at: int | None = None) -> dict[str, int]:
         """Runs to the end, or kills the last process when so many parts are there; gives the parts of that moment."""
-        launcher = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True)
+        words = self.out.with_suffix(".log")
+        with open(words, "w") as file:
+            launcher = subprocess.Popen(self.command, stdout=file, stderr=file)
         began, before = None, {}
         try:
             while launcher.poll() is None:
@@ -78,12 +81,14 @@ class Job:
                     before = done
                     workers[-1].send_signal(signal.SIGKILL)
                 time.sleep(0.05)
-            words = launcher.stderr.read()
         finally:
             launcher.terminate()
+            launcher.wait()
         self.seconds = time.perf_counter() - began if began else float("nan")
         if (launcher.returncode == 0) == bool(before):
-            raise SystemExit(f"got exit code {launcher.returncode} of a job with {len(before)} parts\n{words[-3000:]}")
+            raise SystemExit(
+                f"got exit code {launcher.returncode} of a job with {len(before)} parts\n{words.read_text()[-3000:]}"
+            )
         return before
 
     def _look(self, pid: int) -> list[psutil.Process]:
@@ -116,14 +121,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="pictures")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--part-size", type=int, default=None, help="pictures to a part; default a fortieth of them")
+    parser.add_argument(
+        "--part-size", type=int, default=None, help="pictures to a part; default a fortieth, in whole batches"
+    )
     parser.add_argument("--checkpoint", default=CHECKPOINT)
     parser.add_argument("--compare", action="store_true", help="with the bytes of an undisturbed run")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/offline.json"))
     options = parser.parse_args()
     if options.count < 40:
         parser.error(f"--count: got {options.count}, want at least 40")
-    options.part_size = options.part_size or max(options.count // 40, 1)
+    options.part_size = options.part_size or max(options.count // 40 // options.batch_size, 1) * options.batch_size
     tenth = options.count // 10
     with tempfile.TemporaryDirectory() as name:
         small, large = (make_pictures(Path(name) / f"{count}", count) for count in (tenth, options.count))
@@ -140,7 +147,8 @@ def main() -> None:
         job.run()
         report = {
             **{key: getattr(options, key) for key in ("count", "processes", "batch_size", "part_size")},
-            "checkpoint": str(options.checkpoint),
+            "checkpoint": Path(options.checkpoint).name,
+            "cpus": os.cpu_count(),
             **check(job.out, ids),
             "parts": all_parts,
             "parts_at_the_kill": len(before),

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -299,14 +300,29 @@ def test_pictures_without_phrases_are_refused(checkpoint, photos, tmp_path):
 
 def test_datasets_map_gives_the_same_rows(predictor, photos, tmp_path):
     predict_pictures(open_pictures(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
-    readable = [f"{i}.png" for i in (0, 1, 2, 4)]
-    rows = datasets.Dataset.from_dict({"id": readable, "image": [str(photos / name) for name in readable]})
-    rows = rows.cast_column("image", datasets.Image())
-    mapped = rows.map(predictor, batched=True, batch_size=2, remove_columns=rows.column_names)
-    wanted = {(row["id"], row["prompt"]): row for row in rows_of(tmp_path / "boxes.parquet")}
-    assert mapped.column_names == SCHEMA.names and len(mapped) == 8
-    for row in mapped:
-        np.testing.assert_allclose(row["center"], wanted[row["id"], row["prompt"]]["center"], rtol=1e-4)
+    names = [f"{i}.png" for i in range(7)]
+    rows = datasets.Dataset.from_dict({"id": names, "image": [str(photos / name) for name in names]})
+    rows = rows.cast_column("image", datasets.Image(decode=False))
+    types = datasets.Features.from_arrow_schema(SCHEMA)
+    mapped = rows.map(predictor, batched=True, batch_size=2, remove_columns=rows.column_names, features=types)
+    assert mapped.column_names == SCHEMA.names
+    for got, wanted in zip(mapped, rows_of(tmp_path / "boxes.parquet"), strict=True):
+        assert (got["id"], got["prompt"], got["error"]) == (wanted["id"], wanted["prompt"], wanted["error"])
+        if got["error"] is None:
+            np.testing.assert_allclose(got["center"], wanted["center"], rtol=1e-4)
+
+
+def test_the_page_about_many_pictures(checkpoint, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("3.png", "5.png"):
+        (photos / name).unlink()
+    page = (Path(__file__).parents[2] / "docs" / "offline.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(code.replace('"CHECKPOINT"', repr(str(checkpoint))), names)
+    assert [row["id"] for row in names["boxes"]] == [f"{i:06d}" for i in range(5) for _ in range(2)]
+    assert set(names["boxes"]["intrinsics_source"]) == {"fov"}
+    assert all(f"`{name}`" in page for name in SCHEMA.names)
 
 
 def test_arrays_as_ray_passes_them(predictor, photograph):
