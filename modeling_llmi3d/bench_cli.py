@@ -38,7 +38,7 @@ def bench(
     mode: Annotated[list[str], typer.Option(help="direct, generate.", metavar="MODE...")] = ["direct"],  # noqa: B006
     attention: Annotated[str | None, typer.Option(help="Such as sdpa; the fastest by default.")] = None,
     repeats: Annotated[int, typer.Option(help="Answers that count; each once more with its stages timed.")] = 10,
-    warm_up: Annotated[int, typer.Option(help="Answers before them.")] = 3,
+    warm_up: Annotated[int, typer.Option(help="Answers before them; operations are counted in the first.")] = 3,
     new_tokens: Annotated[int, typer.Option(help="Words written in mode generate.")] = 60,
     picture: Annotated[str, typer.Option(help="Size of the JPEG files, pixels.", metavar="WIDTHxHEIGHT")] = "1242x375",
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the fastest by default.")] = None,
@@ -49,7 +49,7 @@ def bench(
 
     from . import register
     from .bench import bench as run
-    from .bench import check_out, to_markdown, write_report
+    from .bench_report import check_out, to_markdown, write_report
 
     register()
     try:

@@ -14,19 +14,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from llmi3d import LLMI3DConfig
-from llmi3d.bench import (
-    SIZES,
-    STAGES,
-    PeakMemory,
-    StageTimer,
-    answer,
-    bench,
-    byte_tokenizer,
-    load,
-    phrases_of,
-    save_pictures,
-    to_markdown,
-)
+from llmi3d.bench import STAGES, PeakMemory, StageTimer, answer, bench, weight_bytes
+from llmi3d.bench_models import SIZES, byte_tokenizer, load, phrases_of, save_pictures
+from llmi3d.bench_report import to_markdown
 from llmi3d.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +71,7 @@ def test_every_part_has_its_own_time(chain, files, monkeypatch):
         hook.remove()
     assert passes.count(1000) == 4  # the prompt, and three words of the four
     wanted = {"vit": 1, "cnn": 10, "mining": 100, "llm": 1000, "decoding": 3000, "heads": 10_000}
-    assert {name: seconds for name, seconds in timer.seconds.items() if seconds} == wanted
+    assert {name: seconds for name, seconds in timer.spent.items() if seconds} == wanted
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -121,6 +111,24 @@ def test_the_page_names_every_field_of_the_report(report):
     assert json.loads(json.dumps(report)) == report
 
 
+def test_operations_and_limits_of_stages(report, chain):
+    best, model = report["reachable"]["float32"], chain[0]
+    [one, _, written, _] = report["results"]
+    core = model.model
+    weights = sum(value.numel() for value in core.language_model.layers.parameters())
+    # 16 visual tokens and some 70 bytes for each of the two pictures; attention adds to what the weights take.
+    assert 80 < 1e9 * one["gflop"]["llm"] / 2 / 2 / weights < 140
+    assert one["gflop"]["decoding"] == 0 < written["gflop"]["decoding"] and one["gflop"]["read"] == 0
+    read = weight_bytes(model, "generate", 4)
+    head = model.lm_head.weight.numel() * 4
+    assert read["decoding"] == 3 * read["llm"] and read["llm"] == weight_bytes(model, "direct", 4)["llm"] + head
+    # Scores of words have as many weights as the embeddings, of which hardly any are read.
+    assert read["llm"] == 4 * sum(value.numel() for value in core.language_model.parameters())
+    for name in ("cnn", "llm", "decoding"):
+        times = (written["gflop"][name] / best["gflop_per_s"], read[name] / 1e9 / best["gb_per_s"])
+        assert written["limit_ms"][name] == pytest.approx(1e3 * max(times))
+
+
 def test_throughput_is_of_phrases(report):
     for result in report["results"]:
         seconds = result["latency_ms"]["median"] / 1e3
@@ -136,7 +144,7 @@ def test_throughput_is_of_phrases(report):
         ({"batch_sizes": (1, 0)}, "batch_size: got 1, 0, want at least 1"),
         ({"phrases": ()}, "phrases: got none, want at least 1"),
         ({"repeats": 0}, "repeats: got 0"),
-        ({"warm_up": -1}, "warm_up: got -1, want at least 0"),
+        ({"warm_up": 0}, "warm_up: got 0, want at least 1"),
         ({"new_tokens": 0}, "new_tokens: got 0"),
         ({"picture": (0, 9)}, "picture: got 0, 9"),
         ({"dtypes": ("int8",)}, "dtype: got int8, want some of float32"),
@@ -161,12 +169,13 @@ def test_a_folder_without_configuration_is_refused(tmp_path):
 
 
 def test_command_measures_a_checkpoint(tmp_path):
-    settings = ("--dtype", "float32", "bfloat16", "--repeats", 2, "--warm-up", 0, "--picture", "320x200")
-    done = run(ROOT / "model_cards" / "llmi3d-tiny", *settings, "--phrases", 2, "--device", "cpu", "--out", tmp_path)
+    settings = ("--dtype", "bfloat16", "--repeats", 1, "--warm-up", 1, "--picture", "320x200", "--phrases", 1, 2)
+    done = run(ROOT / "model_cards" / "llmi3d-tiny", *settings, "--device", "cpu", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert "bfloat16, direct, 1 x 2" in done.output and (tmp_path / "bench.png").stat().st_size > 0
     written = json.loads((tmp_path / "bench.json").read_text())
-    assert [result["dtype"] for result in written["results"]] == ["float32", "bfloat16"]
+    assert [result["phrases"] for result in written["results"]] == [1, 2]
+    assert "limit / time" in done.output
     again = run("tiny", "--out", tmp_path)
     assert again.exit_code == 2 and "bench.json is there already" in again.output
 
@@ -175,7 +184,7 @@ def test_command_measures_a_checkpoint(tmp_path):
 def test_lists_are_written_either_way(lists, monkeypatch):
     seen = {}
     monkeypatch.setattr("llmi3d.bench.bench", lambda *_, **given: seen.update(given) or {})
-    monkeypatch.setattr("llmi3d.bench.to_markdown", lambda _: "")
+    monkeypatch.setattr("llmi3d.bench_report.to_markdown", lambda _: "")
     assert run("tiny", *lists, "--repeats", 4).exit_code == 0
     assert (seen["phrases"], seen["repeats"], seen["batch_sizes"]) == ([1, 2], 4, [1])
 
