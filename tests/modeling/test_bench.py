@@ -180,6 +180,23 @@ def test_command_measures_a_checkpoint(tmp_path):
     assert again.exit_code == 2 and "bench.json is there already" in again.output
 
 
+@pytest.fixture(scope="module")
+def qwen_configuration(new_qwen_base, new_qwen_chain, tmp_path_factory):
+    """Folder with the configuration alone of a LLMI3D on Qwen3-VL."""
+    base, folder = (tmp_path_factory.mktemp(name) for name in ("base", "configuration"))
+    new_qwen_base("qwen3_vl", base)
+    config = new_qwen_chain(base)[0].config
+    config.text_config.vocab_size = 320  # room for the bytes and a few words
+    config.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("mode", ["direct", "generate"])
+def test_a_configuration_on_qwen_vl_is_measured(qwen_configuration, mode):
+    [result] = bench(qwen_configuration, modes=(mode,), phrases=(2,), repeats=1, warm_up=1, new_tokens=2)["results"]
+    assert result["stages_ms"]["vit"] > 0 and result["gflop"]["mining"] > 0
+
+
 @pytest.mark.parametrize("lists", [("--phrases", 1, 2), ("--phrases", 1, "--phrases", 2)])
 def test_lists_are_written_either_way(lists, monkeypatch):
     seen = {}
