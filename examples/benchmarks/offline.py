@@ -45,6 +45,7 @@ class Job:
     Attributes:
         peak_mb: largest resident set of any process so far.
         seconds: from the first part to the end.
+        written: when each part was written, by its name; more than once if it was lost.
     """
 
     def __init__(self, pictures: Path, out: Path, options: argparse.Namespace):
@@ -55,23 +56,25 @@ class Job:
             *("--batch-size", str(options.batch_size), "--part-size", str(options.part_size), "--quiet"),
         ]
         self.out, self.parts, self.peak_mb, self.seconds = out, out.with_name(f"{out.name}.parts"), 0.0, 0.0
+        self.written = {}
 
-    def finished_parts(self) -> dict[str, int]:
-        """When each part that is there was written, by its name."""
-        found = {}
+    def finished_parts(self) -> set[str]:
+        """Names of the parts that are there."""
+        found = set()
         for path in self.parts.glob("part-*"):
             try:
-                found[path.name] = path.stat().st_mtime_ns
+                self.written.setdefault(path.name, set()).add(path.stat().st_mtime_ns)
             except FileNotFoundError:  # joined meanwhile
                 continue
+            found.add(path.name)
         return found
 
-    def run(self, kill_at: int | None = None) -> dict[str, int]:
-        """Runs to the end, or kills the last process when so many parts are there; gives the parts of that moment."""
+    def run(self, kill_at: int | None = None) -> set[str]:
+        """Runs to the end, or kills the last process when so many parts are there; gives those that are there then."""
         words = self.out.with_suffix(".log")
         with open(words, "w") as file:
             launcher = subprocess.Popen(self.command, stdout=file, stderr=file)
-        began, before = None, {}
+        began, before = None, set()
         try:
             while launcher.poll() is None:
                 workers = self._look(launcher.pid)
@@ -142,7 +145,6 @@ def main() -> None:
         all_parts = -(-options.count // options.part_size)
         before = job.run(kill_at=all_parts // 2)
         kept = job.finished_parts()
-        again = [part for part, written in before.items() if kept.get(part) != written]
         killed_mb = job.peak_mb
         job.run()
         report = {
@@ -153,7 +155,7 @@ def main() -> None:
             "parts": all_parts,
             "parts_at_the_kill": len(before),
             "parts_kept": len(kept),
-            "parts_lost": len(again),
+            "parts_lost": len(before - kept) + sum(len(times) > 1 for times in job.written.values()),
             "peak_mb": {str(tenth): first.peak_mb, "until the kill": killed_mb, str(options.count): job.peak_mb},
         }
         if options.compare:

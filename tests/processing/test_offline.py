@@ -20,8 +20,8 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from llmi3d.cli import app
-from llmi3d.processing.offline import SCHEMA, BatchPredictor, predict_pictures
-from llmi3d.processing.pictures import open_pictures
+from llmi3d.processing.offline import SCHEMA, BatchPredictor, open_picture, predict_pictures
+from llmi3d.processing.pictures import Picture, open_pictures
 
 K = (250.0, 260.0, 150.0, 110.0)
 SIZES = {"batch_size": 2, "part_size": 3, "progress": False}
@@ -91,6 +91,12 @@ def test_what_fails_is_a_row_with_its_error(predictor, photos, tmp_path):
     assert [row["id"] for row in failed] == ["3.png", "3.png", "5.png", "5.png"]
     assert "image: cannot read" in failed[0]["error"] and "principal point" in failed[2]["error"]
     assert all(row["center"] is None and row["intrinsics"] is None for row in failed)
+
+
+def test_errors_hold_nothing_of_the_moment():
+    """Addresses in memory would make another table of the same pictures."""
+    first, again = (str(open_picture(Picture("a", {"bytes": b"no picture", "path": None}))) for _ in range(2))
+    assert first == again and "image: cannot read" in first and "0x" not in first
 
 
 def test_a_list_brings_its_own_phrases_and_cameras(checkpoint, photos, tmp_path):
