@@ -134,7 +134,7 @@ def save_curve(log: list[dict], out: Path) -> None:
         axes.plot(curve["step"], curve[name], color=color, alpha=0.35, linewidth=1)
         means = [sum(curve[name][max(0, i - 4) : i + 1]) / min(i + 1, 5) for i in range(len(entries))]
         axes.plot(curve["step"], means, color=color, label=label)
-    axes.set(xlabel="step", ylabel="mean reward of drawn answers (and over 5 steps)", ylim=(0, 1))
+    axes.set(xlabel="step", ylabel="mean reward (thick: over 5 steps)", ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(out / "rewards.png", dpi=120)
@@ -147,10 +147,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=8, help="how many of the shipped ones")
     parser.add_argument("--text-steps", type=int, default=300, help="of learning to write boxes, at most")
     parser.add_argument("--stop-at", type=float, default=0.2, help="its loss that leaves something to reinforce")
-    parser.add_argument("--steps", type=int, default=45, help="of reinforcement")
+    parser.add_argument("--steps", type=int, default=60, help="of reinforcement")
     parser.add_argument("--batch-size", type=int, default=48, help="answers a step")
     parser.add_argument("--generations", type=int, default=8, help="answers to a phrase")
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     return parser.parse_args()
 
 
