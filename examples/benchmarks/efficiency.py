@@ -136,6 +136,7 @@ def plot(results: list[dict], path: Path) -> None:
                 textcoords="offset points",
             )
         axis.set(xscale="log", xlabel="trained parameters", title=title)
+        axis.margins(x=0.2, y=0.1)
     figure.savefig(path, dpi=120)
 
 
