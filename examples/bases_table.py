@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
 from llmi3d.bases import llava, qwen_vl
-from llmi3d.training.plan import GIB, plan_training
+from llmi3d.training.plan import plan_inference, plan_training
 
 CLIP_L = {
     "model_type": "clip_vision_model",
@@ -113,15 +113,6 @@ def parameters(config: LLMI3DConfig) -> dict[str, int]:
     return counts
 
 
-def inference_gib(config: LLMI3DConfig, counts: dict[str, int], text_tokens: int = 512) -> float:
-    """GiB to answer one question in bfloat16: weights (3D heads in float32), keys and values of the picture and of
-    `text_tokens` words, and a tenth for all else, as the planner reckons."""
-    words = config.text_config
-    head = getattr(words, "head_dim", None) or words.hidden_size // words.num_attention_heads
-    cache = 2 * words.num_hidden_layers * words.num_key_value_heads * head * (config.image_seq_length + text_tokens)
-    return 1.1 * (2 * sum(counts.values()) + 2 * counts["box_head"] + 2 * cache) / GIB
-
-
 def row(name: str, licence: str, config: LLMI3DConfig) -> str:
     """A line of the table."""
     counts = parameters(config)
@@ -129,7 +120,7 @@ def row(name: str, licence: str, config: LLMI3DConfig) -> str:
     columns = ("vision_tower", "high_res_tower", "feature_mining", "multi_modal_projector", "language_model")
     millions = [f"{counts[part] / 1e6:,.1f}" if part in counts else "-" for part in columns]
     total = f"{sum(counts.values()) / 1e9:.2f}"
-    memory = [f"{inference_gib(config, counts):.1f}", f"{lora.total:.1f}"]
+    memory = [f"{plan_inference(config):.1f}", f"{lora.total:.1f}"]
     return f"| {' | '.join([name, licence, str(config.image_seq_length), *millions, total, *memory])} |"
 
 

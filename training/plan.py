@@ -191,6 +191,27 @@ def plan_model(
     )
 
 
+def plan_inference(config: LLMI3DConfig, text_tokens: int = 512, overhead: float = 0.1) -> float:
+    """GiB that one question about one picture takes in bfloat16: weights (3D heads in float32), keys and values.
+
+    Args:
+        config: of the model; nothing of its weights is read.
+        text_tokens: of the question and its answer, beside the visual tokens.
+        overhead: share of the sum for all else.
+
+    Raises:
+        ValueError: fewer than one word.
+    """
+    _at_least_one("text_tokens", text_tokens)
+    with torch.device("meta"):
+        model = LLMI3DForConditionalGeneration(config)
+    weights = sum(one.numel() * (4 if "box_head" in name else 2) for name, one in model.named_parameters())
+    words = config.text_config
+    head = getattr(words, "head_dim", None) or words.hidden_size // words.num_attention_heads
+    cache = 2 * words.num_hidden_layers * words.num_key_value_heads * head * (config.image_seq_length + text_tokens)
+    return (1 + overhead) * (weights + 2 * cache) / GIB
+
+
 @dataclass
 class Step:
     """Of one forward and backward pass: bytes saved in between, and floating-point operations."""

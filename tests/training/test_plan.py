@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.lora import lora_config
-from llmi3d.training.plan import DEVICES, GIB, count_step, plan_training
+from llmi3d.training.plan import DEVICES, GIB, count_step, plan_inference, plan_training
 from llmi3d.training.preparation import sharding_of
 from llmi3d.training.trainable import make_trainable
 
@@ -202,3 +202,17 @@ def test_planning_leaves_real_models_alone(new_chain):
     count_step(model, 1, 8, 1)
     assert model.config.text_config._attn_implementation == before
     assert all(one.grad is None for one in model.parameters())
+
+
+def test_inference_is_weights_and_cache(chain):
+    model = chain[0]
+    words = model.config.text_config
+    head = words.hidden_size // words.num_attention_heads
+    a_token = 2 * 2 * words.num_hidden_layers * words.num_key_value_heads * head
+    short, long = (plan_inference(model.config, text_tokens=tokens) for tokens in (1, 1001))
+    assert (long - short) * 2**30 == pytest.approx(1.1 * 1000 * a_token)
+    exact = sum(one.numel() for one in model.box_head.parameters())
+    weights = 2 * (model.num_parameters() - exact) + 4 * exact
+    assert short * 2**30 == pytest.approx(1.1 * (weights + (model.config.image_seq_length + 1) * a_token))
+    with pytest.raises(ValueError, match="text_tokens: got 0"):
+        plan_inference(model.config, text_tokens=0)
