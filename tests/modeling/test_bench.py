@@ -44,7 +44,7 @@ def test_stages_sum_to_the_whole(report):
     for result in report["results"]:
         parts = result["stages_ms"]
         assert list(parts) == list(STAGES) and min(parts.values()) >= 0
-        # Of an answer of 25 ms a collection of garbage is more than a twentieth; a stage left out would be more than this.
+        # A collection of garbage is more than a twentieth of these 25 ms; a stage left out would be more than this.
         assert sum(parts.values()) == pytest.approx(result["staged_ms"], rel=0.25)
         assert sum(parts.values()) + result["rest_ms"] == pytest.approx(result["staged_ms"])
         assert (parts["decoding"] > 0) == (result["mode"] == "generate")
