@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
 from llmi3d.bases import llava, qwen_vl
+from llmi3d.bases.init import count_parts
 from llmi3d.training.plan import plan_inference, plan_training
 
 CLIP_L = {
@@ -105,11 +106,8 @@ def parameters(config: LLMI3DConfig) -> dict[str, int]:
     """Parameters by part; the vocabulary's matrices are the language model's."""
     with torch.device("meta"):
         model = LLMI3DForConditionalGeneration(config)
-    counts = {}
-    for name, parameter in model.named_parameters():
-        part = name.removeprefix("model.").split(".")[0]
-        part = "language_model" if part == "lm_head" else part
-        counts[part] = counts.get(part, 0) + parameter.numel()
+    counts = count_parts(model)
+    counts["language_model"] += counts.pop("lm_head", 0)
     return counts
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
+from .console import fail
+
 
 class ListCommand(TyperCommand):
     """A command whose lists may be written `--batch-size 1 4`, for `--batch-size 1 --batch-size 4`."""
@@ -78,8 +80,6 @@ def bench(
         if out is not None:
             typer.echo("  ".join(map(str, write_report(report, out))))
     except ModuleNotFoundError as error:
-        typer.echo(f"Error: --out: {error.name} is not installed; it needs pip install 'llmi3d[train]'.", err=True)
-        raise typer.Exit(2) from error
+        fail(f"--out: {error.name} is not installed; it needs pip install 'llmi3d[train]'.")
     except (ValueError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
+        fail(error)

@@ -8,7 +8,8 @@ import typer
 
 from .bases.cli import Dtype, convert_app
 from .bench_cli import ListCommand, bench
-from .predict_cli import Mode, fail, predict
+from .console import fail
+from .predict_cli import Mode, predict
 from .training.ig3d.cli import data_app
 
 app = typer.Typer(

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from .console import fail
+
 
 class Mode(str, Enum):
     """How the model answers."""
@@ -33,12 +35,6 @@ def read_intrinsics(text: str) -> list:
     if len(numbers) != 4:
         raise ValueError(f"--intrinsics: got '{text}', want fx,fy,cx,cy or a file with a 3x3 or these four numbers.")
     return numbers
-
-
-def fail(problem: object) -> None:
-    """Ends the command with a message."""
-    typer.echo(f"Error: {problem}", err=True)
-    raise typer.Exit(2)
 
 
 def predict(

@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from llmi3d.training.trainable import TOWERS
+
 
 class FeatureCache:
     """Puts itself before the forward passes of a model's towers, until `remove` or the end of a `with` block.
@@ -53,7 +55,7 @@ class FeatureCache:
         if base.config.has_qwen_vision:
             kind = base.config.vision_config.model_type
             raise ValueError(f"model: features of a '{kind}' are not kept, want a ViT, of which one layer is read.")
-        towers = {name: getattr(base.model, name) for name in ("vision_tower", "high_res_tower")}
+        towers = {name: getattr(base.model, name) for name in TOWERS}
         for name, tower in towers.items():
             trained = next((one for one, parameter in tower.named_parameters() if parameter.requires_grad), None)
             if trained is not None:

@@ -32,7 +32,6 @@ from llmi3d.training.plan import DEVICES
 
 STAGES = ("align", "tune")
 BEST = "eval_acc@0.25"
-TOWERS = ("vision_tower", "high_res_tower")
 
 
 @dataclass

@@ -36,7 +36,8 @@ from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.data import EpochSampler
 from llmi3d.training.feature_cache import FeatureCache
 from llmi3d.training.preparation import PreparedRun, PreparedStage, load_model, prepare, prepare_model
-from llmi3d.training.recipe import TOWERS, read_recipe
+from llmi3d.training.recipe import read_recipe
+from llmi3d.training.trainable import TOWERS
 from llmi3d.training.trainer import LLMI3DTrainer
 
 # What may change when a run goes on: it decides what is shown and how fast, not what comes out.

@@ -12,6 +12,7 @@ resident set of any of the processes, looked at every 50 ms.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -96,11 +97,9 @@ class Job:
 
     def _look(self, pid: int) -> list[psutil.Process]:
         workers = []
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
             workers = psutil.Process(pid).children()
             self.peak_mb = max([self.peak_mb, *(one.memory_info().rss / 2**20 for one in workers)])
-        except psutil.NoSuchProcess:  # ended meanwhile
-            pass
         return workers
 
 

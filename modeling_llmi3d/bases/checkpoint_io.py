@@ -51,7 +51,7 @@ class TensorInfo:
     file: Path | None = None
 
 
-def _some(items: Sequence[str], count: int = 4) -> str:
+def some(items: Sequence[str], count: int = 4) -> str:
     """`a, b, c, d and 7 more`."""
     more = f" and {len(items) - count} more" if len(items) > count else ""
     return ", ".join(items[:count]) + more
@@ -88,7 +88,7 @@ class CheckpointReader:
             unkept = [name for name, file in indexed.items() if getattr(self.tensors.get(name), "file", None) != file]
             if unkept:
                 file = indexed[unkept[0]].name
-                raise ValueError(f"{file}: misses {_some(unkept)}, which the index of {self.path} says it holds.")
+                raise ValueError(f"{file}: misses {some(unkept)}, which the index of {self.path} says it holds.")
 
     def read(self, name: str) -> Tensor:
         """The tensor of that name. Keep it no longer than needed: it may hold its shard open."""
@@ -226,12 +226,12 @@ def match_tensors(
         else:
             matching.source_of[target] = name
     if extra:
-        raise ValueError(f"{where}: got {len(extra)} tensors that have no place: {_some(extra)}.")
+        raise ValueError(f"{where}: got {len(extra)} tensors that have no place: {some(extra)}.")
     unfilled = [target for target in targets if target not in matching.source_of]
     matching.new = [target for target in unfilled if re.fullmatch(new, target)]
     missing = [target for target in unfilled if not re.fullmatch(new, target)]
     if missing:
-        raise ValueError(f"{where}: misses {len(missing)} tensors, those that become {_some(missing)}.")
+        raise ValueError(f"{where}: misses {len(missing)} tensors, those that become {some(missing)}.")
     for target, name in matching.source_of.items():
         got, want = tensors[name].shape, tuple(targets[target])
         if (got[1:], len(got)) != (want[1:], len(want)) or (got != want and target not in resized):

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ..console import fail
+
 convert_app = typer.Typer(no_args_is_help=True, help="Make LLMI3D checkpoints of others' original ones.")
 
 
@@ -57,7 +59,6 @@ def minigemini(
             licence=licence,
         )
     except (ValueError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
+        fail(error)
     typer.echo(report.summary())
     typer.echo(f"{out}: {REPORT_NAME} names every tensor")

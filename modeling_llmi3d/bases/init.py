@@ -78,8 +78,6 @@ def init_checkpoint(
     """
     if high_res_weights is not None and kwargs.get("high_res_branch") is False:
         raise ValueError("high_res_weights: got a file with high_res_branch=False, want one or the other.")
-    if kwargs.get("high_res_branch") is False:  # what looks at the CNN goes with it
-        kwargs = {"depth_branch": False, "depth_from_map": False, **kwargs}
     base = str(base)
     hub = {name: kwargs[name] for name in llava.HUB_OPTIONS if name in kwargs}
     with new_folder(out) as folder:
@@ -114,7 +112,7 @@ def init_checkpoint(
             base=made_of.name,
             family=family,
             licence=made_of.write(folder / "README.md", licence),
-            parameters=_count(model),
+            parameters=count_parts(model),
             high_res_weights=tower,
         )
     return report
@@ -209,7 +207,8 @@ def _end_answers(generation_config, tokenizer) -> None:
         generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-def _count(model: nn.Module) -> dict[str, int]:
+def count_parts(model: nn.Module) -> dict[str, int]:
+    """Parameters of a LLMI3D by part."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = name.removeprefix("model.").split(".")[0]

@@ -14,7 +14,7 @@ LLMI3D starts neutral: on pictures and text the first forward pass is the base's
 import copy
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
+from llmi3d.bases.checkpoint_io import some
 from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, IMAGE_TOKEN
 
@@ -65,15 +66,8 @@ def llava_config(base: PreTrainedConfig, **changes: Any) -> LLMI3DConfig:
     Raises:
         ValueError: another family, or a layout that LLMI3D cannot express.
     """
-    if base.model_type not in FAMILIES:
-        reason = OTHER_LAYOUTS.get(base.model_type)
-        raise ValueError(
-            f"base: got the family '{base.model_type}'{f' ({reason})' if reason else ''}, want one of "
-            f"{', '.join(FAMILIES)}."
-        )
-    text, vision = copy.deepcopy(base.text_config), copy.deepcopy(base.vision_config)
-    if getattr(base, "quantization_config", None) is not None:
-        raise ValueError("base: got quantized weights, want those that they were made of.")
+    refuse_other_bases(base, FAMILIES, OTHER_LAYOUTS)
+    vision = copy.deepcopy(base.vision_config)
     if vision.model_type not in VISION_TOWERS:
         raise ValueError(
             f"base: vision_config.model_type is '{vision.model_type}', want one of {', '.join(VISION_TOWERS)}."
@@ -85,22 +79,61 @@ def llava_config(base: PreTrainedConfig, **changes: Any) -> LLMI3DConfig:
         )
     vision.image_size -= vision.image_size % vision.patch_size
     step = math.lcm(32, 4 * (vision.image_size // vision.patch_size))
-    text.tie_word_embeddings = base.tie_word_embeddings
     fields = {
-        "text_config": text,
         "vision_config": vision,
         "high_res_image_size": max(round(768 / step), 1) * step,
         "vision_feature_layer": base.vision_feature_layer,
         "vision_feature_select_strategy": base.vision_feature_select_strategy,
         "projector_hidden_act": base.projector_hidden_act,
         "multimodal_projector_bias": base.multimodal_projector_bias,
+    }
+    return config_of(base, fields, changes)
+
+
+def refuse_other_bases(base: PreTrainedConfig, families: Sequence[str], other_layouts: Mapping[str, str]) -> None:
+    """Refuses what cannot be taken over.
+
+    Args:
+        base: configuration of the base.
+        families: that can.
+        other_layouts: why relatives of them cannot.
+
+    Raises:
+        ValueError: another family, or quantized weights.
+    """
+    if base.model_type not in families:
+        reason = other_layouts.get(base.model_type)
+        raise ValueError(
+            f"base: got the family '{base.model_type}'{f' ({reason})' if reason else ''}, want one of "
+            f"{', '.join(families)}."
+        )
+    if getattr(base, "quantization_config", None) is not None:
+        raise ValueError("base: got quantized weights, want those that they were made of.")
+
+
+def config_of(base: PreTrainedConfig, fields: Mapping[str, Any], changes: Mapping[str, Any]) -> LLMI3DConfig:
+    """The configuration of a LLMI3D with a base's language model and placeholder.
+
+    Args:
+        base: configuration of the base.
+        fields: what follows from its family.
+        changes: fields that are wanted otherwise; `high_res_branch=False` takes with it what looks at the CNN.
+
+    Raises:
+        ValueError: fields that contradict each other.
+    """
+    text = copy.deepcopy(base.text_config)
+    text.tie_word_embeddings = base.tie_word_embeddings
+    without_cnn = {"depth_branch": False, "depth_from_map": False} if changes.get("high_res_branch") is False else {}
+    given = {
+        "text_config": text,
         "tie_word_embeddings": base.tie_word_embeddings,
         "image_token_id": base.image_token_id,
         # Until the tokenizer says which: any other than the picture's.
         "box_3d_token_id": 0 if base.image_token_id else 1,
     }
     try:
-        return LLMI3DConfig(**{**fields, **changes})
+        return LLMI3DConfig(**{**given, **fields, **without_cnn, **changes})
     except StrictDataclassError as error:
         raise ValueError(f"base: {error.__cause__ or error}") from error
 
@@ -212,7 +245,7 @@ def _refuse_other_keys(name_or_path: str, info: dict[str, Any]) -> None:
     unknown = sorted(name for name in info["unexpected_keys"] if name != LEFT_OUT)
     shapes = [f"{name} {list(given)} for {list(wanted)}" for name, given, wanted in sorted(info["mismatched_keys"])]
     problems = [
-        f"{title} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        f"{title} {some(names, 5)}"
         for title, names in (("it lacks", missing), ("misshapen are", shapes), ("unknown are", unknown))
         if names
     ]

@@ -36,6 +36,7 @@ from llmi3d.bases.checkpoint_io import (
     write_shards,
 )
 from llmi3d.bases.convnext import convnext_config, match_convnext
+from llmi3d.bases.llava import VOCABULARY_MULTIPLE
 from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, IMAGE_TOKEN, LLMI3DProcessor
@@ -77,8 +78,6 @@ UNUSED = (
     (r".+\.rotary_emb\.inv_freq|.+\.embeddings\.position_ids", "computed from the configuration"),
 )
 NEW = rf"box_head\..+|model\.feature_mining\.depth_.+|{re.escape(MINING)}depth_.+"
-# Rows of the embeddings are a multiple of it, as in `LLMI3DConfig`: GPUs like it.
-VOCABULARY_MULTIPLE = 64
 REPORT_NAME = "conversion.json"
 
 

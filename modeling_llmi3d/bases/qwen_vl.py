@@ -14,10 +14,9 @@ import copy
 import math
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoImageProcessor, PreTrainedConfig
 
-from llmi3d.bases.llava import load_base, read
+from llmi3d.bases.llava import config_of, load_base, read, refuse_other_bases
 from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.processing.processing_llmi3d import QWEN_IMAGE_TOKEN, LLMI3DProcessor
 
@@ -49,35 +48,17 @@ def qwen_vl_config(base: PreTrainedConfig, **changes: Any) -> LLMI3DConfig:
     Raises:
         ValueError: another family, quantized weights, or changes that contradict each other.
     """
-    if base.model_type not in FAMILIES:
-        reason = OTHER_LAYOUTS.get(base.model_type)
-        raise ValueError(
-            f"base: got the family '{base.model_type}'{f' ({reason})' if reason else ''}, want one of "
-            f"{', '.join(FAMILIES)}."
-        )
-    if getattr(base, "quantization_config", None) is not None:
-        raise ValueError("base: got quantized weights, want those that they were made of.")
-    text, vision = copy.deepcopy(base.text_config), copy.deepcopy(base.vision_config)
-    text.tie_word_embeddings = base.tie_word_embeddings
+    refuse_other_bases(base, FAMILIES, OTHER_LAYOUTS)
+    vision = copy.deepcopy(base.vision_config)
     side = vision.patch_size * vision.spatial_merge_size
     image_size = changes.get("image_size") or GRID_SIZE * side
     step = math.lcm(32, 4 * max(image_size // side, 1))
     fields = {
-        "text_config": text,
         "vision_config": vision,
         "image_size": image_size,
         "high_res_image_size": math.ceil(max(image_size, 768) / step) * step,
-        "tie_word_embeddings": base.tie_word_embeddings,
-        "image_token_id": base.image_token_id,
-        # Until the tokenizer says which: any other than the picture's.
-        "box_3d_token_id": 0 if base.image_token_id else 1,
     }
-    if changes.get("high_res_branch") is False:
-        fields |= {"depth_branch": False, "depth_from_map": False}
-    try:
-        return LLMI3DConfig(**{**fields, **changes})
-    except StrictDataclassError as error:
-        raise ValueError(f"base: {error.__cause__ or error}") from error
+    return config_of(base, fields, changes)
 
 
 def load_qwen_vl(cls, name_or_path: str, tokenizer=None, **kwargs: Any):

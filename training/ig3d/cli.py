@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from llmi3d.console import fail
+
 data_app = typer.Typer(
     no_args_is_help=True, help="Build data sets of pictures, cameras, boxes and words; look at them."
 )
@@ -18,7 +20,7 @@ _Folder = Annotated[Path, typer.Argument(help="A data set that `llmi3d data buil
 def main() -> None:
     """Build data sets of pictures, cameras, boxes and words; look at them."""
     if importlib.util.find_spec("datasets") is None:
-        _fail("datasets is not installed; this needs pip install 'llmi3d[data]'.")
+        fail("datasets is not installed; this needs pip install 'llmi3d[data]'.")
 
 
 @data_app.command()
@@ -64,7 +66,7 @@ def build(
             progress=not quiet,
         )
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        _fail(error)
+        fail(error)
     typer.echo(f"{out}: " + ", ".join(f"{count} rows in {split}" for split, count in report.rows.items()))
     if report.skipped:
         typer.echo(f"{len(report.skipped)} records left out ({out / 'skipped.jsonl'}):")
@@ -90,7 +92,7 @@ def validate(
             contact_sheet(folder, split).save(checks / f"{split}.png")
             typer.echo(checks / f"{split}.png")
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        _fail(error)
+        fail(error)
     for name, pairs in (
         ("error", problems.errors),
         ("overlap", problems.overlaps),
@@ -120,7 +122,7 @@ def stats(folder: _Folder, quiet: Annotated[bool, typer.Option("--quiet", help="
         write_whole(folder / "checks" / "statistics.json", json.dumps(found, indent=1) + "\n")
         plot_statistics(found, folder / "checks" / "statistics.png")
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     for split, one in found.items():
         typer.echo(f"{split}: {one['rows']} rows, {sum(one['categories'].values())} objects")
         for name in ("categories", "tasks", "phrase_kinds", "question_kinds"):
@@ -146,7 +148,7 @@ def show(
         out.parent.mkdir(parents=True, exist_ok=True)
         draw_row(row).save(out)
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     typer.echo(describe_row(row))
     typer.echo(out)
 
@@ -165,7 +167,7 @@ def split(
     try:
         record = split_by_category(folder, out, novel=novel, share=share, seed=seed)
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     typer.echo(f"novel: {', '.join(record['novel'])}")
     for name, count in record["rows"].items():
         typer.echo(f"{name}: {count} rows")
@@ -179,8 +181,3 @@ def _options(given: list[str]) -> dict[str, str]:
             raise ValueError(f"option: got {one!r}, want NAME=VALUE.")
         options[name] = value
     return options
-
-
-def _fail(problem: object) -> None:
-    typer.echo(f"Error: {problem}", err=True)
-    raise typer.Exit(2)

@@ -1,0 +1,12 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""What all parts of the `llmi3d` command share."""
+
+from typing import NoReturn
+
+import typer
+
+
+def fail(problem: object) -> NoReturn:
+    """Ends the command with a message, exit code 2."""
+    typer.echo(f"Error: {problem}", err=True)
+    raise typer.Exit(2)
