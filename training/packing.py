@@ -12,7 +12,7 @@ Pixels are decoded, scaled and letterboxed once, by the processor itself, and ke
 Shapes: B pictures, T tokens of a sequence, N visual tokens, M objects of a picture (padded), S sampled cells.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -116,16 +116,19 @@ class Packer:
         return (self.processor.image_processor.size["height"] // self.processor.patch_size) ** 2
 
     def prefix(self) -> list[int]:
-        """The tokens up to and with the picture."""
-        before = self.processor.tokenizer.encode(self._around[0], add_special_tokens=False)
-        return [*before, *[self.processor.image_token_id] * self.num_image_tokens]
+        """The tokens up to and with the picture, those included that the tokenizer sets before every text (`<s>`)."""
+        image = self.processor.image_token_id
+        tokens = self.processor.tokenizer.encode(self._around[0] + self.processor.image_token)
+        return [*tokens[: tokens.index(image)], *[image] * self.num_image_tokens]
 
     def tokens_of_turn(self, question: str, answer: str) -> tuple[list[int], list[int]]:
         """(tokens behind the picture up to the answer, tokens of the answer and its end), as the template has them."""
-        refuse, tokenizer = self.processor.refuse_special_tokens, self.processor.tokenizer
+        refuse, image = self.processor.refuse_special_tokens, self.processor.image_token
         question = self._around[1].replace(_WORDS, refuse(question))
-        answer = self.processor.box_3d_token.join(map(refuse, answer.split(BOX_PLACEHOLDER))) + tokenizer.eos_token
-        return tuple(tokenizer.encode(text, add_special_tokens=False) for text in (question, answer))
+        answer = self.processor.box_3d_token.join(map(refuse, answer.split(BOX_PLACEHOLDER)))
+        encode = partial(self.processor.tokenizer.encode, add_special_tokens=False)
+        # Behind a picture: SentencePiece's kind would set a space before what begins a text.
+        return encode(image + question)[1:], encode(image + answer + self.processor.tokenizer.eos_token)[1:]
 
     @cached_property
     def _around(self) -> tuple[str, str]:

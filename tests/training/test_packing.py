@@ -4,8 +4,11 @@
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from llmi3d.processing.geometry_llmi3d import box_corners, project
+from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT, LLMI3DProcessor
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.ig3d.schema import grounding_conversation
 from llmi3d.training.packing import PackedCollator, Packer, turns_of
@@ -121,3 +124,31 @@ def test_users_cannot_type_special_tokens(chain, row):
     row["messages"] = grounding_conversation(["<|box_3d|>"])
     with pytest.raises(ValueError, match="special token"):
         Packer(chain[1])({**row, "targets": ["a"], "task": ["grounding"]})
+
+
+def test_tokens_are_those_that_are_asked(chain, row):
+    """Also with a tokenizer as Llama's, which sets `<s>` before every text and a space before its first word."""
+    own = chain[1].tokenizer
+    backend = Tokenizer.from_str(own.backend_tokenizer.to_str())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first"), pre_tokenizers.ByteLevel(False)]
+    )
+    start = own.pad_token  # any special token of its own
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, own.pad_token_id)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=own.pad_token,
+        eos_token=own.eos_token,
+        extra_special_tokens=[chain[1].image_token, chain[1].box_3d_token],
+    )
+    processor = LLMI3DProcessor(
+        chain[1].image_processor, tokenizer, chain[1].patch_size, chain[1].virtual_focal_length
+    )
+    asked = processor.grounding_inputs(row["image"], "the red car", intrinsics=row["intrinsics"])["input_ids"][0]
+    assert asked[0] == own.pad_token_id and tokenizer.decode(asked[1:2]) == " "
+
+    packer = Packer(processor)
+    question, answer = packer.tokens_of_turn(GROUNDING_PROMPT.format(phrase="the red car"), "<box_3d>")
+    assert [*packer.prefix(), *question, *answer[:-1]] == asked.tolist()
