@@ -7,185 +7,33 @@ Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence
 (padded), C channels, D depth bins.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoModel, GenerationMixin
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
-from transformers.utils import (
-    ModelOutput,
-    TransformersKwargs,
-    is_flash_attn_2_available,
-    is_flash_attn_3_available,
-    logging,
-    torch_compilable_check,
-)
+from transformers.utils import TransformersKwargs, logging, torch_compilable_check
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import select_hidden_states
 
-from .box_heads_llmi3d import AnswerLinear, Box3DHead, Box3DHeadOutput, TrunkLinear, gather_queries
+from .box_heads_llmi3d import Box3DHead, Box3DHeadOutput, gather_queries
 from .configuration_llmi3d import LLMI3DConfig
-from .feature_mining_llmi3d import FeatureMining, NeutralLinear
-from .model_card_llmi3d import write_model_card
+from .feature_mining_llmi3d import FeatureMining
+from .outputs_llmi3d import (
+    LLMI3DCausalLMOutputWithPast,
+    LLMI3DGenerateOutput,
+    LLMI3DImageFeatures,
+    LLMI3DModelOutputWithPast,
+)
+from .phrases_llmi3d import ANY_MASK, phrase_mask, split_phrases
+from .pretrained_llmi3d import LLMI3DPreTrainedModel
 from .qwen_vl_llmi3d import patches_of, rope_positions
 
 logger = logging.get_logger(__name__)
-
-# What a checkpoint tells the Auto classes and `pipeline` where llmi3d is not installed (`trust_remote_code=True`). The
-# processor brings the files of its side, the pipeline's too.
-AUTO_MAP = {
-    "AutoConfig": "configuration_llmi3d.LLMI3DConfig",
-    "AutoModel": "modeling_llmi3d.LLMI3DModel",
-    "AutoModelForImageTextToText": "modeling_llmi3d.LLMI3DForConditionalGeneration",
-    "AutoModelForMultimodalLM": "modeling_llmi3d.LLMI3DForConditionalGeneration",
-}
-CUSTOM_PIPELINES = {
-    "image-3d-grounding": {
-        "impl": "pipeline_llmi3d.Image3DGroundingPipeline",
-        "pt": ["AutoModelForImageTextToText"],
-        "type": "multimodal",
-    }
-}
-
-
-@dataclass
-class LLMI3DImageFeatures(BaseModelOutputWithPooling):
-    """Visual tokens of a batch of images.
-
-    Attributes:
-        pooler_output: [I, N, C], mined and projected into the language model.
-        depth_logits: [I, D + 1, H, W], object-level depth map; None without depth branch.
-        deepstack_features: of Qwen3-VL's encoder: for each of the language model's first layers [I, N, C], or a list
-            of I, to be added to its visual tokens.
-    """
-
-    depth_logits: Tensor | None = None
-    deepstack_features: list | None = None
-
-    def of_pictures(self, index: Tensor) -> "LLMI3DImageFeatures":
-        """What a language model needs of the images that `index` [B] names, one for each of its sequences."""
-        return LLMI3DImageFeatures(
-            pooler_output=self.pooler_output[index],
-            depth_logits=None if self.depth_logits is None else self.depth_logits[index],
-            deepstack_features=self.deepstack_features
-            and [torch.stack(tuple(each))[index] for each in self.deepstack_features],
-        )
-
-
-@dataclass
-class LLMI3DModelOutputWithPast(BaseModelOutputWithPast):
-    """As `BaseModelOutputWithPast`, with the visual side.
-
-    Attributes:
-        image_hidden_states: [I, N, C], visual tokens as the language model saw them.
-        depth_logits: [I, D + 1, H, W], object-level depth map.
-        image_outputs: what `get_image_features` returned.
-    """
-
-    image_hidden_states: Tensor | None = None
-    depth_logits: Tensor | None = None
-    image_outputs: LLMI3DImageFeatures | None = None
-
-
-@dataclass
-class LLMI3DCausalLMOutputWithPast(ModelOutput):
-    """Language and 3D answers.
-
-    Attributes:
-        loss: language-modelling loss, when `labels` are given. The 3D loss belongs to `llmi3d.training.losses`.
-        logits: [B, T, vocabulary].
-        boxes_3d: raw answers of the 3D heads at the query tokens of `input_ids`, in network units.
-        cache, hidden_states, attentions: as in every causal language model.
-        image_hidden_states: [I, N, C].
-        depth_logits: [I, D + 1, H, W], object-level depth map.
-        image_outputs: what `get_image_features` returned.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    cache: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    image_hidden_states: Tensor | None = None
-    depth_logits: Tensor | None = None
-    boxes_3d: Box3DHeadOutput | None = None
-    image_outputs: LLMI3DImageFeatures | None = None
-
-
-@dataclass
-class LLMI3DGenerateOutput(ModelOutput):
-    """Answer of `generate_boxes`.
-
-    Attributes:
-        sequences: [B, T], prompt and answer.
-        boxes_3d: raw answers of the 3D heads at the query tokens of the answer, in order.
-    """
-
-    sequences: Tensor | None = None
-    boxes_3d: Box3DHeadOutput | None = None
-
-
-def fastest_attention(device: torch.device, dtype: torch.dtype) -> str:
-    """The fastest attention that is installed and usable: flash attention on CUDA in half precision, else sdpa."""
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
-        if is_flash_attn_3_available():
-            return "flash_attention_3"
-        if is_flash_attn_2_available():
-            return "flash_attention_2"
-    return "sdpa"
-
-
-# Attention that takes any mask; the others know causality and padding alone.
-ANY_MASK = ("eager", "sdpa")
-
-
-def phrase_mask(phrase_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Attention in a sequence of several phrases: each sees what all share, and itself, but no other.
-
-    Args:
-        phrase_ids: [B, T]: 0 for padding, 1 for what all share, 2 and on for each phrase.
-        dtype: floating, of the mask.
-
-    Returns:
-        [B, 1, T, T], added to the scores: every attention takes that, while a boolean one would mean nothing to
-        `eager`.
-    """
-    length = phrase_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=phrase_ids.device).tril()
-    same = (phrase_ids[:, :, None] == phrase_ids[:, None]) | (phrase_ids[:, None] == 1)
-    # Padding sees itself alone: a row that sees nothing would be nan.
-    itself = torch.eye(length, dtype=torch.bool, device=phrase_ids.device)
-    sees = (causal & same & (phrase_ids > 0)[:, :, None]) | itself
-    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)[
-        :, None
-    ]
-
-
-def split_phrases(input_ids: Tensor, phrase_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A sequence of its own for each of the phrases that share one.
-
-    Args:
-        input_ids, phrase_ids: [B, T], as of `phrase_mask`.
-
-    Returns:
-        (input_ids [P, T'], attention_mask [P, T'], which of B each was in [P]), padded on the right.
-    """
-    rows, owners = [], []
-    for owner, (tokens, ids) in enumerate(zip(input_ids, phrase_ids, strict=True)):
-        for phrase in range(2, int(ids.max()) + 1):
-            rows.append(tokens[(ids == 1) | (ids == phrase)])
-            owners.append(owner)
-    masks = [torch.ones_like(row) for row in rows]
-    pad = nn.utils.rnn.pad_sequence
-    owners = torch.tensor(owners, dtype=torch.long, device=input_ids.device)
-    return pad(rows, batch_first=True), pad(masks, batch_first=True), owners
 
 
 class LLMI3DMultiModalProjector(nn.Module):
@@ -200,83 +48,6 @@ class LLMI3DMultiModalProjector(nn.Module):
 
     def forward(self, image_features: Tensor) -> Tensor:
         return self.linear_2(self.act(self.linear_1(image_features)))
-
-
-class LLMI3DPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and the switches of the Hugging Face machinery."""
-
-    config: LLMI3DConfig
-    config_class = LLMI3DConfig
-    base_model_prefix = "model"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["cache"]
-    _no_split_modules = ["FeatureMining", "Box3DHead"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-
-    def __init__(self, config: LLMI3DConfig, *args, **kwargs):
-        # What the user did not choose may follow the device and dtype (see `_follow_device`).
-        parts = (config, config.text_config, config.vision_config)
-        self._attention_was_chosen = any(part._attn_implementation is not None for part in parts)
-        super().__init__(config, *args, **kwargs)
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        # By leaf modules: transformers passes over modules of custom code that hold no parameter of their own.
-        if isinstance(module, NeutralLinear):
-            init.zeros_(module.weight)
-        elif isinstance(module, TrunkLinear):
-            # At the language model's 0.02 a narrow trunk would damp answers and gradients a hundredfold.
-            init.xavier_uniform_(module.weight)
-        elif isinstance(module, AnswerLinear):
-            init.copy_(module.bias, torch.tensor(module.initial_bias))
-
-    def _set_gradient_checkpointing(self, enable=True, *args, **kwargs):
-        super()._set_gradient_checkpointing(enable, *args, **kwargs)
-        # timm keeps a switch of its own, which the search for HF modules does not find.
-        if self.config.high_res_branch:
-            self.base_model.high_res_tower._set_gradient_checkpointing(enable)
-
-    def save_pretrained(self, save_directory, *args, is_main_process=True, **kwargs):
-        """As every model; the checkpoint also carries its code (see `AUTO_MAP`) and a model card, if it has none."""
-        if self._auto_class is not None:
-            self.config.auto_map = dict(AUTO_MAP)
-            self.config.custom_pipelines = CUSTOM_PIPELINES
-        try:
-            super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
-        finally:  # it belongs in the file alone (see `LLMI3DConfig.__post_init__`)
-            self.config.__dict__.pop("custom_pipelines", None)
-        if is_main_process:
-            write_model_card(save_directory, self.config, self.num_parameters())
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
-        # Loading makes new parameters, all of them trainable.
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.base_model._freeze_unused_vision_layers()
-        return loaded
-
-    def set_attn_implementation(self, attn_implementation, *args, **kwargs):
-        self.base_model._attention_was_chosen = True
-        if isinstance(attn_implementation, str) and attn_implementation not in ("eager", "sdpa"):
-            # The CNN has no attention, but refuses what timm does not know.
-            attn_implementation = dict.fromkeys(("", "text_config", "vision_config"), attn_implementation)
-        super().set_attn_implementation(attn_implementation, *args, **kwargs)
-
-    def _follow_device(self) -> None:
-        """Uses the fastest attention for the device and dtype of now, unless the user chose one."""
-        if self._attention_was_chosen or torch.compiler.is_compiling():
-            return
-        best = fastest_attention(self.device, self.dtype)
-        for key in ("text_config", "vision_config"):
-            if getattr(self.config, key)._attn_implementation != best:
-                super().set_attn_implementation({key: best})
 
 
 class LLMI3DModel(LLMI3DPreTrainedModel):

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from llmi3d.modeling_llmi3d import phrase_mask, split_phrases
+from llmi3d.phrases_llmi3d import phrase_mask, split_phrases
 from llmi3d.processing.processing_llmi3d import LLMI3DProcessor
 
 K = (250.0, 260.0, 150.0, 110.0)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LogitsProcessor, LogitsProcessorList
 
-from llmi3d import LLMI3DForConditionalGeneration, LLMI3DModel, modeling_llmi3d
+from llmi3d import LLMI3DForConditionalGeneration, LLMI3DModel, modeling_llmi3d, pretrained_llmi3d
 
 PIXELS = ("pixel_values", "high_res_pixel_values")
 IMAGE_TOKENS, PROMPT = 16, 23  # of a sample of `tiny_inputs`
@@ -550,7 +550,7 @@ def test_attentions_and_hidden_states_come_out_on_request(tiny_model, tiny_input
 
 
 def test_flash_attention_without_its_package_is_a_clear_error(tiny_model, tmp_path):
-    if modeling_llmi3d.is_flash_attn_2_available():
+    if pretrained_llmi3d.is_flash_attn_2_available():
         pytest.skip("flash-attn is installed")
     tiny_model.save_pretrained(tmp_path)
     with pytest.raises(ImportError, match=r"FlashAttention2 .*installed"):
@@ -570,13 +570,13 @@ def test_flash_attention_without_its_package_is_a_clear_error(tiny_model, tmp_pa
     ],
 )
 def test_the_fastest_attention_follows_device_dtype_and_what_is_installed(monkeypatch, device, dtype, installed, want):
-    monkeypatch.setattr(modeling_llmi3d, "is_flash_attn_2_available", lambda: installed[0])
-    monkeypatch.setattr(modeling_llmi3d, "is_flash_attn_3_available", lambda: installed[1])
-    assert modeling_llmi3d.fastest_attention(torch.device(device), dtype) == want
+    monkeypatch.setattr(pretrained_llmi3d, "is_flash_attn_2_available", lambda: installed[0])
+    monkeypatch.setattr(pretrained_llmi3d, "is_flash_attn_3_available", lambda: installed[1])
+    assert pretrained_llmi3d.fastest_attention(torch.device(device), dtype) == want
 
 
 def test_attention_follows_the_device_only_where_the_user_has_not_chosen(new_tiny_model, tiny_inputs, monkeypatch):
-    monkeypatch.setattr(modeling_llmi3d, "fastest_attention", lambda device, dtype: "eager")
+    monkeypatch.setattr(pretrained_llmi3d, "fastest_attention", lambda device, dtype: "eager")
     model = new_tiny_model()
     answer(model, tiny_inputs())
     assert attention_of(model) == {"eager"}

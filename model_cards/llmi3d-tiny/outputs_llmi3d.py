@@ -1,0 +1,92 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""What the model returns.
+
+Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, C channels, D depth bins.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from .box_heads_llmi3d import Box3DHeadOutput
+
+
+@dataclass
+class LLMI3DImageFeatures(BaseModelOutputWithPooling):
+    """Visual tokens of a batch of images.
+
+    Attributes:
+        pooler_output: [I, N, C], mined and projected into the language model.
+        depth_logits: [I, D + 1, H, W], object-level depth map; None without depth branch.
+        deepstack_features: of Qwen3-VL's encoder: for each of the language model's first layers [I, N, C], or a list
+            of I, to be added to its visual tokens.
+    """
+
+    depth_logits: Tensor | None = None
+    deepstack_features: list | None = None
+
+    def of_pictures(self, index: Tensor) -> "LLMI3DImageFeatures":
+        """What a language model needs of the images that `index` [B] names, one for each of its sequences."""
+        return LLMI3DImageFeatures(
+            pooler_output=self.pooler_output[index],
+            depth_logits=None if self.depth_logits is None else self.depth_logits[index],
+            deepstack_features=self.deepstack_features
+            and [torch.stack(tuple(each))[index] for each in self.deepstack_features],
+        )
+
+
+@dataclass
+class LLMI3DModelOutputWithPast(BaseModelOutputWithPast):
+    """As `BaseModelOutputWithPast`, with the visual side.
+
+    Attributes:
+        image_hidden_states: [I, N, C], visual tokens as the language model saw them.
+        depth_logits: [I, D + 1, H, W], object-level depth map.
+        image_outputs: what `get_image_features` returned.
+    """
+
+    image_hidden_states: Tensor | None = None
+    depth_logits: Tensor | None = None
+    image_outputs: LLMI3DImageFeatures | None = None
+
+
+@dataclass
+class LLMI3DCausalLMOutputWithPast(ModelOutput):
+    """Language and 3D answers.
+
+    Attributes:
+        loss: language-modelling loss, when `labels` are given. The 3D loss belongs to `llmi3d.training.losses`.
+        logits: [B, T, vocabulary].
+        boxes_3d: raw answers of the 3D heads at the query tokens of `input_ids`, in network units.
+        cache, hidden_states, attentions: as in every causal language model.
+        image_hidden_states: [I, N, C].
+        depth_logits: [I, D + 1, H, W], object-level depth map.
+        image_outputs: what `get_image_features` returned.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    cache: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    image_hidden_states: Tensor | None = None
+    depth_logits: Tensor | None = None
+    boxes_3d: Box3DHeadOutput | None = None
+    image_outputs: LLMI3DImageFeatures | None = None
+
+
+@dataclass
+class LLMI3DGenerateOutput(ModelOutput):
+    """Answer of `generate_boxes`.
+
+    Attributes:
+        sequences: [B, T], prompt and answer.
+        boxes_3d: raw answers of the 3D heads at the query tokens of the answer, in order.
+    """
+
+    sequences: Tensor | None = None
+    boxes_3d: Box3DHeadOutput | None = None
