@@ -19,7 +19,7 @@ from llmi3d.bases.checkpoint_io import CheckpointReader, new_folder
 from llmi3d.bases.convnext import RENAMES, convnext_config, load_convnext
 from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
-from llmi3d.processing.processing_llmi3d import CHAT_TEMPLATE, IMAGE_TOKEN, LLMI3DProcessor
+from llmi3d.processing.processing_llmi3d import CHAT_TEMPLATE, IMAGE_TOKEN, QWEN_IMAGE_TOKEN, LLMI3DProcessor
 
 NEW_PARTS = ("high_res_tower", "feature_mining", "box_head")
 
@@ -94,7 +94,8 @@ def init_checkpoint(
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         if of_qwen:
             processor = qwen_vl.qwen_vl_processor(base, model.config, tokenizer, **hub)
-            processor.chat_template = chat_template or processor.chat_template
+            own = _turns_of(base, tokenizer, QWEN_IMAGE_TOKEN, chat_template, **hub)
+            processor.chat_template = own or processor.chat_template
         else:
             processor = llava_processor(base, model.config, tokenizer, chat_template, **hub)
         if high_res_weights is not None:
@@ -134,21 +135,30 @@ def llava_processor(
         ValueError: no image processor, or no chat template that can be used.
     """
     images = llava.read(AutoImageProcessor, base, **hub)
-    template = chat_template or _chat_template_of(base, tokenizer, **hub)
+    template = _turns_of(base, tokenizer, IMAGE_TOKEN, chat_template, **hub)
     if template is None and config.text_config.model_type == "llama":
         template = CHAT_TEMPLATE  # LLaVA-1.5's, whose early checkpoints have none
     elif template is None:
         raise ValueError("chat_template: the base has none, want one (--chat-template).")
-    elif not re.search(r"\{%-?\s*generation", template) or chat_template is None:
-        turns = read_turns(template, tokenizer, IMAGE_TOKEN)
-        tokenizer.eos_token = turns.end
-        template = turns.to_template()
-    tokenizer.chat_template = None  # there is one place for it
     processor = LLMI3DProcessor.for_model(
         config, tokenizer, image_mean=tuple(images.image_mean), image_std=tuple(images.image_std)
     )
     processor.chat_template = template
     return processor
+
+
+def _turns_of(base: str, tokenizer, image_token: str, chat_template: str | None, **hub: Any) -> str | None:
+    """`chat_template` or else the base's, with a block that tells which words are learned; None where neither is.
+
+    The token that ends a turn becomes the tokenizer's end of text.
+    """
+    template = chat_template or _chat_template_of(base, tokenizer, **hub)
+    if template is not None and not (chat_template and re.search(r"\{%-?\s*generation", template)):
+        turns = read_turns(template, tokenizer, image_token)
+        tokenizer.eos_token = turns.end
+        template = turns.to_template()
+    tokenizer.chat_template = None  # there is one place for it
+    return template
 
 
 def _chat_template_of(base: str, tokenizer, **hub: Any) -> str | None:

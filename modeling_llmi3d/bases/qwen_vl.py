@@ -74,8 +74,8 @@ def load_qwen_vl(cls, name_or_path: str, tokenizer=None, **kwargs: Any):
 
 
 def qwen_vl_processor(name_or_path: str, config: LLMI3DConfig, tokenizer, **hub: Any) -> LLMI3DProcessor:
-    """The processor of a LLMI3D that took over a Qwen-VL: LLMI3D's letterbox and camera, the base's turns, mean and
-    deviation.
+    """The processor of a LLMI3D that took over a Qwen-VL: LLMI3D's letterbox and camera, Qwen's turns, the base's
+    mean and deviation.
 
     Args:
         name_or_path: folder or Hub name of the base.

@@ -66,6 +66,27 @@ def test_a_qwen_vl_becomes_a_checkpoint_too(qwen_base, convnext, photograph, tmp
         init_checkpoint(qwen_base[0], tmp_path / "other", convnext[1], high_res_branch=False)
 
 
+# As Qwen2.5-VL's, which speaks first where nobody else does.
+SPEAKS_FIRST = """{% for message in messages %}{% if loop.first and message['role'] != 'system' -%}
+{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}{{ '<|im_start|>' + message['role'] + '\n' -}}
+{% for block in message['content'] %}{% if block['type'] == 'image' -%}
+{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% else %}{{ block['text'] }}{% endif %}{% endfor -%}
+{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+
+def test_a_qwen_vl_keeps_its_own_turns(qwen_base, row, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(qwen_base[0], base)
+    (base / "chat_template.jinja").write_text(SPEAKS_FIRST)
+    init_checkpoint(base, tmp_path / "made", **TINY, image_size=32)
+    processor = AutoProcessor.from_pretrained(tmp_path / "made")
+    asked = processor.grounding_prompt("the car", mode="generate")
+    assert asked.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|>")
+    batch = LLMI3DDataCollator(processor)([row])
+    learned = batch["labels"][0][batch["labels"][0] >= 0]
+    assert processor.tokenizer.decode(learned) == 2 * "<|box_3d|><|im_end|>"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_original_answers_stay_and_generation_stops_at_the_end_of_a_turn(made, bases, family):
     folder, original = bases[family]
