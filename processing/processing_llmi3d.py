@@ -1,6 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """LLMI3DProcessor: pictures, cameras and words in; metric boxes out."""
 
+import math
 from typing import Any
 
 import torch
@@ -61,9 +62,13 @@ class LLMI3DProcessor(ProcessorMixin):
         virtual_focal_length: of the virtual camera, network pixels, as in the model's configuration.
         chat_template: `CHAT_TEMPLATE` by default.
         image_token: placeholder of the picture, and of one visual token.
+        score_temperature, score_bias: of the weights: a score is sigmoid(score_logits / temperature + bias). With 1
+            and 0 it is what the network is trained to predict, the 3D IoU; with what `llmi3d calibrate` fits, the
+            probability that the IoU is above a threshold, 0.25 as a rule.
+        score_threshold: below this score a box is better left out, as that command found; used where it is asked for.
 
     Raises:
-        ValueError: a tokenizer without the special tokens.
+        ValueError: a tokenizer without the special tokens; a calibration that is none.
 
     Example:
 
@@ -86,8 +91,12 @@ class LLMI3DProcessor(ProcessorMixin):
         virtual_focal_length: float = 768.0,
         chat_template: str | None = None,
         image_token: str = IMAGE_TOKEN,
+        score_temperature: float = 1.0,
+        score_bias: float = 0.0,
+        score_threshold: float = 0.0,
         **kwargs,
     ):
+        self.calibrate(score_temperature, score_bias, score_threshold)
         self.patch_size = patch_size
         self.virtual_focal_length = virtual_focal_length
         self.image_token, self.box_3d_token = image_token, BOX_3D_TOKEN
@@ -101,6 +110,20 @@ class LLMI3DProcessor(ProcessorMixin):
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         self.box_3d_token_id = tokenizer.convert_tokens_to_ids(BOX_3D_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+
+    def calibrate(self, temperature: float = 1.0, bias: float = 0.0, threshold: float = 0.0) -> None:
+        """Sets what becomes of the network's scores (see the class); without arguments, they are taken as they are.
+
+        Raises:
+            ValueError: a temperature that is not above 0, a bias that is not finite, a threshold outside 0 to 1.
+        """
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"score_temperature: got {temperature}, want a number above 0.")
+        if not math.isfinite(bias):
+            raise ValueError(f"score_bias: got {bias}, want a finite number.")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"score_threshold: got {threshold}, want a score within 0 to 1.")
+        self.score_temperature, self.score_bias, self.score_threshold = temperature, bias, threshold
 
     @classmethod
     def for_model(cls, config, tokenizer, **image_kwargs) -> "LLMI3DProcessor":
@@ -325,7 +348,7 @@ class LLMI3DProcessor(ProcessorMixin):
         outputs: Any,
         cameras: list[Camera],
         labels: list[list[str]] | None = None,
-        threshold: float = 0.0,
+        threshold: float | None = 0.0,
     ) -> list[dict[str, Any]]:
         """Raw network answers to metric boxes, in the original picture (see `geometry_llmi3d.decode_boxes`).
 
@@ -333,14 +356,15 @@ class LLMI3DProcessor(ProcessorMixin):
             outputs: what the model or `generate_boxes` returned (anything with `boxes_3d`).
             cameras: one for each sample (`inputs.cameras`).
             labels: for each sample the name of each of its boxes; one name alone serves all of a sample's boxes.
-            threshold: boxes of a lower score are left out.
+            threshold: boxes of a lower score are left out; None takes `score_threshold`.
 
         Returns:
             For each sample a dictionary of CPU tensors, in the frame of the original, upright picture:
-            `labels` (list of str or None), `scores` [Q] (predicted 3D IoU), `centers` [Q, 3], `sizes` [Q, 3]
-            (length, height, width), `corners` [Q, 8, 3], all metres in the camera frame, `rotations` [Q, 3, 3] box to
-            camera, `boxes_2d` [Q, 4] (xyxy) and `centers_2d` [Q, 2] pixels, `depth_weights` [Q, 3] (shares of
-            regression, height and map), `intrinsics` [3, 3] the K used, and `intrinsics_source`.
+            `labels` (list of str or None), `scores` [Q] (predicted 3D IoU, or as calibrated: see the class),
+            `centers` [Q, 3], `sizes` [Q, 3] (length, height, width), `corners` [Q, 8, 3], all metres in the camera
+            frame, `rotations` [Q, 3, 3] box to camera, `boxes_2d` [Q, 4] (xyxy) and `centers_2d` [Q, 2] pixels,
+            `depth_weights` [Q, 3] (shares of regression, height and map), `intrinsics` [3, 3] the K used, and
+            `intrinsics_source`.
 
         Raises:
             ValueError: numbers of samples, cameras and labels that differ.
@@ -359,7 +383,7 @@ class LLMI3DProcessor(ProcessorMixin):
                 values = getattr(boxes, name)[index]
                 return values[boxes.mask[index]].detach().cpu().double()
 
-            scores = pick("score_logits").sigmoid()
+            scores = (pick("score_logits") / self.score_temperature + self.score_bias).sigmoid()
             names = self._names_of_boxes(labels[index] if labels is not None else None, len(scores))
             centers, sizes, rotations = decode_boxes(
                 pick("center_2d_px"),
@@ -369,7 +393,7 @@ class LLMI3DProcessor(ProcessorMixin):
                 camera.network_intrinsics(),
                 self.virtual_focal_length,
             )
-            kept = scores >= threshold
+            kept = scores >= (self.score_threshold if threshold is None else threshold)
             answer = {
                 "scores": scores,
                 "centers": centers,

@@ -52,14 +52,15 @@ class Image3DGroundingPipeline(Pipeline):
                 or one for all. Without it EXIF is read, and without that a default is assumed, with a warning.
             fov_deg: horizontal field of view in degrees, instead of `intrinsics`.
             mode: `direct` (default; one forward pass) or `generate` (the language model writes an answer).
-            threshold: boxes of a lower score are left out (default 0).
+            threshold: boxes of a lower score are left out (default 0); None takes the processor's `score_threshold`.
             batch_size: pictures to a forward pass (default 1).
             kwargs: generation arguments such as `max_new_tokens`.
 
         Returns:
             For one picture and one phrase a dictionary that `json.dumps` takes:
             `prompt`, `mode`, `text` (the words of the answer), `image_size` (width, height), `intrinsics` (the K
-            used), `intrinsics_source` (`given`, `fov`, `exif` or `default`) and `boxes`, a list of
+            used), `intrinsics_source` (`given`, `fov`, `exif` or `default`), `found` (false: no box, so not in the
+            picture as far as the model can tell) and `boxes`, a list of
             {`label`, `score`, `center`, `size`, `rotation`, `corners`, `box_2d`, `center_2d`, `depth_weights`}; units
             and frames as in `LLMI3DProcessor.post_process_grounding_3d`.
             For several phrases a list of them; for a list of pictures a list with the above for each; for a generator
@@ -81,7 +82,7 @@ class Image3DGroundingPipeline(Pipeline):
             samples = _sample(images, prompt, intrinsics, fov_deg)
         return super().__call__(samples, **kwargs)
 
-    def _sanitize_parameters(self, mode: str = "direct", threshold: float = 0.0, **generate_kwargs):
+    def _sanitize_parameters(self, mode: str = "direct", threshold: float | None = 0.0, **generate_kwargs):
         if mode not in ("direct", "generate"):
             raise ValueError(f"mode: got '{mode}', want 'direct' or 'generate'.")
         return {"mode": mode}, {"mode": mode, **generate_kwargs}, {"mode": mode, "threshold": threshold}
@@ -129,7 +130,7 @@ class Image3DGroundingPipeline(Pipeline):
             boxes, sequences = outputs.boxes_3d, outputs.sequences[:, inputs["input_ids"].shape[1] :]
         return {**model_inputs, "boxes_3d": boxes, "sequences": sequences}
 
-    def postprocess(self, model_outputs: dict[str, Any], mode: str, threshold: float) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: dict[str, Any], mode: str, threshold: float | None) -> list[dict[str, Any]]:
         cameras, prompts, sequences = (model_outputs[key] for key in ("cameras", "prompts", "sequences"))
         texts = [""] * len(prompts)
         if sequences is not None:
@@ -145,6 +146,7 @@ class Image3DGroundingPipeline(Pipeline):
                 "image_size": list(camera.image_size),
                 "intrinsics": [list(row) for row in camera.intrinsics],
                 "intrinsics_source": camera.source,
+                "found": bool(answer["labels"]),
                 "boxes": _boxes_as_dicts(answer),
             }
             for prompt, text, camera, answer in zip(prompts, texts, cameras, answers, strict=True)

@@ -202,6 +202,35 @@ def test_threshold_leaves_out_low_scores(processor, boxes):
     assert all(len(answer[key]) == 2 for key in ("centers", "corners", "boxes_2d", "depth_weights"))
 
 
+def test_calibration_changes_scores_alone_and_is_saved(new_chain, boxes, tmp_path):
+    processor = new_chain[1]
+    camera = Camera(((250.0, 0.0, 150.0), (0.0, 260.0, 110.0), (0.0, 0.0, 1.0)), (320, 200))
+    outputs = perfect_outputs(*boxes, camera, processor.virtual_focal_length)
+    before = processor.post_process_grounding_3d(outputs, [camera])[0]
+    processor.calibrate(temperature=0.5, bias=1.0, threshold=0.8)
+    processor.save_pretrained(tmp_path)
+    loaded = LLMI3DProcessor.from_pretrained(tmp_path)
+    after = loaded.post_process_grounding_3d(outputs, [camera])[0]
+    logits = torch.tensor([-2.0, 0.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(after["scores"], (2 * logits + 1).sigmoid())
+    torch.testing.assert_close(after["centers"], before["centers"], atol=0, rtol=0)
+    kept = loaded.post_process_grounding_3d(outputs, [camera], [["a", "b", "c"]], threshold=None)[0]
+    assert kept["labels"] == ["c"] and len(after["scores"]) == 3  # nothing is left out unless it is asked for
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"temperature": 0.0}, "score_temperature: got 0.0, want a number above 0"),
+        ({"bias": float("nan")}, "score_bias: got nan, want a finite number"),
+        ({"threshold": 1.5}, "score_threshold: got 1.5, want a score within 0 to 1"),
+    ],
+)
+def test_calibrations_that_are_none_are_refused(processor, given, message):
+    with pytest.raises(ValueError, match=message):
+        processor.calibrate(**given)
+
+
 def test_padded_queries_are_no_answers(processor, boxes):
     camera = Camera(((250.0, 0.0, 150.0), (0.0, 260.0, 110.0), (0.0, 0.0, 1.0)), (320, 200))
     outputs = perfect_outputs(*boxes, camera, processor.virtual_focal_length)
