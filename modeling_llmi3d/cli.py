@@ -8,6 +8,7 @@ import typer
 
 from .bases.cli import Dtype, convert_app
 from .bench_cli import ListCommand, bench
+from .calibrate_cli import calibrate
 from .console import fail
 from .predict_cli import Mode, predict
 from .training.ig3d.cli import data_app
@@ -24,6 +25,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(convert_app, name="convert")
 app.command()(predict)
 app.command(cls=ListCommand)(bench)
+app.command()(calibrate)
 
 
 def _print_version(wanted: bool) -> None:

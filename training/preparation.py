@@ -167,6 +167,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
     if processor is None:
         raise ValueError(f"model_name_or_path: got a '{config.model_type}' in {base!r}, want a LLMI3D checkpoint.")
     processor.check_model(config)
+    processor.calibrate()  # what was fitted for the base's weights does not hold for others
     # Before the arguments are made: from then on ZeRO-3 would spread what is built here.
     counts = [count_parameters(config, stage, model.trust_remote_code) for stage in recipe.stages]
     stages = []

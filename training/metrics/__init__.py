@@ -2,6 +2,7 @@
 
 from .bootstrap import Statistic
 from .calibration import expected_calibration_error, grounding_calibration, reliability, risk_coverage
+from .confidence import calibrate, fit_scores
 from .detection import Detections, detection_metrics
 from .grounding import grounding_metrics, question_values
 from .iou3d import box3d_iou, intersection_volume, volume
@@ -24,11 +25,13 @@ __all__ = [
     "align_axes",
     "box3d_iou",
     "box_2d_iou",
+    "calibrate",
     "compare",
     "detection_metrics",
     "detection_record",
     "evaluate_records",
     "expected_calibration_error",
+    "fit_scores",
     "get_protocol",
     "grounding_calibration",
     "grounding_metrics",

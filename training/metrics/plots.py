@@ -39,14 +39,15 @@ def plot_evaluation(out: str | Path, records: Sequence[Record], reports: dict[st
     for kind in KINDS[1:]:
         if any(Condition.parse(name).kind == kind for name in reports):
             figures[f"{kind}_sweep"] = plot_sweep(reports, kind)
-    paths = []
-    for name, figure in figures.items():
-        if figure is not None:
-            paths.append(Path(out) / f"{name}.png")
-            unfinished = paths[-1].with_name(f".{name}.png")
-            figure.savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
-            os.replace(unfinished, paths[-1])
-    return paths
+    return [save_figure(figure, Path(out) / f"{name}.png") for name, figure in figures.items() if figure is not None]
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a PNG so that its name appears only once it is complete; gives the path."""
+    unfinished = path.with_name(f".{path.name}")
+    figure.savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
+    os.replace(unfinished, path)
+    return path
 
 
 def plot_error_against_distance(records: Sequence[Record], bins: int = 8) -> Figure | None:
@@ -84,11 +85,25 @@ def plot_error_against_distance(records: Sequence[Record], bins: int = 8) -> Fig
 
 def plot_reliability(report: Report) -> Figure:
     """Accuracy against score in bins, with the number of answers of each."""
-    found = report.calibration["reliability"]
-    edges = found["edges"]
-    kept = [i for i, count in enumerate(found["count"]) if count]
     figure = Figure(figsize=(5, 5.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _draw_reliability(upper, lower, report.calibration["reliability"], report.calibration["threshold"])
+    return figure
+
+
+def plot_calibration(before: dict, after: dict, threshold: float) -> Figure:
+    """Two reliability diagrams (`calibration.Reliability` as plain values) side by side: before and after."""
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    (*upper,), (*lower,) = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
+    for i, (name, found) in enumerate({"before": before, "after": after}.items()):
+        _draw_reliability(upper[i], lower[i], found, threshold)
+        upper[i].set_title(f"{name}: {upper[i].get_title()}")
+    return figure
+
+
+def _draw_reliability(upper, lower, found: dict, threshold: float) -> None:
+    edges = found["edges"]
+    kept = [i for i, count in enumerate(found["count"]) if count]
     widths = [edges[i + 1] - edges[i] for i in kept]
     upper.bar(
         [edges[i] for i in kept], [found["accuracy"][i] for i in kept], widths, align="edge", color=BLUE, alpha=0.6
@@ -97,13 +112,11 @@ def plot_reliability(report: Report) -> Figure:
         [found["score"][i] for i in kept], [found["accuracy"][i] for i in kept], "o", color=ORANGE, label="mean score"
     )
     upper.plot([0, 1], [0, 1], "--", color=GREY, label="calibrated")
-    threshold = report.calibration["threshold"]
     upper.set(ylabel=f"share with IoU > {threshold:g}", ylim=(0, 1), xlim=(0, 1))
     upper.set_title(f"expected calibration error {100 * found['expected_calibration_error']:.1f} %")
     upper.legend(loc="lower right")
     lower.bar([edges[i] for i in kept], [found["count"][i] for i in kept], widths, align="edge", color=GREY)
     lower.set(xlabel="score", ylabel="answers")
-    return figure
 
 
 def plot_risk_coverage(report: Report) -> Figure:

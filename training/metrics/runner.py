@@ -81,16 +81,27 @@ class CheckpointPredictor:
         mode: `direct` or `generate`.
         name: in reports; default the checkpoint's own.
         device: default the fastest there is.
+        raw_scores: the network's own scores, whatever calibration the checkpoint has.
         generate_kwargs: for `generate`, such as max_new_tokens.
     """
 
-    def __init__(self, checkpoint: str, mode: str = "direct", name: str | None = None, device=None, **generate_kwargs):
+    def __init__(
+        self,
+        checkpoint: str,
+        mode: str = "direct",
+        name: str | None = None,
+        device=None,
+        raw_scores: bool = False,
+        **generate_kwargs,
+    ):
         from transformers import pipeline
 
         import llmi3d
 
         llmi3d.register()
         self.pipeline = pipeline("image-3d-grounding", model=str(checkpoint), device=device)
+        if raw_scores:
+            self.pipeline.processor.calibrate()
         self.mode, self.generate_kwargs = mode, generate_kwargs
         self.name = name or Path(checkpoint).name
         model = self.pipeline.model
@@ -99,6 +110,7 @@ class CheckpointPredictor:
             "mode": mode,
             "dtype": str(model.dtype),
             "generate": generate_kwargs,
+            **({"raw_scores": True} if raw_scores else {}),
         }
 
     def __call__(self, questions: Sequence[Question]) -> list[list[dict]]:
@@ -240,6 +252,20 @@ def evaluate(
     return Evaluation(
         report, {str(one): Report.load(out / "conditions" / f"{one}.json") for one in conditions if one != NONE}
     )
+
+
+def read_answered(out: str | Path, rows, protocol: Protocol) -> list[Record]:
+    """The questions of a complete evaluation with their answers, as the protocol judges them.
+
+    Args:
+        out: folder that `evaluate` wrote.
+        rows, protocol: as given to it.
+    """
+    if hasattr(rows, "cast_column"):
+        rows = rows.cast_column("image", datasets.Image(decode=False))
+    lines = (Path(out) / "predictions.jsonl").read_text().splitlines()
+    records, _ = _questions_of(rows, protocol)
+    return protocol.select(with_predictions(records, [json.loads(line) for line in lines if line]))[0]
 
 
 # ----------------------------------------------------------------------------------------------------------- questions
