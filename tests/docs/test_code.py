@@ -1,0 +1,97 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""The pages' Python runs, a page's blocks in order with one set of names; their JSON and YAML can be read."""
+
+import ast
+import json
+
+import pytest
+import yaml
+from doc_pages import PAGES, ROOT, blocks
+
+# Pages whose Python is run with more about it, and where.
+ELSEWHERE = {
+    "docs/your_data.md": "tests/test_docs.py",
+    "docs/offline.md": "tests/processing/test_offline.py",
+    "examples/tiny/card.md": "model_cards/llmi3d-tiny/README.md, which is made of it",
+}
+LANGUAGES = {"python", "bash", "json", "yaml", "text", ""}
+
+
+def rows():
+    """Rows to learn from, as `llmi3d data build` writes them."""
+    from llmi3d.training.ig3d.dataset import load_split
+
+    return load_split("DIR", "val")
+
+
+def trained():
+    """A trainer about to take one step, and its model."""
+    from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
+    from llmi3d.training.collator import LLMI3DDataCollator
+
+    model = LLMI3DForConditionalGeneration.from_pretrained("CHECKPOINT")
+    for tower in (model.model.vision_tower, model.model.high_res_tower):
+        tower.requires_grad_(False)
+    arguments = LLMI3DTrainingArguments(output_dir="run", max_steps=1, per_device_train_batch_size=1, use_cpu=True)
+    collator = LLMI3DDataCollator(LLMI3DProcessor.from_pretrained("CHECKPOINT"))
+    trainer = LLMI3DTrainer(model, arguments, train_dataset=rows(), data_collator=collator)
+    return {"model": model, "trainer": trainer}
+
+
+# What a page takes as given, by the names that it uses.
+GIVEN = {
+    "README.md": lambda: {"rows": rows()},
+    "docs/data.md": lambda: {"first": "DIR", "second": "DIR"},
+    "docs/training.md": trained,
+    "model_cards/llmi3d-tiny/README.md": lambda: {"fx": 721.5, "fy": 721.5, "cx": 609.6, "cy": 172.9},
+}
+# The split that a page reads is there under another name.
+SPLITS = {"docs/data.md": ("train", "val")}
+
+
+def run_page(page: str) -> dict:
+    """Runs the Python of a page and gives the names that it leaves behind."""
+    names = GIVEN.get(page, dict)()
+    for block in blocks(page, "python"):
+        text = block.text.replace(*(f'"{one}"' for one in SPLITS[page])) if page in SPLITS else block.text
+        code = compile("\n" * (block.line - 1) + text, str(ROOT / page), "exec")  # errors name the page's line
+        exec(code, names)
+    return names
+
+
+# Pages that show the tables that their Python prints.
+PRINTS = {"docs/training.md"}
+# What must be true of what a page leaves behind.
+CHECKS = {
+    "README.md": {
+        "answer": lambda answer: len(answer["centers"]) == 1 and answer["intrinsics_source"] == "given",
+        "answers": lambda answers: len(answers) == 3,
+        "outputs": lambda outputs: outputs.sequences.shape[0] == 1,
+        "trainer": lambda trainer: len(trainer.train_dataset) == 2,
+    },
+    "docs/data.md": {"row": lambda row: row["objects"]},
+    "docs/training.md": {"trainer": lambda trainer: trainer.state.global_step == 1},
+}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page not in ELSEWHERE])
+def test_python_runs(page, workplace, capsys):
+    names = run_page(page)
+    if page in PRINTS:
+        printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+        shown = (ROOT / page).read_text()
+        assert printed and [line for line in printed if line not in shown] == []
+    for name, check in CHECKS.get(page, {}).items():
+        assert check(names[name]), f"{page}: {name} is {names[name]!r}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_are_of_known_languages_and_can_be_read(page):
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{page}:{block.line}: {block.language}"
+        if block.language == "json":
+            json.loads(block.text)
+        elif block.language == "yaml":
+            assert yaml.safe_load(block.text)
+        elif block.language == "python":
+            ast.parse(block.text)
