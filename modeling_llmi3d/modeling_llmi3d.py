@@ -18,9 +18,9 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging, torch_compilable_check
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import select_hidden_states
+from transformers.utils.output_capturing import maybe_install_capturing_hooks, select_hidden_states
 
-from .box_heads_llmi3d import Box3DHead, Box3DHeadOutput, gather_queries
+from .box_heads_llmi3d import Box3DHead, Box3DHeadOutput, find_queries, gather_queries, states_at
 from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import FeatureMining
 from .outputs_llmi3d import (
@@ -160,13 +160,19 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             ValueError: another number of placeholders than of visual tokens.
         """
         mask = self.is_placeholder(input_ids, inputs_embeds)
-        wanted, given = mask.sum(), image_features.shape[0] * image_features.shape[1]
-        torch_compilable_check(
-            wanted == given,
-            f"Image features and image tokens do not match, tokens: {wanted}, features: {given} "
-            f"({image_features.shape[0]} images of {image_features.shape[1]} tokens)",
-        )
+        if not torch.compiler.is_compiling():  # a whole graph cannot look at its data: `ground` looks before
+            self.check_placeholders(mask, *image_features.shape[:2])
         return mask[..., None]
+
+    @staticmethod
+    def check_placeholders(mask: Tensor, images: int, tokens: int) -> None:
+        """Refuses another number of placeholders, bool [B, T], than of visual tokens with a ValueError."""
+        wanted = mask.sum()
+        torch_compilable_check(
+            wanted == images * tokens,
+            f"Image features and image tokens do not match, tokens: {wanted}, features: {images * tokens} "
+            f"({images} images of {tokens} tokens)",
+        )
 
     def get_rope_positions(
         self,
@@ -436,15 +442,60 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         Returns:
             `boxes_3d`, one row a sequence, or a phrase where several share a sequence, in order; `depth_logits`.
         """
-        image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
-        depth_logits = image.depth_logits
+        self._follow_device()
+        picture_index = None
         if phrase_ids is not None:
             if self.config.text_config._attn_implementation in ANY_MASK:
                 attention_mask = phrase_mask(phrase_ids, self.dtype)
             else:
-                input_ids, attention_mask, owners = split_phrases(input_ids, phrase_ids)
-                image, position_ids = image.of_pictures(owners), None
-                depth_logits = image.depth_logits
+                input_ids, attention_mask, picture_index = split_phrases(input_ids, phrase_ids)
+                position_ids = None
+        rows, columns = (side // self.config.visual_token_side for side in pixel_values.shape[-2:])
+        self.model.check_placeholders(input_ids == self.config.image_token_id, len(input_ids), rows * columns)
+        positions, mask = find_queries(input_ids == self.config.box_3d_token_id)
+        outputs = self.ground_at(
+            input_ids=input_ids,
+            query_positions=positions,
+            query_mask=mask,
+            pixel_values=pixel_values,
+            high_res_pixel_values=high_res_pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            picture_index=picture_index,
+        )
+        if phrase_ids is not None:
+            outputs.boxes_3d = Box3DHeadOutput(
+                **{name: value[mask][:, None] for name, value in outputs.boxes_3d.items()}
+            )
+        return outputs
+
+    @torch.no_grad()
+    def ground_at(
+        self,
+        input_ids: Tensor,
+        query_positions: Tensor,
+        query_mask: Tensor,
+        pixel_values: Tensor,
+        high_res_pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        picture_index: Tensor | None = None,
+    ) -> LLMI3DCausalLMOutputWithPast:
+        """The network's part of `ground`: no shape in it depends on the data, so that it compiles and exports whole.
+
+        Args:
+            input_ids, position_ids: [B, T].
+            query_positions, query_mask: [B, Q], as of `find_queries`.
+            pixel_values, high_res_pixel_values: as in `LLMI3DModel.get_image_features`.
+            attention_mask: [B, T], or as of `phrase_mask`.
+            picture_index: [B], which image each sequence is about; by default each about its own.
+
+        Returns:
+            `boxes_3d`, one row a sequence; `depth_logits`.
+        """
+        image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
+        if picture_index is not None:
+            image = image.of_pictures(picture_index)
         hidden_states = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -452,11 +503,19 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
             mm_encoder_outputs={"image": image},
             use_cache=False,
         ).last_hidden_state
-        states, mask = gather_queries(hidden_states, input_ids == self.config.box_3d_token_id)
-        boxes = self.box_head(states, mask, depth_logits)
-        if phrase_ids is not None:
-            boxes = Box3DHeadOutput(**{name: value[mask][:, None] for name, value in boxes.items()})
-        return LLMI3DCausalLMOutputWithPast(depth_logits=depth_logits, boxes_3d=boxes)
+        boxes = self.box_head(states_at(hidden_states, query_positions), query_mask, image.depth_logits)
+        return LLMI3DCausalLMOutputWithPast(depth_logits=image.depth_logits, boxes_3d=boxes)
+
+    def compile_grounding(self, **kwargs) -> None:
+        """Compiles the network's part of `ground`, for all calls from now on; docs/speed.md says what recompiles.
+
+        Args:
+            kwargs: of `torch.compile`, such as `mode="max-autotune"`.
+        """
+        # transformers puts these in place on first use, under a lock that no graph can take.
+        maybe_install_capturing_hooks(self.model.vision_tower)
+        self._follow_device()
+        self.ground_at = torch.compile(self.ground_at, **{"fullgraph": True, **kwargs})
 
     @torch.no_grad()
     def generate_boxes(

@@ -51,8 +51,29 @@ class Box3DHeadOutput(ModelOutput):
     score_logits: Tensor | None = None
 
 
+def find_queries(is_query: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the query tokens are, padded to the largest number in the batch, and to 1 at least.
+
+    Args:
+        is_query: bool [B, T].
+
+    Returns:
+        (positions [B, Q], in order, mask bool [B, Q]).
+    """
+    counts = is_query.sum(-1)
+    num_queries = max(int(counts.max()), 1)
+    # Positions of the queries come first, in order: a stable sort of "is no query".
+    positions = is_query.logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices[:, :num_queries]
+    return positions, torch.arange(num_queries, device=counts.device) < counts[:, None]
+
+
+def states_at(hidden_states: Tensor, positions: Tensor) -> Tensor:
+    """The states [B, Q, C] of [B, T, C] at positions [B, Q]."""
+    return hidden_states.gather(1, positions[..., None].expand(-1, -1, hidden_states.shape[-1]))
+
+
 def gather_queries(hidden_states: Tensor, is_query: Tensor) -> tuple[Tensor, Tensor]:
-    """Collects the states at the query tokens, padded to the largest number in the batch, and to 1 at least.
+    """Collects the states at the query tokens, as `find_queries` finds them.
 
     The one padded row keeps the heads in the graph when a batch has no query, so that no process of a distributed run
     waits for gradients that never come.
@@ -64,12 +85,8 @@ def gather_queries(hidden_states: Tensor, is_query: Tensor) -> tuple[Tensor, Ten
     Returns:
         (states [B, Q, C], mask bool [B, Q]).
     """
-    counts = is_query.sum(-1)
-    num_queries = max(int(counts.max()), 1)
-    # Positions of the queries come first, in order: a stable sort of "is no query".
-    positions = is_query.logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices[:, :num_queries]
-    states = hidden_states.gather(1, positions[..., None].expand(-1, -1, hidden_states.shape[-1]))
-    return states, torch.arange(num_queries, device=counts.device) < counts[:, None]
+    positions, mask = find_queries(is_query)
+    return states_at(hidden_states, positions), mask
 
 
 def read_depth_map(depth_logits: Tensor, center_2d_px: Tensor, bin_centers: Tensor, image_size: int) -> Tensor:
