@@ -2,17 +2,18 @@
 """LLMI3DImageProcessor: one decode, one letterbox, two resolutions, and a camera that moves along with every pixel."""
 
 import base64
-import binascii
 import dataclasses
 import io
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as tvF
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict, is_valid_image
@@ -41,32 +42,73 @@ class CameraBatchFeature(BatchFeature):
         self.cameras = state["cameras"]
 
 
-def load_image(source: str | os.PathLike | Image.Image) -> Image.Image:
+def load_image(source: str | os.PathLike | Image.Image, max_pixels: int | None = None) -> Image.Image:
     """Opens a path, an http(s) URL or a base64 `data:` URL as a PIL image, its EXIF data kept and not yet applied.
 
+    Of an animated picture it is the first frame.
+
+    Args:
+        source: where the picture is, or the picture.
+        max_pixels: larger ones are refused before they are decoded; by default only where Pillow takes them for an
+            attack (some 179 million).
+
     Raises:
-        ValueError: nothing there, not a picture, or a picture that cannot be shown in 8 bits a channel.
+        ValueError: nothing there, not a photograph, too large, or one that cannot be shown in 8 bits a channel.
     """
     if isinstance(source, Image.Image):
-        image = source
-    else:
-        shown = str(source) if len(str(source)) <= 200 else str(source)[:200] + "..."
-        try:
-            if str(source).startswith(("http://", "https://")):
-                from huggingface_hub.utils import get_session
+        return _checked(source, max_pixels)
+    shown = str(source) if len(str(source)) <= 200 else str(source)[:200] + "..."
+    if str(source).startswith(("http://", "https://")):
+        from huggingface_hub.utils import get_session
 
-                response = get_session().get(str(source), timeout=30, follow_redirects=True)
-                response.raise_for_status()
-                source = io.BytesIO(response.content)
-            elif str(source).startswith("data:image/"):
-                source = io.BytesIO(base64.b64decode(str(source).split(",", 1)[-1], validate=True))
-            image = Image.open(source)
-            image.load()
-        except (OSError, SyntaxError, ValueError, binascii.Error, Image.DecompressionBombError) as error:
-            raise ValueError(f"image: cannot read '{shown}' as a picture ({error}).") from error
+        try:
+            response = get_session().get(str(source), timeout=30, follow_redirects=True)
+            response.raise_for_status()
+        except Exception as error:  # of whatever HTTP library the hub uses
+            raise ValueError(f"image: cannot fetch '{shown}' ({error}).") from error
+        source = io.BytesIO(response.content)
+    try:
+        if str(source).startswith("data:image/"):
+            source = io.BytesIO(base64.b64decode(str(source).split(",", 1)[-1], validate=True))
+        image = Image.open(source)
+    except UnidentifiedImageError as error:
+        problem = _foreign_format(source) or error
+        raise ValueError(f"image: cannot read '{shown}' as a picture ({problem}).") from error
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise ValueError(f"image: cannot read '{shown}' as a picture ({error}).") from error
+    _checked(image, max_pixels)
+    try:
+        image.load()
+    except _BROKEN as error:
+        raise ValueError(f"image: cannot read '{shown}' as a picture ({error}).") from error
+    return image
+
+
+# What Pillow's decoders raise on broken files.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
+
+
+def _checked(image: Image.Image, max_pixels: int | None) -> Image.Image:
+    if image.format in ("EPS", "WMF"):  # drawings, which others' programs would be started to read
+        raise ValueError(f"image: got a drawing in the format {image.format}, want a photograph, such as a JPEG.")
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        given = f"{image.width}x{image.height}, {image.width * image.height / 1e6:.0f} megapixels"
+        raise ValueError(f"image: got {given}, want at most {max_pixels / 1e6:.0f}.")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         raise ValueError(f"image: got mode '{image.mode}' of more than 8 bits a channel, want an 8-bit picture.")
     return image
+
+
+def _foreign_format(source: Any) -> str | None:
+    """What a file that Pillow does not know is, where people take it for a picture."""
+    with source if hasattr(source, "read") else open(source, "rb") as file:
+        file.seek(0)
+        start = file.read(1024)
+    if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+        return "HEIC is not supported: save it as JPEG, or install pillow-heif and register its opener"
+    if b"<svg" in start.lower():
+        return "SVG is a drawing: want a photograph, such as a JPEG"
+    return None
 
 
 class LLMI3DImageProcessorKwargs(ImagesKwargs, total=False):
