@@ -1,6 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """`llmi3d bench`: where the time of an answer goes. Heavy imports stay inside the command."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,7 @@ def bench(
     picture: Annotated[str, typer.Option(help="Size of the JPEG files, pixels.", metavar="WIDTHxHEIGHT")] = "1242x375",
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the fastest by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json and bench.png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print bench.json instead of tables.")] = False,
 ) -> None:
     """Measure latency, throughput, memory and stages of every combination of what is given as lists."""
     import torch
@@ -76,9 +78,9 @@ def bench(
             progress=lambda _: typer.echo(".", nl=False, err=True),
         )
         typer.echo(err=True)
-        typer.echo(to_markdown(report))
+        typer.echo(json.dumps(report) if as_json else to_markdown(report))
         if out is not None:
-            typer.echo("  ".join(map(str, write_report(report, out))))
+            typer.echo("  ".join(map(str, write_report(report, out))), err=as_json)
     except ModuleNotFoundError as error:
         fail(f"--out: {error.name} is not installed; it needs pip install 'llmi3d[train]'.")
     except (ValueError, OSError) as error:

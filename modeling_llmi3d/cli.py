@@ -10,6 +10,7 @@ from .bases.cli import Dtype, convert_app
 from .bench_cli import ListCommand, bench
 from .calibrate_cli import calibrate
 from .console import fail
+from .env_cli import env
 from .predict_cli import Mode, predict
 from .training.ig3d.cli import data_app
 
@@ -26,6 +27,7 @@ app.add_typer(convert_app, name="convert")
 app.command()(predict)
 app.command(cls=ListCommand)(bench)
 app.command()(calibrate)
+app.command()(env)
 
 
 def _print_version(wanted: bool) -> None:
@@ -66,6 +68,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Questions to a forward pass.", min=1)] = 8,
     name: Annotated[str | None, typer.Option(help="Of the model in the report.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the fastest by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")] = False,
 ) -> None:
     """Evaluate a checkpoint under a named protocol. Goes on where an interrupted run of the same stopped.
@@ -103,7 +106,9 @@ def evaluate(
         )
     except (ValueError, OSError) as error:
         fail(error)
-    if state.is_main_process and not quiet:
+    if state.is_main_process and as_json:
+        typer.echo(result.report.to_json())
+    elif state.is_main_process and not quiet:
         typer.echo(result.report.to_markdown())
         typer.echo(f"{out / 'report.md'}  {out / 'report.json'}")
 

@@ -3,6 +3,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -66,6 +67,9 @@ def predict(
         bool, typer.Option("--strict", help="Table: exit code 1 if any picture could not be read or asked about.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Table: no progress bar, no summary.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of words: a line a picture, or the table's counts.")
+    ] = False,
 ) -> None:
     """Ground phrases in pictures: write the boxes as JSON and draw them, or write a table of many pictures.
 
@@ -83,14 +87,14 @@ def predict(
         if overwrite:
             fail("--overwrite: tables are not overwritten; choose a new file.")
         sizes = {"batch_size": batch_size, "part_size": part_size, "progress": not quiet}
-        report = _predict_table(images[0], split, out, checkpoint, prompt or (), device, asked, sizes)
+        report = _predict_table(images[0], split, out, checkpoint, prompt or (), device, asked, sizes, as_json)
         if strict and report.errors:
             raise typer.Exit(1)
     else:
-        _predict_pictures(images, out, checkpoint, prompt, device, asked, overwrite)
+        _predict_pictures(images, out, checkpoint, prompt, device, asked, overwrite, as_json)
 
 
-def _predict_table(source, split, out, checkpoint, prompts, device, asked: dict, sizes: dict):
+def _predict_table(source, split, out, checkpoint, prompts, device, asked: dict, sizes: dict, as_json: bool):
     try:
         from .processing.jobs import process_state
         from .processing.offline import BatchPredictor, predict_pictures
@@ -104,7 +108,9 @@ def _predict_table(source, split, out, checkpoint, prompts, device, asked: dict,
         report = predict_pictures(open_pictures(source, split), predictor, out, **sizes)
     except (ValueError, OSError) as error:
         fail(error)
-    if state.is_main_process and sizes["progress"]:
+    if state.is_main_process and as_json:
+        typer.echo(json.dumps(asdict(report)))
+    elif state.is_main_process and sizes["progress"]:
         typer.echo(f"{out}: {report.pictures} pictures, {report.boxes} boxes")
         if report.guessed_cameras:
             typer.echo(f"K unknown and assumed for {report.guessed_cameras} pictures: their distances are guesses.")
@@ -113,7 +119,9 @@ def _predict_table(source, split, out, checkpoint, prompts, device, asked: dict,
     return report
 
 
-def _predict_pictures(images, out: Path, checkpoint, prompts, device, asked: dict, overwrite: bool) -> None:
+def _predict_pictures(
+    images, out: Path, checkpoint, prompts, device, asked: dict, overwrite: bool, as_json: bool
+) -> None:
     if not prompts:
         fail("--prompt: got none, want what to find, such as 'the nearest car'.")
     if folder := next((source for source in images if Path(source).is_dir()), None):
@@ -143,7 +151,12 @@ def _predict_pictures(images, out: Path, checkpoint, prompts, device, asked: dic
         }
         draw_answer(ImageOps.exif_transpose(image).convert("RGB"), together).save(f"{target}.png")
         Path(f"{target}.json").write_text(json.dumps({"image": source, "answers": answers}, indent=1))
+        if as_json:
+            typer.echo(json.dumps({"image": source, "answers": answers}))
+            continue
         for answer in answers:
+            if not answer["found"]:
+                typer.echo(f"{source}: {answer['prompt']}: not in the picture")
             for box in answer["boxes"]:
                 x, y, z = box["center"]
                 typer.echo(

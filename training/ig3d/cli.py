@@ -2,6 +2,8 @@
 """`llmi3d data`: build, validate, stats, show, split. Heavy imports stay inside the commands."""
 
 import importlib.util
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,7 @@ data_app = typer.Typer(
 )
 
 _Folder = Annotated[Path, typer.Argument(help="A data set that `llmi3d data build` wrote.", metavar="DIR")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 
 
 @data_app.callback()
@@ -41,6 +44,7 @@ def build(
         str | None, typer.Option(help="An image-text-to-text model that puts phrases in other words.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first record that cannot be used.")] = False,
+    as_json: _Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Build a data set from a download. Goes on where an interrupted build of the same stopped."""
@@ -67,6 +71,9 @@ def build(
         )
     except (ValueError, OSError, ModuleNotFoundError) as error:
         fail(error)
+    if as_json:
+        typer.echo(json.dumps({"rows": report.rows, "skipped": len(report.skipped), "reasons": report.reasons()}))
+        return
     typer.echo(f"{out}: " + ", ".join(f"{count} rows in {split}" for split, count in report.rows.items()))
     if report.skipped:
         typer.echo(f"{len(report.skipped)} records left out ({out / 'skipped.jsonl'}):")
@@ -78,6 +85,7 @@ def build(
 def validate(
     folder: _Folder,
     sheet: Annotated[bool, typer.Option(help="Draw contact sheets.")] = True,
+    as_json: _Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Check every row, look for duplicate pictures and overlapping splits, and draw contact sheets. 1 if not sound."""
@@ -90,9 +98,12 @@ def validate(
         save_problems(problems, checks / "validation.json")
         for split in find_splits(folder) if sheet else ():
             contact_sheet(folder, split).save(checks / f"{split}.png")
-            typer.echo(checks / f"{split}.png")
+            typer.echo(checks / f"{split}.png", err=as_json)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         fail(error)
+    if as_json:
+        typer.echo(json.dumps({**asdict(problems), "sound": problems.sound}))
+        raise typer.Exit(0 if problems.sound else 1)
     for name, pairs in (
         ("error", problems.errors),
         ("overlap", problems.overlaps),
@@ -109,10 +120,12 @@ def validate(
 
 
 @data_app.command()
-def stats(folder: _Folder, quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False) -> None:
+def stats(
+    folder: _Folder,
+    as_json: _Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
     """Count categories, distances, focal lengths and kinds of phrases; write JSON and a plot."""
-    import json
-
     from llmi3d.processing.jobs import write_whole
 
     from .inspect import plot_statistics, statistics
@@ -123,6 +136,9 @@ def stats(folder: _Folder, quiet: Annotated[bool, typer.Option("--quiet", help="
         plot_statistics(found, folder / "checks" / "statistics.png")
     except (ValueError, OSError) as error:
         fail(error)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
     for split, one in found.items():
         typer.echo(f"{split}: {one['rows']} rows, {sum(one['categories'].values())} objects")
         for name in ("categories", "tasks", "phrase_kinds", "question_kinds"):

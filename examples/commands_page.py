@@ -1,0 +1,87 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Writes into docs/commands.md every command of `llmi3d` with its arguments and options, as `--help` tells them.
+
+What stands before the first command is written by hand and stays.
+
+python examples/commands_page.py            # writes the page
+python examples/commands_page.py --check    # exit code 1 if it is not what this would write
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from typer.main import get_command
+
+from llmi3d.cli import app
+from llmi3d.processing.jobs import write_whole
+
+PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
+
+
+def commands(command=None, name: str = "llmi3d"):
+    """(name, command) of each command that does something, in the order of `--help`."""
+    command = get_command(app) if command is None else command
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for part, one in command.commands.items():
+        yield from commands(one, f"{name} {part}")
+
+
+def section(name: str, command) -> str:
+    """A heading, what the command does, how it is called, and a table of what it takes."""
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    options = [one for one in command.params if one.param_type_name == "option"]
+    call = " ".join([name, *(argument_name(one) for one in arguments), "[OPTIONS]" if options else ""]).strip()
+    lines = [f"## {name}", "", " ".join((command.help or "").split()), "", f"    {call}", ""]
+    if command.params:
+        lines += ["| argument or option | default | |", "| --- | --- | --- |"]
+    for one in arguments:
+        lines.append(row(f"`{argument_name(one)}`", "required" if one.required else "", one.help))
+    for one in options:
+        names = ", ".join(f"`{name}`" for name in (*one.opts, *one.secondary_opts))
+        lines.append(row(names, default(one), one.help))
+    return "\n".join(lines).strip() + "\n"
+
+
+def argument_name(argument) -> str:
+    """As the usage line has it."""
+    return argument.metavar or argument.name.upper()
+
+
+def default(option) -> str:
+    """Of an option, for people."""
+    value = option.default
+    if option.required:
+        return "required"
+    if value is None or value is False or value == [] or value == ():
+        return ""
+    if option.secondary_opts:
+        return option.opts[0] if value else option.secondary_opts[0]
+    value = getattr(value, "value", value)
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def row(*cells: str | None) -> str:
+    """A line of a table."""
+    return "| " + " | ".join((cell or "").replace("|", "\\|") for cell in cells) + " |"
+
+
+def page() -> str:
+    """The whole page."""
+    head = PAGE.read_text().partition("## llmi3d ")[0].rstrip() + "\n"
+    return "\n".join([head, *(section(name, command) for name, command in commands())])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    if not parser.parse_args().check:
+        write_whole(PAGE, page())
+    elif PAGE.read_text() != page():
+        sys.exit(f"{PAGE.name} is not what the commands say: run python examples/commands_page.py")
+
+
+if __name__ == "__main__":
+    main()
