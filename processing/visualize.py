@@ -1,132 +1,114 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Pictures of answers: wireframes over the photograph and a bird's-eye view, with Pillow alone.
+"""Pictures of answers: wireframes over the photograph and a bird's-eye view, as Pillow pictures or as SVG.
 
 A box to draw is a dict with `center`, `size` and `rotation` (camera frame, metres; see geometry_llmi3d), a `label` (or
 `category`) and, optionally, a `score`: what the pipeline returns, or an object of an IG3D row. Its corners are
-computed from these three, so that a drawing can never disagree with the numbers.
+computed from these three, so that a drawing can never disagree with the numbers. Boxes of a video may also have a
+`track`, a number that decides their colour and stands before their label, and a `trail`, centres where it was before.
 
 The front face of a box is its +x (length) end. It is tinted and crossed in the picture, and the stroke from the
 middle of a footprint runs to it in the bird's-eye view. Distances are metres from the camera to the centre of the box
 (the length of `center`, not its depth).
 
-Coordinates on a canvas are image-frame pixels: (0, 0) is the top-left corner of the top-left pixel.
+With `svg=True` the functions return an SVG document as text, which holds the photograph and needs nothing beside it.
+For a view that can be turned see visualize_3d.
 """
 
 import math
 import textwrap
-from itertools import pairwise, product
+from itertools import product
 
+import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from .geometry_llmi3d import CORNER_SIGNS, EDGES, NEAR, back_project, box_corners, check_intrinsics, project
+from .canvas import Canvas, RasterCanvas, SvgCanvas
+from .geometry_llmi3d import (
+    CORNER_SIGNS,
+    EDGES,
+    NEAR,
+    back_project,
+    box_corners,
+    check_intrinsics,
+    project,
+    transform_intrinsics,
+)
 
 # Okabe and Ito's colour-blind-safe palette without its black and its dark blue, which vanish on dark ground.
 PALETTE = ((230, 159, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (213, 94, 0), (204, 121, 167))
 WHITE, DARK = (255, 255, 255), (15, 17, 20)
 BACKGROUND, GRID, HORIZON, TEXT = (30, 34, 40), (58, 64, 73), (120, 127, 138), (205, 210, 217)
 FRONT_FACE = (1, 2, 6, 5)  # the four corners of the +x face, in order around it
+ABSENT = "not in the picture"
 
 
-class _Canvas:
-    """A picture drawn `factor` times larger and averaged down at the end, which smooths every edge.
-
-    Enlarging by repetition and averaging back returns untouched pixels exactly. Text waits for the end: it is sharper
-    when it is drawn at its final size.
-    """
-
-    def __init__(self, image: Image.Image):
-        self.size = width, height = image.size
-        # Large pictures get by with less: their lines are wider, and memory grows with the square.
-        self.factor = 4 if max(image.size) <= 1600 else 2
-        self.font = ImageFont.load_default(max(11, round(0.019 * math.sqrt(width * height))))
-        self.line_width = max(1.25, 0.0024 * math.sqrt(width * height))
-        self.image = image.resize((width * self.factor, height * self.factor), Image.Resampling.NEAREST)
-        self.draw = ImageDraw.Draw(self.image, "RGBA")  # "RGBA" on an RGB picture blends instead of overwriting
-        self.texts = []  # (position, text, color, anchor)
-
-    def _scaled(self, point) -> tuple[float, float]:
-        return point[0] * self.factor - 0.5, point[1] * self.factor - 0.5
-
-    def path(self, points, color, width: float, dash: float = 0.0):
-        """Straight strokes with round ends, which join smoothly; `dash` is the pixels from one dash to the next."""
-        radius = width * self.factor / 2
-        for start, end in pairwise(points):
-            count = max(1, round(math.dist(start, end) / dash)) if dash else 1
-            for i in range(count):
-                # Each dash fills the middle of its share, which makes both ends of an edge look alike.
-                shares = ((i + 0.25) / count, (i + 0.75) / count) if dash else (0.0, 1.0)
-                ends = [self._scaled([a + t * (b - a) for a, b in zip(start, end, strict=True)]) for t in shares]
-                self.draw.line(ends, fill=color, width=max(1, round(2 * radius)))
-                for x, y in ends if radius > 2 else ():
-                    self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
-
-    def polygon(self, points, color):
-        if len(points) > 2:
-            self.draw.polygon([self._scaled(point) for point in points], fill=color)
-
-    def plate(self, x_min, y_min, x_max, y_max, color):
-        ends = [self._scaled((x_min, y_min)), self._scaled((x_max, y_max))]
-        self.draw.rounded_rectangle(ends, radius=self.factor * (y_max - y_min) / 5, fill=color)
-
-    def finish(self) -> Image.Image:
-        image = self.image.reduce(self.factor)
-        draw = ImageDraw.Draw(image)
-        for position, text, color, anchor in self.texts:
-            draw.text(position, text, font=self.font, fill=color, anchor=anchor)
-        return image
-
-
-def draw_boxes(image: Image.Image, boxes: list, intrinsics, ground_truth=(), show_labels: bool = True) -> Image.Image:
+def draw_boxes(
+    image: Image.Image, boxes: list, intrinsics, ground_truth=(), show_labels: bool = True, svg: bool = False
+) -> Image.Image | str:
     """Draws boxes over their photograph: an RGB picture of the same size.
 
-    Edges that face away from the camera are thinner. What lies behind the camera or outside the picture is cut off; a
-    box wholly there is left out. Box i has colour i of the palette, here and in `draw_birds_eye_view`.
+    Edges that the box itself hides are thinner. What lies behind the camera or outside the picture is cut off; a box
+    wholly there is left out. Box i has colour i of the palette, here and in `draw_birds_eye_view`.
 
     Args:
         image: the photograph; an EXIF orientation that is still to be applied is applied. It is not changed.
         boxes: dicts as described at the top of this file.
         intrinsics: [3, 3], pixels, image frame.
         ground_truth: further boxes, dashed in white, without labels.
-        show_labels: whether to write label, score and distance. A label moves away from others while there is room.
+        show_labels: whether to write label, score and distance. A label moves away from others while there is room,
+            those of near boxes last; where there is none it is left out, as is what is too wide for the picture.
+        svg: SVG text instead of a picture.
 
     Raises:
-        ValueError: intrinsics that are no camera matrix.
+        ValueError: intrinsics that are no camera matrix, boxes without finite centre, size and rotation.
     """
     intrinsics = check_intrinsics(intrinsics)
-    canvas = _Canvas(ImageOps.exif_transpose(image).convert("RGB"))
+    canvas = _canvas(ImageOps.exif_transpose(image).convert("RGB"), svg)
+    corners = [checked_corners(boxes, i) for i in range(len(boxes))]
+    truth = [checked_corners(ground_truth, i, "ground_truth") for i in range(len(ground_truth))]
     labels = []
     # Far boxes first, so that near ones lie over them.
     for i in sorted(range(len(boxes)), key=lambda i: -math.hypot(*boxes[i]["center"])):
-        extent = _draw_wireframe(canvas, boxes[i], intrinsics, _color(i))
+        color = box_color(boxes[i], i)
+        extent = _draw_wireframe(canvas, corners[i], intrinsics, color)
         if extent is not None:
-            labels.append((extent, _label_text(boxes[i]), _color(i)))
-    for box in ground_truth:
-        _draw_wireframe(canvas, box, intrinsics, WHITE, dashed=True)
+            labels.append((extent, _label_text(boxes[i], canvas), color))
+    for shape in truth:
+        _draw_wireframe(canvas, shape, intrinsics, WHITE, dashed=True)
     if show_labels:
         _draw_labels(canvas, labels[::-1])  # near boxes choose their place first
     return canvas.finish()
 
 
 def draw_birds_eye_view(
-    boxes: list, intrinsics, image_size: tuple[int, int], ground_truth=(), size: tuple[int, int] = (480, 480)
-) -> Image.Image:
+    boxes: list,
+    intrinsics,
+    image_size: tuple[int, int],
+    ground_truth=(),
+    size: tuple[int, int] = (480, 480),
+    reach: float = 0.0,
+    svg: bool = False,
+) -> Image.Image | str:
     """Draws boxes from above on a metric grid: x to the right, z up, the camera and its field of view at the bottom.
 
     The range fits every box; boxes behind the camera extend it downwards. A tilted box shows its outline from above.
 
     Args:
-        boxes, intrinsics, ground_truth: as for `draw_boxes`.
+        boxes, intrinsics, ground_truth, svg: as for `draw_boxes`.
         image_size: (width, height) in pixels of the photograph: with K it sets the field of view.
         size: (width, height) in pixels of the RGB picture that is returned.
+        reach: metres before the camera that are shown at least: views of one video are to scale with it.
     """
     intrinsics = check_intrinsics(intrinsics)
-    canvas = _Canvas(Image.new("RGB", size, BACKGROUND))
-    drawn = [(box, _color(i), 0.0) for i, box in enumerate(boxes)]
-    drawn += [(box, WHITE, 4 * canvas.line_width) for box in ground_truth]
-    outlines = [_outline_from_above(box) for box, _, _ in drawn]
-    ground = _Ground(outlines, size, margin_px=min(2 * canvas.font.size, 0.2 * min(size)))
+    canvas = _canvas(Image.new("RGB", size, BACKGROUND), svg)
+    drawn = [(box, checked_corners(boxes, i), box_color(box, i), 0.0) for i, box in enumerate(boxes)]
+    dash = 4 * canvas.line_width
+    drawn += [
+        (box, checked_corners(ground_truth, i, "ground_truth"), WHITE, dash) for i, box in enumerate(ground_truth)
+    ]
+    outlines = [_outline_from_above(corners) for _, corners, _, _ in drawn]
+    ground = _Ground(outlines, size, margin_px=min(2 * canvas.font.size, 0.2 * min(size)), reach=reach)
 
     sides_px = torch.tensor([[0.0, 0.0], [image_size[0], 0.0]], dtype=torch.float64)
     sides = back_project(sides_px, torch.full((2,), ground.z_max, dtype=torch.float64), intrinsics)
@@ -138,53 +120,71 @@ def draw_birds_eye_view(
     triangle = ((-0.6, 0.5), (0.6, 0.5), (0, -0.5))
     canvas.polygon([(camera[0] + x * canvas.font.size, camera[1] + y * canvas.font.size) for x, y in triangle], TEXT)
 
-    for (box, color, dash), outline in zip(drawn, outlines, strict=True):
+    for (box, corners, color, dash), outline in zip(drawn, outlines, strict=True):
         points = [ground(*point) for point in outline]
         if not dash:
+            canvas.path([ground(x, z) for x, _, z in box.get("trail", ())], color, 0.7 * canvas.line_width)
             canvas.polygon(points, (*color, 80))
-            corners = _corners(box)
             heading = torch.stack((corners.mean(0), corners[list(FRONT_FACE)].mean(0)))[:, [0, 2]].tolist()
             canvas.path([ground(*point) for point in heading], color, canvas.line_width)
         canvas.path([*points, points[0]], color, canvas.line_width, dash)
     return canvas.finish()
 
 
-def draw_answer(image: Image.Image, answer: dict, ground_truth=()) -> Image.Image:
-    """Draws one answer of the pipeline: picture and bird's-eye view side by side, the prompt below (RGB).
+def draw_answer(image: Image.Image, answer: dict | list, ground_truth=(), svg: bool = False) -> Image.Image | str:
+    """Draws what the pipeline answers: picture and bird's-eye view side by side, below them what was asked (RGB).
+
+    A phrase without boxes is said to be "not in the picture". Very small pictures are enlarged.
 
     Args:
         image: the photograph that was asked about.
-        answer: dict with `image_size` (width, height), `intrinsics` [3, 3], `intrinsics_source`, `prompt` and `boxes`.
-        ground_truth: as for `draw_boxes`.
+        answer: dict with `image_size` (width, height), `intrinsics` [3, 3], `intrinsics_source`, `prompt` and `boxes`;
+            or a list of them, the answers to several phrases.
+        ground_truth, svg: as for `draw_boxes`.
 
     Raises:
-        ValueError: an image of another size than the answer's.
+        ValueError: no answer, an image of another size than the answers', and as for `draw_boxes`.
     """
+    answers = [answer] if isinstance(answer, dict) else list(answer)
+    if not answers:
+        raise ValueError("answer: got an empty list, want at least one answer.")
     image = ImageOps.exif_transpose(image)
-    if image.size != tuple(answer["image_size"]):
-        raise ValueError(f"image: got {image.size} pixels, but the answer is about {tuple(answer['image_size'])}.")
-    boxes, intrinsics = answer["boxes"], answer["intrinsics"]
-    picture = draw_boxes(image, boxes, intrinsics, ground_truth)
+    for answer in answers:
+        if image.size != tuple(answer["image_size"]):
+            raise ValueError(f"image: got {image.size} pixels, but the answer is about {tuple(answer['image_size'])}.")
+    boxes, intrinsics = (
+        [box for answer in answers for box in answer["boxes"]],
+        check_intrinsics(answers[0]["intrinsics"]),
+    )
+    enlarge = max(1, min(math.ceil(240 / min(image.size)), 640 // max(image.size)))
+    if enlarge > 1:
+        image = image.convert("RGB").resize([enlarge * side for side in image.size], Image.Resampling.BICUBIC)
+        intrinsics = transform_intrinsics(intrinsics, (enlarge, enlarge), (0, 0))
+    picture = draw_boxes(image, boxes, intrinsics, ground_truth, svg=svg)
     # Below some 300 pixels the grid cannot be read any more, however small the photograph.
     view_size = (max(300, min(image.size)), max(300, image.height))
-    view = draw_birds_eye_view(boxes, intrinsics, image.size, ground_truth, view_size)
+    view = draw_birds_eye_view(boxes, intrinsics, image.size, ground_truth, view_size, svg=svg)
 
-    canvas = _Canvas(Image.new("RGB", (picture.width + view.width, view.height)))  # for its sizes
-    margin, step = round(0.6 * canvas.font.size), round(1.35 * canvas.font.size)
-    page_width = picture.width + margin + view.width
-    prompt = " ".join(answer["prompt"].split())
-    # Letters differ in width: a tenth is kept free.
-    letters = 0.9 * (page_width - 2 * margin) * len(prompt) / max(1.0, canvas.font.getlength(prompt))
-    lines = [(line, WHITE) for line in textwrap.wrap(prompt, max(1, int(letters)))]
-    count = "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
-    lines.append((f"{count}, intrinsics: {answer['intrinsics_source']}", TEXT))
-    page = Image.new("RGB", (page_width, view.height + len(lines) * step + 2 * margin), BACKGROUND)
-    page.paste(picture, (0, (view.height - picture.height) // 2))
-    page.paste(view, (picture.width + margin, 0))
-    draw = ImageDraw.Draw(page)
+    font = Canvas(Image.new("RGB", (image.width + view_size[0], view_size[1]))).font
+    margin, step = round(0.6 * font.size), round(1.35 * font.size)
+    page_width = image.width + margin + view_size[0]
+    lines = []
+    for answer in answers:
+        said = f"{' '.join(answer['prompt'].split())}: {_count(answer['boxes'])}"
+        # Letters differ in width: a tenth is kept free.
+        letters = 0.9 * (page_width - 2 * margin) * len(said) / max(1.0, font.getlength(said))
+        color = WHITE if answer["boxes"] else PALETTE[0]
+        lines += [(line, color) for line in textwrap.wrap(said, max(1, int(letters)))]
+    legend = "; dashed: ground truth" if ground_truth else ""
+    lines.append((f"intrinsics: {answers[0]['intrinsics_source']}{legend}", TEXT))
+    page = Image.new("RGB", (page_width, view_size[1] + len(lines) * step + 2 * margin), BACKGROUND)
+    page = SvgCanvas(page) if svg else RasterCanvas(page, factor=1)
+    page.font = font
+    page.paste(picture, (0, (view_size[1] - image.height) // 2))
+    page.paste(view, (image.width + margin, 0))
     for i, (line, color) in enumerate(lines):
-        draw.text((margin, view.height + margin + i * step), line, font=canvas.font, fill=color)
-    return page
+        page.text((margin, view_size[1] + margin + i * step), line, color, "la")
+    return page.finish()
 
 
 def montage(images: list[Image.Image], width: int = 1400, gap: int = 12) -> Image.Image:
@@ -208,18 +208,61 @@ def montage(images: list[Image.Image], width: int = 1400, gap: int = 12) -> Imag
     return sheet
 
 
-def _color(index: int) -> tuple[int, int, int]:
-    return PALETTE[index % len(PALETTE)]
+def box_color(box: dict, index: int) -> tuple[int, int, int]:
+    """The colour of box `index` of a drawing: that of its track where it has one, from frame to frame."""
+    return PALETTE[box.get("track", index) % len(PALETTE)]
 
 
-def _corners(box: dict) -> Tensor:
-    return box_corners(*(torch.as_tensor(box[name], dtype=torch.float64) for name in ("center", "size", "rotation")))
+def label_of(box: dict) -> str:
+    """What a box is called."""
+    return str(box.get("label", box.get("category", "")))
 
 
-def _label_text(box: dict) -> str:
+def checked_corners(boxes, index: int, name: str = "boxes") -> Tensor:
+    """Corners of `boxes[index]`: float64 [8, 3], metres, camera frame.
+
+    Raises:
+        ValueError: a box without centre, size or rotation, or with others than finite numbers of the right shape.
+    """
+    parts = []
+    for part, shape in (("center", (3,)), ("size", (3,)), ("rotation", (3, 3))):
+        given = boxes[index].get(part)
+        try:
+            value = torch.as_tensor(given, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            value = torch.empty(0)
+        if value.shape != shape or not value.isfinite().all():
+            numbers = "x".join(map(str, shape))
+            raise ValueError(f"{name}[{index}].{part}: got {given!r}, want {numbers} finite numbers.")
+        parts.append(value)
+    return box_corners(*parts)
+
+
+def round_step(least: float) -> float:
+    """The smallest of 1, 2 and 5 times a power of ten that is not below `least`: metres between lines of a grid."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+
+
+def _canvas(image: Image.Image, svg: bool) -> Canvas:
+    return SvgCanvas(image) if svg else RasterCanvas(image)
+
+
+def _count(boxes: list) -> str:
+    return f"{len(boxes)} {'box' if len(boxes) == 1 else 'boxes'}" if boxes else ABSENT
+
+
+def _label_text(box: dict, canvas: Canvas) -> str:
+    """Name, score and distance; a long name is cut, so that no label is wider than half the picture if it can be."""
     score = "" if box.get("score") is None else f"{box['score']:.2f}"
-    parts = (box.get("label", box.get("category", "")), score, f"{math.hypot(*box['center']):.1f} m")
-    return "  ".join(part for part in parts if part)
+    track, name = f"#{box['track']}" if "track" in box else "", " ".join(label_of(box).split())
+    rest = [part for part in (score, f"{math.hypot(*box['center']):.1f} m") if part]
+    room = canvas.size[0] / 2 - canvas.font.getlength("  ".join([track, *rest]))
+    if canvas.font.getlength(name) > room:
+        while name and canvas.font.getlength(f"{name}...") > room:
+            name = name[:-1]
+        name = f"{name.rstrip()}..." if name else ""
+    return "  ".join(part for part in (" ".join(filter(None, (track, name))), *rest) if part)
 
 
 # --------------------------------------------------------------------------------------------------------- wireframes
@@ -260,9 +303,9 @@ def _hidden_edges(corners: Tensor) -> list[bool]:
     return (~(facing[start] & (signs[start] == signs[end])).any(-1) & facing.any()).tolist()
 
 
-def _draw_wireframe(canvas: _Canvas, box: dict, intrinsics: Tensor, color, dashed: bool = False):
+def _draw_wireframe(canvas: Canvas, corners: Tensor, intrinsics: Tensor, color, dashed: bool = False):
     """Draws one box; returns the extent (x_min, y_min, x_max, y_max) of what is seen in the picture, or None."""
-    corners, width = _corners(box), canvas.line_width
+    width = canvas.line_width
 
     def visible(*indices):
         return _visible_part([corners[i].tolist() for i in indices], intrinsics, canvas.size, margin_px=3 * width)
@@ -289,37 +332,38 @@ def _draw_wireframe(canvas: _Canvas, box: dict, intrinsics: Tensor, color, dashe
     return extent if extent[0] < extent[2] and extent[1] < extent[3] else None
 
 
-def _draw_labels(canvas: _Canvas, labels: list[tuple]):
-    """Writes (extent, text, color) labels, each near the extent of its box and off the others while there is room."""
-    taken = []
+def _draw_labels(canvas: Canvas, labels: list[tuple]):
+    """Writes (extent, text, color) labels, each near the extent of its box and off the others, or not at all."""
+    taken = np.empty((0, 2, 2))  # lowest and highest (x, y) of each plate
     height = round(1.4 * canvas.font.size)
     for (x_min, y_min, x_max, y_max), text, color in labels:
         width = canvas.font.getlength(text) + 0.8 * canvas.font.size
+        if width > canvas.size[0] or height > canvas.size[1]:
+            continue
         above, below = y_min - height - 2, y_max + 2
         rows = [above, below, y_min + 2, *(y for k in range(1, 8) for y in (above - k * height, below + k * height))]
         columns = (x_min, x_max - width, (x_min + x_max - width) / 2, x_min - width, x_max)
-        # The first free place, else the one that covers least of other labels.
-        least, x, y = math.inf, 0, 0
-        for row, column in product(rows, columns):
-            left, top = max(0, min(column, canvas.size[0] - width)), max(0, min(row, canvas.size[1] - height))
-            shared = [(min(left + width, b) - max(left, a), height - abs(top - c)) for a, b, c in taken]
-            covered = sum(max(0, across) * max(0, along) for across, along in shared)
-            if covered < least:
-                least, x, y = covered, left, top
-        taken.append((x, x + width, y))
+        places = np.array([(x, y) for y, x in product(rows, columns)])
+        places = places.clip(0, np.subtract(canvas.size, (width, height)))
+        apart = (places[:, None] >= taken[:, 1]) | (places[:, None] + (width, height) <= taken[:, 0])
+        free = places[apart.any(-1).all(-1)]
+        if not len(free):
+            continue
+        x, y = free[0].tolist()
+        taken = np.concatenate((taken, [[(x, y), (x + width, y + height)]]))
         if y + height < y_min - height or y > y_max + height:  # moved away: a thin line says whose it is
             ends = (y + height, y_min) if y < y_min else (y, y_max)
             canvas.path([(x + width / 2, ends[0]), ((x_min + x_max) / 2, ends[1])], color, 1)
         canvas.plate(x, y, x + width, y + height, color)
-        canvas.texts.append(((x + width / 2, y + height / 2), text, DARK, "mm"))
+        canvas.text((x + width / 2, y + height / 2), text, DARK, "mm")
 
 
 # ---------------------------------------------------------------------------------------------------- bird's-eye view
 
 
-def _outline_from_above(box: dict) -> list[tuple[float, float]]:
+def _outline_from_above(corners: Tensor) -> list[tuple[float, float]]:
     """(x, z) in metres around the convex hull of the corners seen from above (Andrew's monotone chain)."""
-    points = sorted((x, z) for x, _, z in _corners(box).tolist())
+    points = sorted((x, z) for x, _, z in corners.tolist())
     hull = []
     for chain in (points, points[::-1]):
         start = len(hull)
@@ -337,10 +381,10 @@ def _outline_from_above(box: dict) -> list[tuple[float, float]]:
 class _Ground:
     """Metres on the ground (x, z) to pixels of the view, at one scale that fits all outlines and the camera."""
 
-    def __init__(self, outlines: list, size: tuple[int, int], margin_px: float):
+    def __init__(self, outlines: list, size: tuple[int, int], margin_px: float, reach: float):
         x, z = zip((0.0, 0.0), *(point for outline in outlines for point in outline), strict=True)
         # Never closer than a metre, and a street's depth where there is nothing to fit.
-        z_max = max(1.0, *z) if outlines else 20.0
+        z_max = max(1.0, reach, *z) if outlines or reach else 20.0
         across, along = max(0.5, *map(abs, x)), z_max - min(z)
         self.scale = min((size[0] / 2 - margin_px) / across, (size[1] - 2 * margin_px) / along)
         self.origin = (size[0] / 2, size[1] - margin_px + min(z) * self.scale)
@@ -351,19 +395,17 @@ class _Ground:
         return self.origin[0] + self.scale * x, self.origin[1] - self.scale * z
 
 
-def _draw_grid(canvas: _Canvas, ground: _Ground):
+def _draw_grid(canvas: Canvas, ground: _Ground):
     """Grid lines at round metres, named along the left (z) and the bottom (x)."""
     (width, height), letter = canvas.size, canvas.font.size
-    least = 4 * letter / ground.scale  # metres between lines
-    power = 10.0 ** math.floor(math.log10(least))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+    step = round_step(4 * letter / ground.scale)
     for k in range(math.ceil(-ground.x_max / step), math.floor(ground.x_max / step) + 1):
         x, _ = ground(k * step, 0)
         canvas.path([(x, 0), (x, height)], GRID, 1)
         if k and 2 * letter < x < width - 2 * letter:
-            canvas.texts.append(((x, height - 0.3 * letter), f"{k * step:g}", TEXT, "mb"))
+            canvas.text((x, height - 0.3 * letter), f"{k * step:g}", TEXT, "mb")
     for k in range(math.ceil(ground.z_min / step), math.floor(ground.z_max / step) + 1):
         _, y = ground(0, k * step)
         canvas.path([(0, y), (width, y)], GRID, 1)
         if 0.6 * letter < y < height - 2 * letter:
-            canvas.texts.append(((0.4 * letter, y), f"{k * step:g} m", TEXT, "lm"))
+            canvas.text((0.4 * letter, y), f"{k * step:g} m", TEXT, "lm")

@@ -124,15 +124,14 @@ def plates(monkeypatch, boxes, size=SIZE):
 
     taken, texts = [], []
 
-    class Canvas(visualize._Canvas):
+    class Canvas(visualize.RasterCanvas):
         def plate(self, *place):
             taken.append(place[:4])
 
-        def finish(self):
-            texts.extend(text for _, text, _, _ in self.texts)
-            return super().finish()
+        def text(self, position, text, color, anchor):
+            texts.append(text)
 
-    monkeypatch.setattr(visualize, "_Canvas", Canvas)
+    monkeypatch.setattr(visualize, "RasterCanvas", Canvas)
     draw_boxes(Image.new("RGB", size), boxes, INTRINSICS)
     return taken, texts
 

@@ -1,0 +1,180 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Two things to draw on with the same strokes: a Pillow picture, and an SVG document.
+
+Coordinates are image-frame pixels: (0, 0) is the top-left corner of the top-left pixel. Colours are RGB or RGBA.
+"""
+
+import base64
+import html
+import io
+import math
+from itertools import pairwise
+
+from PIL import Image, ImageDraw, ImageFont
+
+
+class Canvas:
+    """What both share: sizes that suit the picture, and what dashes are.
+
+    Args:
+        image: RGB, what is drawn on. It is not changed.
+    """
+
+    def __init__(self, image: Image.Image):
+        self.size = width, height = image.size
+        self.font = ImageFont.load_default(max(11, round(0.019 * math.sqrt(width * height))))
+        self.line_width = max(1.25, 0.0024 * math.sqrt(width * height))
+
+    @staticmethod
+    def _strokes(points, dash: float) -> list:
+        """(start, end) of every stroke along a path."""
+        strokes = []
+        for start, end in pairwise(points):
+            count = max(1, round(math.dist(start, end) / dash)) if dash else 1
+            for i in range(count):
+                # Each dash fills the middle of its share, which makes both ends of an edge look alike.
+                shares = ((i + 0.25) / count, (i + 0.75) / count) if dash else (0.0, 1.0)
+                strokes.append([[a + t * (b - a) for a, b in zip(start, end, strict=True)] for t in shares])
+        return strokes
+
+    def path(self, points, color, width: float, dash: float = 0.0):
+        """Straight strokes with round ends, which join smoothly; `dash` is the pixels from one dash to the next."""
+        raise NotImplementedError
+
+    def polygon(self, points, color):
+        """A filled polygon; nothing if it has fewer than three corners."""
+        raise NotImplementedError
+
+    def plate(self, x_min, y_min, x_max, y_max, color):
+        """A filled rectangle with round corners."""
+        raise NotImplementedError
+
+    def text(self, position, text: str, color, anchor: str):
+        """One line of text over all that is drawn; `anchor` as Pillow has it: l, m or r, then a, m or b."""
+        raise NotImplementedError
+
+    def paste(self, drawing, position: tuple[int, int]):
+        """Puts what another canvas of the kind finished with at (left, top)."""
+        raise NotImplementedError
+
+    def finish(self):
+        """The drawing."""
+        raise NotImplementedError
+
+
+class RasterCanvas(Canvas):
+    """A picture drawn `factor` times larger and averaged down at the end, which smooths every edge.
+
+    Enlarging by repetition and averaging back returns untouched pixels exactly. Text waits for the end: it is sharper
+    when it is drawn at its final size.
+    """
+
+    def __init__(self, image: Image.Image, factor: int | None = None):
+        super().__init__(image)
+        width, height = image.size
+        # Large pictures get by with less: their lines are wider, and memory grows with the square.
+        self.factor = factor or (4 if max(image.size) <= 1600 else 2)
+        self.image = image.resize((width * self.factor, height * self.factor), Image.Resampling.NEAREST)
+        self.draw = ImageDraw.Draw(self.image, "RGBA")  # "RGBA" on an RGB picture blends instead of overwriting
+        self.texts, self.pasted = [], []
+
+    def _scaled(self, point) -> tuple[float, float]:
+        return point[0] * self.factor - 0.5, point[1] * self.factor - 0.5
+
+    def path(self, points, color, width: float, dash: float = 0.0):
+        radius = width * self.factor / 2
+        for stroke in self._strokes(points, dash):
+            ends = [self._scaled(point) for point in stroke]
+            self.draw.line(ends, fill=color, width=max(1, round(2 * radius)))
+            for x, y in ends if radius > 2 else ():
+                self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+
+    def polygon(self, points, color):
+        if len(points) > 2:
+            self.draw.polygon([self._scaled(point) for point in points], fill=color)
+
+    def plate(self, x_min, y_min, x_max, y_max, color):
+        ends = [self._scaled((x_min, y_min)), self._scaled((x_max, y_max))]
+        self.draw.rounded_rectangle(ends, radius=self.factor * (y_max - y_min) / 5, fill=color)
+
+    def text(self, position, text: str, color, anchor: str):
+        self.texts.append((position, text, color, anchor))
+
+    def paste(self, drawing: Image.Image, position: tuple[int, int]):
+        self.pasted.append((drawing, position))
+
+    def finish(self) -> Image.Image:
+        image = self.image.reduce(self.factor)
+        for drawing, position in self.pasted:
+            image.paste(drawing, position)
+        draw = ImageDraw.Draw(image)
+        for position, text, color, anchor in self.texts:
+            draw.text(position, text, font=self.font, fill=color, anchor=anchor)
+        return image
+
+
+class SvgCanvas(Canvas):
+    """An SVG document that holds the picture and needs nothing beside it: lines and text stay sharp at any size."""
+
+    def __init__(self, image: Image.Image):
+        super().__init__(image)
+        colors = image.getcolors(1)
+        if colors:
+            self.elements = [f'<rect width="100%" height="100%"{_paint("fill", colors[0][1])}/>']
+        else:
+            data = io.BytesIO()
+            image.save(data, "JPEG", quality=92)
+            href = base64.b64encode(data.getvalue()).decode()
+            self.elements = [f'<image width="100%" height="100%" href="data:image/jpeg;base64,{href}"/>']
+        self.texts = []
+
+    def path(self, points, color, width: float, dash: float = 0.0):
+        if strokes := self._strokes(points, dash):
+            steps = "".join(f"M{_numbers(start)}L{_numbers(end)}" for start, end in strokes)
+            # Strokes that join are one line: overlapping ends of a see-through colour would show.
+            if not dash:
+                steps = "M" + "L".join(map(_numbers, points))
+            stroke = f'fill="none"{_paint("stroke", color)} stroke-width="{width:.2f}"'
+            self.elements.append(f'<path d="{steps}" {stroke} stroke-linecap="round" stroke-linejoin="round"/>')
+
+    def polygon(self, points, color):
+        if len(points) > 2:
+            self.elements.append(f'<polygon points="{" ".join(map(_numbers, points))}"{_paint("fill", color)}/>')
+
+    def plate(self, x_min, y_min, x_max, y_max, color):
+        sizes = f'x="{x_min:.2f}" y="{y_min:.2f}" width="{x_max - x_min:.2f}" height="{y_max - y_min:.2f}"'
+        self.elements.append(f'<rect {sizes} rx="{(y_max - y_min) / 5:.2f}"{_paint("fill", color)}/>')
+
+    def text(self, position, text: str, color, anchor: str):
+        text = "".join(letter for letter in text if letter.isprintable())  # XML forbids most others
+        if not text:
+            return
+        across = {"l": "start", "m": "middle", "r": "end"}[anchor[0]]
+        down = {"a": 0.8, "m": 0.35, "b": -0.2}[anchor[1]] * self.font.size  # from the line that letters stand on
+        # As wide as Pillow's letters, whatever font the reader has, so that plates fit.
+        place = f'x="{position[0]:.2f}" y="{position[1] + down:.2f}" textLength="{self.font.getlength(text):.2f}"'
+        self.texts.append(
+            f'<text {place} lengthAdjust="spacingAndGlyphs" text-anchor="{across}" font-size="{self.font.size:g}"'
+            f"{_paint('fill', color)}>{html.escape(text)}</text>"
+        )
+
+    def paste(self, drawing: str, position: tuple[int, int]):
+        self.elements.append(drawing.replace("<svg ", f'<svg x="{position[0]}" y="{position[1]}" ', 1))
+
+    def finish(self) -> str:
+        width, height = self.size
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+            f'viewBox="0 0 {width} {height}" font-family="sans-serif" xml:space="preserve">\n'
+            + "\n".join([*self.elements, *self.texts, "</svg>\n"])
+        )
+
+
+def _numbers(point) -> str:
+    return f"{point[0]:.2f},{point[1]:.2f}"
+
+
+def _paint(kind: str, color) -> str:
+    """The attributes that paint a stroke or a fill."""
+    opacity = f' {kind}-opacity="{color[3] / 255:.3f}"' if len(color) == 4 else ""
+    return f' {kind}="#{color[0]:02x}{color[1]:02x}{color[2]:02x}"{opacity}'
