@@ -106,9 +106,18 @@ class Camera:
 
     def to_image(self, points_px: Tensor) -> Tensor:
         """Network-frame pixels [..., 2] (or boxes [..., 4] xyxy) back to image-frame pixels."""
-        points_px, repeat = at_least_float32(points_px), points_px.shape[-1] // 2
-        scale, offset = points_px.new_tensor(self.scale * repeat), points_px.new_tensor(self.offset * repeat)
-        return (points_px - offset) / scale
+        points_px = at_least_float32(points_px)
+        return network_to_image(points_px, points_px.new_tensor(self.scale), points_px.new_tensor(self.offset))
+
+
+def network_to_image(points_px: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """Network-frame pixels [..., 2] (or boxes [..., 4] xyxy) of any number of cameras back to image-frame pixels.
+
+    Args:
+        scale, offset: [..., 2], as in `Camera` (broadcast against the points).
+    """
+    points_px, scale, offset = _promote(points_px, scale, offset)
+    return ((points_px.unflatten(-1, (-1, 2)) - offset[..., None, :]) / scale[..., None, :]).flatten(-2)
 
 
 def check_intrinsics(intrinsics: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
@@ -175,10 +184,14 @@ def transform_intrinsics(intrinsics: Tensor, scale, offset) -> Tensor:
 
     Args:
         intrinsics: [..., 3, 3].
-        scale, offset: (x, y) pairs.
+        scale, offset: (x, y) pairs, or tensors [..., 2] (broadcast against the cameras).
     """
     intrinsics = at_least_float32(intrinsics)
-    return _matmul(intrinsics.new_tensor([[scale[0], 0, offset[0]], [0, scale[1], offset[1]], [0, 0, 1]]), intrinsics)
+    kind = {"dtype": intrinsics.dtype, "device": intrinsics.device}
+    scale, offset = (torch.as_tensor(pair, **kind) for pair in (scale, offset))
+    moved = torch.cat((torch.diag_embed(scale), offset[..., None]), -1)
+    last = intrinsics.new_tensor([[0.0, 0.0, 1.0]]).expand(*moved.shape[:-2], 1, 3)
+    return _matmul(torch.cat((moved, last), -2), intrinsics)
 
 
 def orient_intrinsics(intrinsics: Tensor, image_size: tuple[int, int], orientation: int) -> Tensor:

@@ -199,11 +199,13 @@ def _boxes_as_dicts(answer: dict[str, Any]) -> list[dict[str, Any]]:
         "box_2d": "boxes_2d",
         "center_2d": "centers_2d",
     }
+    values = {name: answer[key].tolist() for name, key in names.items()}
+    weights = answer["depth_weights"].tolist()
     return [
         {
             "label": label,
-            **{name: answer[key][index].tolist() for name, key in names.items()},
-            "depth_weights": dict(zip(DEPTH_SOURCES, answer["depth_weights"][index].tolist(), strict=True)),
+            **{name: value[index] for name, value in values.items()},
+            "depth_weights": dict(zip(DEPTH_SOURCES, weights[index], strict=True)),
         }
         for index, label in enumerate(answer["labels"])
     ]

@@ -9,7 +9,14 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
-from .geometry_llmi3d import Camera, box_corners, decode_boxes, rotation_6d_to_matrix
+from .geometry_llmi3d import (
+    Camera,
+    box_corners,
+    decode_boxes,
+    network_to_image,
+    rotation_6d_to_matrix,
+    transform_intrinsics,
+)
 from .image_processing_llmi3d import CameraBatchFeature, LLMI3DImageProcessor
 
 IMAGE_TOKEN = "<image>"
@@ -376,36 +383,48 @@ class LLMI3DProcessor(ProcessorMixin):
             raise ValueError(f"cameras: got {len(cameras)} for {len(boxes.mask)} samples, want one for each.")
         if labels is not None and len(labels) != len(boxes.mask):
             raise ValueError(f"labels: got {len(labels)} for {len(boxes.mask)} samples, want one list for each.")
+        # All boxes of the batch in one go.
+        mask = boxes.mask.cpu()
+        logits = boxes.score_logits.detach().cpu()[mask].double()
+        scores = (logits / self.score_temperature + self.score_bias).sigmoid()
+        kept = scores >= (self.score_threshold if threshold is None else threshold)
+        owners = mask.nonzero()[:, 0][kept]
+        scale, offset, given = (
+            torch.tensor([getattr(camera, name) for camera in cameras], dtype=torch.float64)[owners]
+            for name in ("scale", "offset", "intrinsics")
+        )
+
+        def pick(name):
+            return getattr(boxes, name).detach().cpu()[mask][kept].double()
+
+        centers_2d_px = pick("center_2d_px")
+        centers, sizes, rotations = decode_boxes(
+            centers_2d_px,
+            pick("depth_virtual"),
+            pick("size"),
+            rotation_6d_to_matrix(pick("rotation_6d")),
+            transform_intrinsics(given, scale, offset),
+            self.virtual_focal_length,
+        )
+        values = {
+            "scores": scores[kept],
+            "centers": centers,
+            "sizes": sizes,
+            "rotations": rotations,
+            "corners": box_corners(centers, sizes, rotations),
+            "boxes_2d": network_to_image(pick("box_2d_px"), scale, offset),
+            "centers_2d": network_to_image(centers_2d_px, scale, offset),
+            "depth_weights": pick("depth_weights"),
+        }
+        counts = owners.bincount(minlength=len(cameras)).tolist()
+        parts = {key: value.split(counts) for key, value in values.items()}
+        keeps = kept.split(mask.sum(1).tolist())
         answers = []
         for index, camera in enumerate(cameras):
-
-            def pick(name, index=index):
-                values = getattr(boxes, name)[index]
-                return values[boxes.mask[index]].detach().cpu().double()
-
-            scores = (pick("score_logits") / self.score_temperature + self.score_bias).sigmoid()
-            names = self._names_of_boxes(labels[index] if labels is not None else None, len(scores))
-            centers, sizes, rotations = decode_boxes(
-                pick("center_2d_px"),
-                pick("depth_virtual"),
-                pick("size"),
-                rotation_6d_to_matrix(pick("rotation_6d")),
-                camera.network_intrinsics(),
-                self.virtual_focal_length,
-            )
-            kept = scores >= (self.score_threshold if threshold is None else threshold)
-            answer = {
-                "scores": scores,
-                "centers": centers,
-                "sizes": sizes,
-                "rotations": rotations,
-                "corners": box_corners(centers, sizes, rotations),
-                "boxes_2d": camera.to_image(pick("box_2d_px")),
-                "centers_2d": camera.to_image(pick("center_2d_px")),
-                "depth_weights": pick("depth_weights"),
-            }
-            answer = {key: value[kept] for key, value in answer.items()}
-            answer["labels"] = [name for name, keep in zip(names, kept.tolist(), strict=True) if keep]
+            answer = {key: value[index] for key, value in parts.items()}
+            keep = keeps[index].tolist()
+            names = self._names_of_boxes(labels[index] if labels is not None else None, len(keep))
+            answer["labels"] = [name for name, stays in zip(names, keep, strict=True) if stays]
             answer["intrinsics"] = camera.intrinsics_tensor()
             answer["intrinsics_source"] = camera.source
             answers.append(answer)

@@ -33,6 +33,7 @@ from llmi3d.processing.geometry_llmi3d import (
     matrix_to_rotation_6d,
     matrix_to_yaw,
     metric_to_virtual_depth,
+    network_to_image,
     orient_intrinsics,
     project,
     project_box_2d,
@@ -138,6 +139,18 @@ def test_transform_intrinsics_moves_the_projection_of_points():
     before, after = project(points, K), project(points, transform_intrinsics(K, (1.3, 0.7), (11.0, -5.0)))
     expected = before.numpy() * (1.3, 0.7) + (11.0, -5.0)
     np.testing.assert_allclose(after, expected, atol=1e-9)
+
+
+def test_many_cameras_move_as_each_of_them():
+    scale, offset = torch.rand(5, 2, dtype=torch.float64) + 0.5, torch.randn(5, 2, dtype=torch.float64)
+    together = transform_intrinsics(K.expand(5, 3, 3), scale, offset)
+    points = torch.randn(5, 4, dtype=torch.float64)
+    back = network_to_image(points, scale, offset)
+    for index in range(5):
+        pair = tuple(scale[index].tolist()), tuple(offset[index].tolist())
+        torch.testing.assert_close(together[index], transform_intrinsics(K, *pair), rtol=0, atol=0)
+        camera = Camera(tuple(map(tuple, K.tolist())), IMAGE_SIZE, "given", *pair)
+        torch.testing.assert_close(back[index], camera.to_image(points[index]), rtol=0, atol=0)
 
 
 def test_camera_moves_points_and_boxes_there_and_back():

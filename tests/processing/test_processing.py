@@ -240,6 +240,36 @@ def test_padded_queries_are_no_answers(processor, boxes):
     assert processor.post_process_grounding_3d(outputs, [camera])[0]["labels"] == []
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_a_batch_is_answered_as_each_of_its_samples(processor, boxes, threshold):
+    """Samples of several cameras, and of three, one and no boxes."""
+    ks = [((f, 0.0, 150.0), (0.0, f + 7.0, 110.0), (0.0, 0.0, 1.0)) for f in (250.0, 300.0, 410.0)]
+    cameras = [
+        Camera(ks[0], (320, 200), "given", (0.2, 0.2), (0.0, 12.0)),
+        Camera(ks[1], (320, 200), "exif", (1.7, 1.6), (-300.0, -40.5)),
+        Camera(ks[2], (320, 200), "fov", (0.31, 0.29), (7.0, 0.0)),
+    ]
+    focal_length = processor.virtual_focal_length
+    each = [perfect_outputs(*boxes, camera, focal_length).boxes_3d for camera in cameras]
+    masks = torch.tensor([[True, True, True], [False, False, False], [True, False, False]])
+    for one, mask in zip(each, masks, strict=True):
+        one.mask = mask[None]
+    labels = [["a", "b", "c"], ["nothing"], ["d"]]
+    batch = Box3DHeadOutput(**{name: torch.cat([one[name] for one in each]) for name in each[0]})
+    together = processor.post_process_grounding_3d(types.SimpleNamespace(boxes_3d=batch), cameras, labels, threshold)
+    assert len(together) == 3
+    for answer, one, camera, names in zip(together, each, cameras, labels, strict=True):
+        alone = processor.post_process_grounding_3d(types.SimpleNamespace(boxes_3d=one), [camera], [names], threshold)[
+            0
+        ]
+        assert list(answer) == list(alone)
+        for key, value in alone.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(answer[key], value, rtol=0, atol=1e-12, msg=key)
+            else:
+                assert answer[key] == value
+
+
 def test_counts_that_differ_are_refused(processor, boxes):
     camera = Camera(((250.0, 0.0, 150.0), (0.0, 260.0, 110.0), (0.0, 0.0, 1.0)), (320, 200))
     outputs = perfect_outputs(*boxes, camera, processor.virtual_focal_length)
