@@ -69,6 +69,13 @@ CHECKS = {
         "outputs": lambda outputs: outputs.sequences.shape[0] == 1,
         "trainer": lambda trainer: len(trainer.train_dataset) == 2,
     },
+    "docs/cameras.md": {
+        "ratio": lambda ratio: abs(ratio - 2) < 1e-6,
+        "wide": lambda answer: answer["intrinsics_source"] == "fov",
+        "point": lambda point: point.tolist() == pytest.approx([1.2, 0.9, 9.0]),
+        "yaw": lambda yaw: yaw.item() == pytest.approx(-0.9),
+        "cropped": lambda k: k[:2, 2].tolist() == pytest.approx([409.6, 122.9], abs=1e-3),
+    },
     "docs/data.md": {"row": lambda row: row["objects"]},
     "docs/training.md": {"trainer": lambda trainer: trainer.state.global_step == 1},
 }
