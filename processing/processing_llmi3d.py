@@ -306,22 +306,34 @@ class LLMI3DProcessor(ProcessorMixin):
         texts = [self.grounding_prompt(phrase, mode) for group in phrases for phrase in group]
         pixels = self.image_processor(list(images), intrinsics=intrinsics, fov_deg=fov_deg, return_tensors="pt")
         owners = [index for index, group in enumerate(phrases) for _ in group]
-        tokens = self.image_token * self._num_tokens(*pixels["pixel_values"].shape[-2:])
-        texts = [text.replace(self.image_token, tokens) for text in texts]
+        ids = self._tokenize(texts, self._num_tokens(*pixels["pixel_values"].shape[-2:]))
         cameras = [pixels.cameras[owner] for owner in owners]
         several = len(set(owners)) < len(owners)
         if share_pictures and several and mode == "direct":
-            ids = iter(self.tokenizer(texts)["input_ids"])
-            shared = [[next(ids) for _ in group] for group in phrases if group]
+            rest = iter(ids)
+            shared = [[next(rest) for _ in group] for group in phrases if group]
             asked = [index for index, group in enumerate(phrases) if group]
             data = {**self._share_sequences(shared), **{key: value[asked] for key, value in pixels.items()}}
             return CameraBatchFeature(data, cameras)
-        batch = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-        data = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        data = {
+            "input_ids": _pad(ids, self.tokenizer.pad_token_id, "left"),
+            "attention_mask": _pad([[1] * len(one) for one in ids], 0, "left"),
+        }
         if share_pictures and several:
             return CameraBatchFeature({**data, **pixels, "picture_index": torch.tensor(owners)}, cameras)
         data.update({key: value[owners] for key, value in pixels.items()})
         return CameraBatchFeature(data, cameras)
+
+    def _tokenize(self, texts: list[str], num_image_tokens: int) -> list[list[int]]:
+        """The tokens of each text, in which a picture's placeholder becomes as many as its visual tokens.
+
+        It is the tokens that multiply: to read hundreds of placeholders takes the tokenizer longer than all words.
+        """
+        visual = [self.image_token_id] * num_image_tokens
+        return [
+            [token for one in ids for token in (visual if one == self.image_token_id else (one,))]
+            for ids in self.tokenizer(texts)["input_ids"]
+        ]
 
     def _share_sequences(self, prompts: list[list[list[int]]]) -> dict[str, torch.Tensor]:
         """The prompts about each picture, token by token, as one sequence behind what they share: the picture.
@@ -340,12 +352,7 @@ class LLMI3DProcessor(ProcessorMixin):
             parts["position_ids"].append([*range(end), *(end + i for tail in tails for i in range(len(tail)))])
             parts["phrase_ids"].append([*[1] * end, *(i for i, tail in enumerate(tails, 2) for _ in tail)])
         padding = {"input_ids": self.tokenizer.pad_token_id, "position_ids": 0, "phrase_ids": 0}
-        return {
-            name: torch.nn.utils.rnn.pad_sequence(
-                [torch.tensor(one) for one in rows], batch_first=True, padding_value=padding[name]
-            )
-            for name, rows in parts.items()
-        }
+        return {name: _pad(rows, padding[name], "right") for name, rows in parts.items()}
 
     # ---------------------------------------------------------------------------------------------- out of the network
 
@@ -440,6 +447,12 @@ class LLMI3DProcessor(ProcessorMixin):
         if len(names) != count:
             raise ValueError(f"labels: got {len(names)} for {count} boxes, want one for each or one for all.")
         return names
+
+
+def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:
+    """Rows of several lengths as one tensor."""
+    rows = [torch.tensor(row) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
 
 
 __all__ = ["LLMI3DProcessor"]

@@ -107,9 +107,11 @@ def test_image_placeholder_becomes_as_many_tokens_as_the_picture_has(processor, 
 
 
 def test_grounding_inputs_agree_with_call(processor, photograph):
-    plain = processor(images=photograph, text=processor.grounding_prompt("it"), intrinsics=K, return_tensors="pt")
-    convenient = processor.grounding_inputs(photograph, "it", intrinsics=K)
-    assert plain.cameras == convenient.cameras
+    phrases = ["it", "a much longer phrase about something else"]
+    texts = [processor.grounding_prompt(phrase) for phrase in phrases]
+    plain = processor(images=[photograph] * 2, text=texts, intrinsics=K, return_tensors="pt")
+    convenient = processor.grounding_inputs(photograph, phrases, intrinsics=K)
+    assert set(plain) == set(convenient) and plain.cameras == convenient.cameras
     for key in plain:
         torch.testing.assert_close(plain[key], convenient[key])
 
