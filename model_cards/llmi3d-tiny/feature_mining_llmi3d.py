@@ -5,11 +5,13 @@ The low-resolution ViT's tokens query the high-resolution CNN's cells, each toke
 Mini-Gemini's patch info mining. An object-level depth map (as in MonoDETR) is predicted from the CNN and its embedding
 enters keys and values, so that attention sees where in depth a cell lies.
 
-Shapes: B images, N tokens = windows (grid x grid), P cells in a window, C channels of a token, M channels of a cell
-(all CNN stages concatenated), E channels of the depth embedding, D depth bins.
+Shapes: B images, N tokens = windows, P cells in a window at the finest CNN stage, S cells in and around it at a
+stage's own resolution, C channels of a token, M channels of a cell (all CNN stages concatenated), E channels of the
+depth embedding, D depth bins.
 """
 
 import math
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -31,20 +33,85 @@ def depth_bin_centers(config: LLMI3DConfig, device: torch.device | None = None) 
     return (edges[1:] + edges[:-1]) / 2
 
 
-def gather_windows(feature_map: Tensor, grid_size: int) -> Tensor:
-    """Cuts a map [B, C, H, W] into grid_size x grid_size windows [B, N, P, C], windows and cells in row-major order.
+class Cells(NamedTuple):
+    """Cells of a feature map, window by window, at the map's own resolution.
+
+    Attributes:
+        values: [B, N, S, C], the S cells in and around each window.
+        weights: float32 [N, P, S], how they are interpolated to the window's P cells; None if they are those (S = P).
+    """
+
+    values: Tensor
+    weights: Tensor | None = None
+
+    def interpolate(self, values: Tensor) -> Tensor:
+        """What is known of each of the S cells, at the window's P cells: [B, N, S] -> [B, N, P]."""
+        return values if self.weights is None else torch.einsum("nps,bns->bnp", self.weights, values)
+
+    def squares(self) -> Tensor:
+        """Sums of squares over the channels of the window's P cells: [B, N, P]."""
+        if self.weights is None:
+            return torch.linalg.vector_norm(self.values, dim=-1).square()
+        products = self.values @ self.values.transpose(-1, -2)
+        return (self.weights @ products * self.weights).sum(-1)
+
+    def sum(self, shares: Tensor) -> Tensor:
+        """Sums of the window's P cells, each by its share: [B, N, P] -> [B, N, C]."""
+        if self.weights is not None:
+            shares = torch.einsum("nps,bnp->bns", self.weights, shares)
+        return (shares[:, :, None] @ self.values).squeeze(2)
+
+    def to(self, dtype: torch.dtype) -> "Cells":
+        """The same in another dtype."""
+        return Cells(self.values.to(dtype), None if self.weights is None else self.weights.to(dtype))
+
+
+def _cells_of_a_side(fine: int, coarse: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Bilinear interpolation along one side, window by window.
+
+    Returns:
+        (index [windows, S] of the coarse cells that a window needs, weights [windows, window, S] of its fine cells.)
+    """
+    first, last = (range(at, fine, window) for at in (0, window - 1))
+    first, last = ([((2 * i + 1) * coarse - fine) // (2 * fine) for i in cells] for cells in (first, last))
+    span = min(max(b - a for a, b in zip(first, last, strict=True)) + 2, coarse)
+    place = ((torch.arange(fine, device=device) + 0.5) * (coarse / fine) - 0.5).clamp(0, coarse - 1).view(-1, window)
+    index = place[:, :1].long().clamp(max=coarse - span) + torch.arange(span, device=device)
+    return index, (1 - (place[..., None] - index[:, None]).abs()).clamp(min=0)
+
+
+def cells_of(feature_map: Tensor, size: tuple[int, int], window: int) -> Cells:
+    """A map [B, C, H, W] as if upsampled (bilinear) and cut into windows, both in row-major order.
+
+    Args:
+        size: (height, width) to which it would be upsampled, cells.
+        window: side of a window, cells of that size.
 
     Raises:
-        ValueError: a map that the grid does not divide.
+        ValueError: a size that the windows do not divide.
     """
     batch, channels, height, width = feature_map.shape
-    if height % grid_size or width % grid_size:
-        raise ValueError(
-            f"feature_map: got {height}x{width} cells, want multiples of the {grid_size} tokens of a side."
-        )
-    rows, columns = height // grid_size, width // grid_size
-    windows = feature_map.reshape(batch, channels, grid_size, rows, grid_size, columns)
-    return windows.permute(0, 2, 4, 3, 5, 1).reshape(batch, grid_size**2, rows * columns, channels)
+    if size[0] % window or size[1] % window:
+        raise ValueError(f"feature_map: got {size[0]}x{size[1]} cells, want multiples of the {window} of a window.")
+    rows, columns = size[0] // window, size[1] // window
+    values = feature_map.permute(0, 2, 3, 1)
+    if (height, width) == tuple(size):
+        values = values.unflatten(2, (columns, window)).unflatten(1, (rows, window)).transpose(2, 3)
+        return Cells(values.reshape(batch, rows * columns, window**2, channels))
+    (down, down_weights), (across, across_weights) = (
+        _cells_of_a_side(fine, coarse, window, feature_map.device)
+        for fine, coarse in zip(size, (height, width), strict=True)
+    )
+    index = (down[:, None, :, None] * width + across[:, None]).flatten()
+    values = values.flatten(1, 2).index_select(1, index).view(batch, rows * columns, -1, channels)
+    weights = torch.einsum("aps,bqt->abpqst", down_weights, across_weights)
+    return Cells(values, weights.reshape(rows * columns, window**2, -1))
+
+
+def _resize(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    if feature_map.shape[-2:] == size:
+        return feature_map
+    return F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
 
 
 class DepthPredictor(nn.Module):
@@ -66,82 +133,50 @@ class DepthPredictor(nn.Module):
 
     def forward(self, stages: list[Tensor]) -> Tensor:
         """CNN stages, each [B, C_s, H_s, W_s] -> depth logits [B, D + 1, H, W] at the chosen stage's resolution."""
-        size = stages[self.stage].shape[-2:]
-        merged = sum(
-            F.interpolate(lateral(stage), size=size, mode="bilinear", align_corners=False)
-            for lateral, stage in zip(self.laterals, stages, strict=True)
-        )
+        size, merged = stages[self.stage].shape[-2:], 0
+        for index, (lateral, stage) in enumerate(zip(self.laterals, stages, strict=True)):
+            # The order changes nothing but the work: the convolution takes cells one by one.
+            merged = merged + (lateral(_resize(stage, size)) if index < self.stage else _resize(lateral(stage), size))
         return self.classifier(self.convs(merged))
 
 
-class _WindowAttend(torch.autograd.Function):
+def attend(
+    query: Tensor, cells: list[Cells], depth_query: Tensor | None, depth: Cells | None, eps: float
+) -> tuple[Tensor, Tensor | None]:
     """weights = softmax(query . normalised cells + depth_query . depth); the weighted sums of both.
 
-    The cells are layer-normalised (without affine part) only in effect: their means and deviations are divided out of
-    scores and sums, so that neither the normalised cells nor their gradient's intermediate terms are ever stored.
+    The cells of a window are all stages interpolated to the finest, their channels concatenated, and layer-normalised
+    (without affine part), but only in effect. Interpolation, scores and sums are linear, and so they are exchanged:
+    each stage is scored and summed at its own resolution, means and deviations are divided out afterwards. Neither
+    the interpolated cells nor the normalised ones are ever stored.
+
+    Args:
+        query: [B, N, M].
+        cells: of each stage, M channels in all.
+        depth_query: [B, N, E].
+        depth: E channels.
+        eps: of the layer norm.
+
+    Returns:
+        ([B, N, M], [B, N, E] or None).
     """
-
-    @staticmethod
-    def forward(
-        ctx, query: Tensor, cells: Tensor, depth_query: Tensor | None, depth: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor | None]:
-        # query [K, M], cells [K, P, M], depth_query [K, E], depth [K, P, E]. What has no M or E is at least float32.
-        exact = torch.promote_types(cells.dtype, torch.float32)
-        # In parts, so that half-precision cells are never held in float32 as a whole. Of the layer norm only the
-        # statistics are wanted: on a CPU it computes them several times faster than `torch.var_mean`.
-        statistics = [
-            torch.native_layer_norm(part.to(exact), part.shape[-1:], None, None, eps) for part in cells.chunk(8)
-        ]
-        mean, rstd = (torch.cat([part[i].squeeze(-1) for part in statistics]) for i in (1, 2))  # [K, P]
-        query = query.to(cells.dtype)
-        dots = torch.bmm(cells, query[..., None]).squeeze(-1).to(exact)
-        scores = (dots - mean * query.sum(-1, keepdim=True, dtype=exact)) * rstd
-        weights = scores
-        if depth is not None:
-            depth_query = depth_query.to(depth.dtype)
-            weights = scores + torch.bmm(depth, depth_query[..., None]).squeeze(-1).to(exact)
-        weights = weights.softmax(-1)
-        scaled = weights * rstd
-        attended = torch.bmm(scaled[:, None].to(cells.dtype), cells).squeeze(1).to(exact)
-        attended = attended - (scaled * mean).sum(-1, keepdim=True)
-        attended_depth = None
-        if depth is not None:
-            attended_depth = torch.bmm(weights[:, None].to(depth.dtype), depth).squeeze(1).to(depth.dtype)
-        ctx.save_for_backward(query, cells, depth_query, depth, mean, rstd, scores, weights)
-        return attended.to(cells.dtype), attended_depth
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_attended: Tensor, grad_attended_depth: Tensor | None):
-        query, cells, depth_query, depth, mean, rstd, scores, weights = ctx.saved_tensors
-        exact, channels = scores.dtype, cells.shape[-1]
-        grad = grad_attended.to(cells.dtype)
-        grad_sum, query_sum = (x.sum(-1, keepdim=True, dtype=exact) for x in (grad, query))
-        # With n_p the normalised cell, attended = sum_p weights_p n_p and scores_p = query . n_p: every term below is
-        # a combination of query, grad and the raw cell with one scalar a cell.
-        along = (torch.bmm(cells, grad[..., None]).squeeze(-1).to(exact) - mean * grad_sum) * rstd
-        grad_weights = along
-        if depth is not None:
-            grad_depth_sum = grad_attended_depth.to(depth.dtype)
-            grad_weights = along + torch.bmm(depth, grad_depth_sum[..., None]).squeeze(-1).to(exact)
-        grad_scores = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
-        scaled = grad_scores * rstd
-        grad_query = torch.bmm(scaled[:, None].to(cells.dtype), cells).squeeze(1).to(exact)
-        grad_query = grad_query - (scaled * mean).sum(-1, keepdim=True)
-        grad_cells = grad_depth_query = grad_depth = None
-        if ctx.needs_input_grad[1]:
-            grad_mean = (weights * grad_sum + grad_scores * query_sum) / channels
-            grad_along = (weights * along + grad_scores * scores) / channels
-            left = torch.stack((weights * rstd, scaled), -1).to(cells.dtype)  # [K, P, 2]
-            grad_cells = torch.bmm(left, torch.stack((grad, query), 1))
-            # In place: these two would otherwise be the only tensors of the cells' size besides the gradient itself.
-            grad_cells.addcmul_(cells, (grad_along * rstd * rstd)[..., None].to(cells.dtype), value=-1)
-            grad_cells.sub_(((grad_mean - grad_along * mean * rstd) * rstd)[..., None].to(cells.dtype))
-        if depth is not None:
-            grad_depth_query = torch.bmm(grad_scores[:, None].to(depth.dtype), depth).squeeze(1)
-            left = torch.stack((weights, grad_scores), -1).to(depth.dtype)
-            grad_depth = torch.bmm(left, torch.stack((grad_depth_sum, depth_query), 1))
-        return grad_query, grad_cells, grad_depth_query, grad_depth, None
+    channels, dots, sums, squares = query.shape[-1], 0, 0, 0
+    parts = query.split([each.values.shape[-1] for each in cells], -1)
+    for each, part in zip(cells, parts, strict=True):
+        # Both products in one reading of the cells.
+        products = each.values @ torch.stack((part, torch.ones_like(part)), -1)
+        dots = dots + each.interpolate(products[..., 0])
+        sums = sums + each.interpolate(products[..., 1])
+        squares = squares + each.squares()
+    mean = sums / channels
+    rstd = ((squares / channels - mean.square()).clamp(min=0) + eps).rsqrt()
+    scores = (dots - mean * query.sum(-1, keepdim=True)) * rstd
+    if depth is not None:
+        scores = scores + depth.interpolate((depth.values @ depth_query[..., None]).squeeze(-1))
+    weights = scores.softmax(-1)
+    scaled = weights * rstd
+    attended = torch.cat([each.sum(scaled) for each in cells], -1) - (scaled * mean).sum(-1, keepdim=True)
+    return attended, None if depth is None else depth.sum(weights)
 
 
 class NeutralLinear(nn.Linear):
@@ -152,7 +187,7 @@ class CrossBranchAttention(nn.Module):
     """Each token attends to the cells of its own window; depth embeddings enter keys and values.
 
     A window has one query, so the key projection folds into the query and the value projection follows the weighted
-    sum: exactly `reference_forward`, with 1/50 of its arithmetic and no [B, N, P, C] keys and values.
+    sum (see `attend`): exactly `reference_forward`, with 1/100 of its arithmetic and no [B, N, P, C] keys and values.
     """
 
     def __init__(self, dim: int, cell_dim: int, depth_dim: int | None):
@@ -167,33 +202,42 @@ class CrossBranchAttention(nn.Module):
         self.depth_key_proj = NeutralLinear(depth_dim, dim, bias=False) if depth_dim else None
         self.depth_value_proj = NeutralLinear(depth_dim, dim, bias=False) if depth_dim else None
 
-    def forward(self, tokens: Tensor, cells: Tensor, depth: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cells: list[Cells], depth: Cells | None = None) -> Tensor:
         """
         Args:
             tokens: [B, N, C].
-            cells: [B, N, P, M].
-            depth: [B, N, P, E], depth embedding of each cell.
+            cells: of each CNN stage, M channels in all.
+            depth: E channels, depth embedding of the cells.
 
         Returns:
             [B, N, C], what the tokens found (to be added to them).
         """
         query = self.query_proj(self.query_norm(tokens)) / math.sqrt(tokens.shape[-1])
         folded = (query @ self.key_proj.weight) * self.key_norm.weight
-        depth_query = None if depth is None else (query @ self.depth_key_proj.weight).flatten(0, 1)
-        attended, attended_depth = _WindowAttend.apply(
-            folded.flatten(0, 1),
-            cells.flatten(0, 1),
-            depth_query,
-            None if depth is None else depth.flatten(0, 1),
-            self.key_norm.eps,
-        )
-        mined = self.value_proj(attended * self.value_norm.weight + self.value_norm.bias)
+        depth_query = None if depth is None else query @ self.depth_key_proj.weight
+        # Variances are small differences of large sums: float32, autocast or not.
+        exact, device = torch.promote_types(tokens.dtype, torch.float32), tokens.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            attended, attended_depth = attend(
+                folded.to(exact),
+                [each.to(exact) for each in cells],
+                None if depth is None else depth_query.to(exact),
+                None if depth is None else depth.to(exact),
+                self.key_norm.eps,
+            )
+        mined = self.value_proj((attended * self.value_norm.weight + self.value_norm.bias).to(query.dtype))
         if depth is not None:
-            mined = mined + self.depth_value_proj(attended_depth)
-        return mined.view(tokens.shape)
+            mined = mined + self.depth_value_proj(attended_depth.to(query.dtype))
+        return mined
 
     def reference_forward(self, tokens: Tensor, cells: Tensor, depth: Tensor | None = None) -> Tensor:
-        """The same by the plain arithmetic of attention, with every cell projected; slow, for comparison."""
+        """The same by the plain arithmetic of attention; slow, for comparison.
+
+        Args:
+            tokens: [B, N, C].
+            cells: [B, N, P, M], all stages interpolated to the finest.
+            depth: [B, N, P, E], likewise.
+        """
         query = self.query_proj(self.query_norm(tokens))[:, :, None]
         keys, values = self.key_proj(self.key_norm(cells)), self.value_proj(self.value_norm(cells))
         if depth is not None:
@@ -222,7 +266,7 @@ class FeatureMining(nn.Module):
 
     def __init__(self, config: LLMI3DConfig, stage_channels: list[int]):
         super().__init__()
-        self.grid_size = config.image_grid_size
+        self.window = config.high_res_image_size // (4 * config.image_grid_size)  # cells of the finest stage
         depth_dim = None
         if config.depth_branch:
             depth_dim = config.depth_embedding_dim
@@ -239,14 +283,12 @@ class FeatureMining(nn.Module):
             stages: CNN stages [B, C_s, H_s, W_s], finest first.
         """
         size = stages[0].shape[-2:]
-        upsampled = (F.interpolate(stage, size=size, mode="bilinear", align_corners=False) for stage in stages[1:])
-        cells = torch.cat([gather_windows(stage, self.grid_size) for stage in (stages[0], *upsampled)], -1)
         depth_logits = depth = None
         if self.depth_predictor is not None:
             depth_logits = self.depth_predictor(stages)
             # The expected embedding under the predicted distribution.
             probabilities = depth_logits.float().softmax(1).to(tokens.dtype)
             embedded = torch.einsum("bdhw,de->behw", probabilities, self.depth_embedding.weight)
-            embedded = F.interpolate(embedded, size=size, mode="bilinear", align_corners=False)
-            depth = gather_windows(embedded, self.grid_size)
+            depth = cells_of(embedded, size, self.window)
+        cells = [cells_of(stage, size, self.window) for stage in stages]
         return MinedFeatures(tokens + self.attention(tokens, cells, depth), depth_logits)

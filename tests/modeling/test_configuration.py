@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
-from llmi3d.feature_mining_llmi3d import gather_windows
+from llmi3d.feature_mining_llmi3d import cells_of
 
 # ------------------------------------------------------------------------------------------------------------ refusals
 
@@ -99,7 +99,8 @@ def test_what_is_accepted_can_be_cut_into_windows(tiny_config, side, grid):
     except StrictDataclassError as error:
         assert side // 4 % grid, error
     else:
-        gather_windows(torch.zeros(1, 1, side // 4, side // 4), grid)
+        finest = (side // 4, side // 4)
+        assert cells_of(torch.zeros(1, 1, *finest), finest, side // (4 * grid)).values.shape[1] == grid**2
 
 
 @pytest.mark.parametrize("name", ["box_head_dim", "depth_predictor_dim", "depth_embedding_dim"])
@@ -215,5 +216,5 @@ def test_the_defaults_are_the_papers_size():
     assert [stage["num_chs"] for stage in stages] == [192, 384, 768, 1536]
     assert model.model.feature_mining.attention.key_proj.in_features == 2880
     finest = config.high_res_image_size // stages[0]["reduction"]
-    windows = gather_windows(torch.empty(1, 1, finest, finest, device="meta"), config.image_grid_size)
+    windows = cells_of(torch.empty(1, 1, finest, finest, device="meta"), (finest, finest), 8).values
     assert windows.shape == (1, 576, 8 * 8, 1)

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from llmi3d.feature_mining_llmi3d import (
+    Cells,
     CrossBranchAttention,
     DepthPredictor,
     FeatureMining,
-    _WindowAttend,
+    attend,
+    cells_of,
     depth_bin_centers,
     depth_bin_edges,
-    gather_windows,
 )
 
 B, N, P, C, M, E = 2, 9, 6, 16, 40, 5
@@ -44,9 +45,15 @@ def make_inputs(depth_dim: int | None, dtype=torch.float32) -> dict[str, torch.T
     return {name: None if x is None else x.to(dtype).requires_grad_() for name, x in inputs.items()}
 
 
+def folded(attention, tokens, cells, depth=None, weights=None, depth_weights=None) -> torch.Tensor:
+    """`forward` of cells [B, N, S, M] in two stages; `weights` [N, P, S] bring them to the windows' cells."""
+    stages = [Cells(part, weights) for part in cells.split([M // 4, M - M // 4], -1)]
+    return attention(tokens, stages, None if depth is None else Cells(depth, depth_weights))
+
+
 def value_and_gradients(attention, inputs, forward=None) -> dict[str, torch.Tensor]:
     tensors = {**{k: x for k, x in inputs.items() if x is not None}, **dict(attention.named_parameters())}
-    value = (forward or attention.forward)(**inputs)
+    value = forward(**inputs) if forward else folded(attention, **inputs)
     weights = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view_as(value)
     gradients = torch.autograd.grad((value * weights).sum(), list(tensors.values()))
     return {"value": value.detach(), **dict(zip(tensors, gradients, strict=True))}
@@ -67,11 +74,31 @@ def test_folded_is_plain_attention(depth_dim, dtype, tolerance):
     exact_attention = make_attention(depth_dim, torch.float64)
     exact_inputs = {name: None if x is None else x.detach().double().requires_grad_() for name, x in inputs.items()}
     exact = value_and_gradients(exact_attention, exact_inputs, exact_attention.reference_forward)
-    folded = value_and_gradients(attention, inputs)
-    assert folded.keys() == exact.keys()
+    got = value_and_gradients(attention, inputs)
+    assert got.keys() == exact.keys()
     for name, want in exact.items():
-        assert folded[name].dtype == dtype
-        assert relative(folded[name], want) < tolerance, name
+        assert got[name].dtype == dtype
+        assert relative(got[name], want) < tolerance, name
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_cells_of_a_coarser_stage_are_as_good_as_interpolated_ones(dtype, tolerance):
+    attention, inputs = make_attention(E, dtype), make_inputs(E, dtype)
+    generator = torch.Generator().manual_seed(3)
+    weights, depth_weights = (torch.rand(N, 9, P, generator=generator, dtype=torch.float64) / 3 for _ in range(2))
+    exact_attention = make_attention(E, torch.float64)
+    exact_inputs = {name: x.detach().double().requires_grad_() for name, x in inputs.items()}
+
+    def plain(tokens, cells, depth):
+        cells = torch.einsum("nps,bnsm->bnpm", weights, cells)
+        return exact_attention.reference_forward(tokens, cells, torch.einsum("nps,bnse->bnpe", depth_weights, depth))
+
+    exact = value_and_gradients(exact_attention, exact_inputs, plain)
+    weights, depth_weights = weights.to(dtype), depth_weights.to(dtype)
+    for name, got in value_and_gradients(
+        attention, inputs, lambda **inputs: folded(attention, **inputs, weights=weights, depth_weights=depth_weights)
+    ).items():
+        assert relative(got, exact[name]) < tolerance, name
 
 
 def test_reference_is_attention_by_a_loop():
@@ -102,21 +129,23 @@ def test_reference_is_attention_by_a_loop():
 @pytest.mark.parametrize("depth_dim", [E, None], ids=["with depth", "without depth"])
 def test_gradcheck(depth_dim):
     generator = torch.Generator().manual_seed(2)
-    sizes = [(3, 5), (3, 4, 5)] + ([(3, depth_dim), (3, 4, depth_dim)] if depth_dim else [])
+    sizes = [(1, 3, 7), (1, 3, 4, 5), (1, 3, 2, 2)] + ([(1, 3, depth_dim), (1, 3, 4, depth_dim)] if depth_dim else [])
     inputs = [torch.randn(size, generator=generator, dtype=torch.float64, requires_grad=True) for size in sizes]
+    weights = torch.rand(3, 4, 2, generator=generator, dtype=torch.float64)
 
-    def attend(query, cells, depth_query=None, depth=None):
-        attended, attended_depth = _WindowAttend.apply(query, cells, depth_query, depth, 1e-5)
+    def run(query, fine, coarse, depth_query=None, depth=None):
+        stages = [Cells(fine), Cells(coarse, weights)]
+        attended, attended_depth = attend(query, stages, depth_query, None if depth is None else Cells(depth), 1e-5)
         return attended if depth is None else (attended, attended_depth)
 
-    assert torch.autograd.gradcheck(attend, inputs)
+    assert torch.autograd.gradcheck(run, inputs)
 
 
 def test_frozen_cells_change_no_other_gradient():
     attention, inputs = make_attention(E), make_inputs(E)
     want = value_and_gradients(attention, inputs)
     frozen = {**inputs, "cells": inputs["cells"].detach()}
-    value = attention(**frozen)
+    value = folded(attention, **frozen)
     weights = torch.linspace(0.5, 1.5, value.numel()).view_as(value)
     for name, tensor in {
         "tokens": inputs["tokens"],
@@ -141,7 +170,7 @@ def test_autocast_is_close_to_float32():
 
     def forward(**inputs):
         with torch.autocast("cpu", torch.bfloat16):
-            return attention(**inputs).float()
+            return folded(attention, **inputs).float()
 
     for name, got in value_and_gradients(attention, inputs, forward).items():
         assert got.dtype == torch.float32
@@ -159,33 +188,49 @@ def test_constant_cells_give_finite_gradients():
 # ------------------------------------------------------------------------------------------------------------ windows
 
 
-def test_gather_windows_against_a_loop():
-    grid, rows, columns = 3, 2, 4
-    feature_map = torch.randn(2, 5, grid * rows, grid * columns)
-    got = gather_windows(feature_map, grid)
-    assert got.shape == (2, grid**2, rows * columns, 5)
-    for b in range(2):
-        for i in range(grid):
-            for j in range(grid):
-                window = feature_map[b, :, i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
-                for r in range(rows):
-                    for c in range(columns):
-                        assert torch.equal(got[b, i * grid + j, r * columns + c], window[:, r, c])
+def test_cells_of_the_finest_stage_against_a_loop():
+    rows, columns, window = 3, 2, 4
+    feature_map = torch.randn(2, 5, rows * window, columns * window)
+    got = cells_of(feature_map, feature_map.shape[-2:], window)
+    assert got.weights is None and got.values.shape == (2, rows * columns, window**2, 5)
+    for i in range(rows):
+        for j in range(columns):
+            piece = feature_map[:, :, i * window : (i + 1) * window, j * window : (j + 1) * window]
+            assert torch.equal(got.values[:, i * columns + j], piece.flatten(2).transpose(1, 2))
+
+
+# Windows of several cells of the coarse stage, of one, of half a cell, and of one and a half.
+@pytest.mark.parametrize(("window", "factor"), [(8, 2), (8, 8), (4, 8), (6, 4), (2, 4)])
+@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (4, 8)])
+def test_cells_of_a_coarse_stage_are_those_of_the_upsampled_map(window, factor, rows, columns):
+    size = (rows * window, columns * window)
+    feature_map = torch.randn(2, 5, size[0] // factor, size[1] // factor, dtype=torch.float64)
+    upsampled = torch.nn.functional.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
+    want = cells_of(upsampled, size, window).values
+    got = cells_of(feature_map, size, window).to(torch.float64)
+    torch.testing.assert_close(torch.einsum("nps,bnsc->bnpc", got.weights, got.values), want)
+    # What is asked of the windows' cells without ever making them.
+    torch.testing.assert_close(got.squares(), want.square().sum(-1))
+    torch.testing.assert_close(got.interpolate(got.values.sum(-1)), want.sum(-1))
+    shares = torch.rand(want.shape[:3], dtype=torch.float64)
+    torch.testing.assert_close(got.sum(shares), (shares[..., None] * want).sum(2))
+    # No more than what the window touches.
+    assert got.values.shape[2] <= (-(-(window - 1) // factor) + 2) ** 2
 
 
 @pytest.mark.parametrize("size", [(7, 6), (6, 8)])
-def test_gather_windows_refuses_a_map_that_the_grid_does_not_divide(size):
-    with pytest.raises(ValueError, match=f"got {size[0]}x{size[1]} cells, want multiples of the 3 tokens of a side"):
-        gather_windows(torch.zeros(1, 1, *size), 3)
+def test_cells_that_the_windows_do_not_divide_are_refused(size):
+    with pytest.raises(ValueError, match=f"got {size[0]}x{size[1]} cells, want multiples of the 3 of a window"):
+        cells_of(torch.zeros(1, 1, *size), size, 3)
 
 
 def test_a_token_looks_into_its_own_window_only():
     attention, inputs = make_attention(E), make_inputs(E)
-    before = attention(**inputs).detach()
+    before = folded(attention, **inputs).detach()
     changed = {name: x.detach().clone() for name, x in inputs.items()}
     for x in changed.values():
         x[1, 4] += 1.0
-    moved = (attention(**changed).detach() - before).abs().amax(-1) > 1e-6
+    moved = (folded(attention, **changed).detach() - before).abs().amax(-1) > 1e-6
     assert moved.nonzero().tolist() == [[1, 4]]
 
 
@@ -236,27 +281,35 @@ def randomised_mining(config) -> FeatureMining:
     return mining
 
 
-def test_mining_cells_are_the_stages_upsampled_to_the_finest(tiny_config, monkeypatch):
-    """What attention receives: for each token the cells of its window, all stages concatenated."""
-    config = tiny_config(depth_branch=False, depth_from_map=False)
-    mining, given = FeatureMining(config, STAGE_CHANNELS), stages()
-    seen = {}
-    monkeypatch.setattr(
-        mining.attention, "forward", lambda t, cells, depth: seen.update(cells=cells, depth=depth) or t
-    )
-    tokens = torch.randn(2, 16, 24)
-    mined = mining(tokens, given)
-    assert mined.depth_logits is None and seen["depth"] is None
-    assert seen["cells"].shape == (2, 16, 16, sum(STAGE_CHANNELS))
-    assert torch.equal(seen["cells"][..., :8], gather_windows(given[0], 4))
-    # Four cells of the finest stage lie on one of the second; for a plane their mean is exactly the coarse one.
-    plane = [
-        torch.linspace(0, 1, s * s).view(1, 1, s, s).expand(1, c, s, s)
-        for c, s in zip(STAGE_CHANNELS, (16, 8, 4, 2), strict=True)
+@pytest.mark.parametrize("depth_branch", [True, False])
+def test_mining_is_plain_attention_to_upsampled_stages(tiny_config, depth_branch):
+    config = tiny_config(depth_branch=depth_branch, depth_from_map=depth_branch)
+    mining, given, tokens = randomised_mining(config).double(), [x.double() for x in stages()], torch.randn(2, 16, 24)
+    tokens, size = tokens.double(), (16, 16)
+
+    def upsampled(one):
+        return torch.nn.functional.interpolate(one, size=size, mode="bilinear", align_corners=False)
+
+    cells = cells_of(torch.cat([upsampled(stage) for stage in given], 1), size, 4).values
+    depth = None
+    if depth_branch:
+        shares = mining.depth_predictor(given).softmax(1)
+        embedded = torch.einsum("bdhw,de->behw", shares, mining.depth_embedding.weight)
+        depth = cells_of(upsampled(embedded), size, 4).values
+    want = tokens + mining.attention.reference_forward(tokens, cells, depth)
+    # The distribution over depths is float32 in any case.
+    torch.testing.assert_close(mining(tokens, given).tokens, want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_depth_predictor_merges_the_stages_resized_to_one(tiny_config):
+    predictor, seen = DepthPredictor(tiny_config(depth_map_stage=2), STAGE_CHANNELS), {}
+    predictor.convs.register_forward_pre_hook(lambda _, inputs: seen.update(merged=inputs[0]))
+    predictor(stages())
+    resized = [
+        torch.nn.functional.interpolate(lateral(stage), size=(4, 4), mode="bilinear", align_corners=False)
+        for lateral, stage in zip(predictor.laterals, stages(), strict=True)
     ]
-    mining(tokens[:1], plane)
-    middle = seen["cells"][0, 5, :, 8]  # window (1, 1), first channel of the second stage: rows and columns 4-7 of 16
-    assert middle.mean().item() == pytest.approx(plane[1][0, 0, 2:4, 2:4].mean().item(), abs=1e-6)
+    torch.testing.assert_close(seen["merged"], sum(resized))
 
 
 def test_mining_enriches_tokens_by_the_expected_depth_embedding(tiny_config, monkeypatch):
@@ -271,8 +324,9 @@ def test_mining_enriches_tokens_by_the_expected_depth_embedding(tiny_config, mon
     logits[:, 7] = 50.0
     monkeypatch.setattr(mining.depth_predictor, "forward", lambda stages: logits)
     mining(torch.randn(2, 16, 24), stages())
-    want = mining.depth_embedding.weight[7].expand(2, 16, 16, 8)
-    torch.testing.assert_close(seen["depth"], want)
+    want = mining.depth_embedding.weight[7].expand(seen["depth"].values.shape)
+    torch.testing.assert_close(seen["depth"].values, want)
+    torch.testing.assert_close(seen["depth"].weights.sum(-1), torch.ones(16, 16))
 
 
 @pytest.mark.parametrize("depth_branch", [True, False])

@@ -238,9 +238,9 @@ def test_without_attention_the_token_does_not_choose(experiments, new_chain):
     cells = torch.randn(2, 4, 6, attention.key_norm.normalized_shape[0])
     depth = torch.randn(2, 4, 6, model.config.depth_embedding_dim)
     with torch.no_grad():
-        found = attention(tokens, cells, depth)
-        torch.testing.assert_close(attention(torch.randn_like(tokens), cells, depth), found)
-        assert not torch.allclose(attention(tokens, torch.randn_like(cells), depth), found)
+        found = attention.reference_forward(tokens, cells, depth)
+        torch.testing.assert_close(attention.reference_forward(torch.randn_like(tokens), cells, depth), found)
+        assert not torch.allclose(attention.reference_forward(tokens, torch.randn_like(cells), depth), found)
 
 
 def test_without_depth_branch_there_is_no_map_after_saving_either(experiments, new_chain, tmp_path):
