@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 from llmi3d.processing.jobs import write_whole
 
 from .dataset import DATA_FOLDER, shard_name
+from .dataset_card import write_dataset_card
 from .expressions import make_conversation
 from .schema import IG3D_FEATURES, image_size, validate_row
 from .source import Source
@@ -177,7 +178,7 @@ def build(
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-    return _finish(out, recipe, list(shards))
+    return _finish(out, recipe, list(shards), source.extra_features)
 
 
 def _plan(ids: list[str], rows_per_shard: int) -> dict[str, list[str]]:
@@ -305,7 +306,7 @@ def make_table(rows: Iterable[dict], extra_features: dict | None = None):
     return datasets.Dataset.from_dict(columns, features=features).data.table.combine_chunks()
 
 
-def _finish(out: Path, recipe: dict, names: list[str]) -> BuildReport:
+def _finish(out: Path, recipe: dict, names: list[str], extra_features: dict) -> BuildReport:
     work, ready = out / BUILDING, out / BUILDING / DATA_FOLDER
     rows, skipped = {}, []
     ready.mkdir(exist_ok=True)
@@ -324,29 +325,18 @@ def _finish(out: Path, recipe: dict, names: list[str]) -> BuildReport:
     write_whole(out / "skipped.jsonl", "".join(json.dumps(one) + "\n" for one in skipped))
     record = {**recipe, "rows": rows, "skipped": len(skipped), "reasons": report.reasons()}
     write_whole(out / "build.json", json.dumps(record, indent=1) + "\n")
-    write_whole(out / "README.md", _card(recipe, rows, skipped))
+    _write_card(out, ready, recipe, rows, len(skipped), extra_features)
     os.rename(ready, out / DATA_FOLDER)
     shutil.rmtree(work)
     return report
 
 
-def _card(recipe: dict, rows: dict[str, int], skipped: list) -> str:
-    files = "".join(f"      - split: {split}\n        path: {DATA_FOLDER}/{split}-*\n" for split in rows)
-    table = "".join(f"| {split} | {count} |\n" for split, count in rows.items())
-    return f"""---
-configs:
-  - config_name: default
-    data_files:
-{files}tags: [llmi3d, ig3d, 3d-grounding]
----
-# IG3D rows from {recipe["source"]}
-
-Pictures, cameras, metric oriented 3D boxes, grounding expressions and questions, in the layout of
-`llmi3d.training.ig3d.schema`. The licence is that of {recipe["source"]}.
-
-| split | rows |
-| --- | --- |
-{table}
-Built with `llmi3d data build` by {recipe["converter"]} from {recipe["records"]} records, seed {recipe["seed"]}, at
-most {recipe["max_turns"]} questions a picture; {len(skipped)} records were left out (`skipped.jsonl` says why).
-"""
+def _write_card(out: Path, folder: Path, recipe: dict, rows: dict[str, int], skipped: int, extra_features) -> None:
+    made = (
+        f"Built with `llmi3d data build` by {recipe['converter']} from {recipe['records']:,} records, seed "
+        f"{recipe['seed']}, at most {recipe['max_turns']} questions a picture; {skipped:,} records were left out "
+        "(`skipped.jsonl` says why). `build.json` has every setting."
+    )
+    own = recipe["converter"] == "JsonLines"  # whatever its user calls it
+    features = datasets.Features({**IG3D_FEATURES, **(extra_features or {})})
+    write_dataset_card(out, folder, "own" if own else recipe["source"], rows, features, made)

@@ -13,8 +13,9 @@ from llmi3d.processing.jobs import write_whole
 
 from .build import ROWS_PER_GROUP, make_table
 from .dataset import DATA_FOLDER, find_splits, load_split, shard_name
+from .dataset_card import write_dataset_card
 from .expressions.nouns import words
-from .schema import IMAGE_PLACEHOLDER
+from .schema import IG3D_FEATURES, IMAGE_PLACEHOLDER
 
 
 def novel_categories(categories: Iterable[str], share: float = 0.2, seed: int = 0) -> list[str]:
@@ -112,6 +113,14 @@ def split_by_category(
                 path = work / DATA_FOLDER / shard_name(name, 0, 1)
                 record["rows"][name] = _write(folder, split, path, set(held), side)
         write_whole(work / "splits.json", json.dumps(record, indent=1) + "\n")
+        built = Path(folder) / "build.json"
+        recipe = json.loads(built.read_text()) if built.is_file() else {"source": "own", "converter": "JsonLines"}
+        made = (
+            f"Split by category with `llmi3d data split`, seed {seed}: SPLIT asks for nothing but base categories, "
+            f"SPLIT_novel for {', '.join(held)}. `splits.json` lists both."
+        )
+        source = "own" if recipe["converter"] == "JsonLines" else recipe["source"]
+        write_dataset_card(work, work / DATA_FOLDER, source, record["rows"], IG3D_FEATURES, made)
         work.rename(out)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
