@@ -7,6 +7,7 @@ from setuptools import setup
 
 PACKAGES = {
     "llmi3d": "modeling_llmi3d",
+    "llmi3d.app": "modeling_llmi3d/app",
     "llmi3d.bases": "modeling_llmi3d/bases",
     "llmi3d.processing": "processing",
     "llmi3d.training": "training",

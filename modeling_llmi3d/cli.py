@@ -10,6 +10,7 @@ from .bases.cli import Dtype, convert_app
 from .bench_cli import ListCommand, bench
 from .calibrate_cli import calibrate
 from .console import fail
+from .demo_cli import chat, demo
 from .env_cli import env
 from .predict_cli import Mode, predict
 from .training.ig3d.cli import data_app
@@ -28,6 +29,8 @@ app.command()(predict)
 app.command(cls=ListCommand)(bench)
 app.command()(calibrate)
 app.command()(env)
+app.command()(demo)
+app.command()(chat)
 
 
 def _print_version(wanted: bool) -> None:

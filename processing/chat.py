@@ -1,0 +1,188 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""A conversation about one picture: words, and boxes of what is spoken of.
+
+Messages are those of an IG3D row: {"role": "user" or "assistant", "content": words}, with `<box_3d>` in the
+assistant's words for each box that it wrote.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import Pipeline
+
+BOX_PLACEHOLDER = "<box_3d>"
+# More is not asked about a picture at once, however long a question is.
+MAX_MENTIONS = 6
+
+# Words between names of things, such as "from" in "how far is the chair from the table"...
+_APART = (
+    r"[?!;:,]|\.(?!\d)|\b(?:locate|find|detect|show|where|there|left or right of|in 3d|about(?! \d)"
+    r"|(?:side|width|height|length|depth|size|volume|distance|position|colou?r) of"
+    r"|(?:in|of) (?:the|this) (?:picture|image|photo|photograph|scene)"
+    r"|from|between|and|or|than|is|are|was|were|be|do|does|did|has|have|can|could|will|would|to|me)\b"
+)
+# ... unless they belong to one name, such as "the second chair from the left".
+_TOGETHER = (
+    r"\b(?:(?:closer to|farther from) the camera than|farthest from the camera"
+    r"|(?:next|close|closer|closest|nearest) to|to the (?:left|right)(?: of)?"
+    r"|from the (?:left|right|top|bottom|front|back)"
+    r"|(?:nearer|closer|farther|farther away|larger|smaller|bigger|taller) than"
+    r"|in the \w+ third of the picture|at a distance of)\b"
+)
+_CUT = re.compile(f"(?P<together>{_TOGETHER})|(?P<apart>{_APART})", re.IGNORECASE)
+_NAME = re.compile(r"(?:the|an?|my|this|that|these|those|every|each|all)\s+\S.*", re.IGNORECASE)
+_NO_THING = re.compile(
+    r"\S+ (?:camera|viewer|picture|image|photo|photograph|scene|(?:\w+ )?(?:distance|difference|volume))",
+    re.IGNORECASE,
+)
+_COUNT = re.compile(r"\bhow many (.+?) (?:are|is|can|do|does|have|has)\b", re.IGNORECASE)
+
+
+def mentions(question: str) -> list[str]:
+    """Names of things in an English question, in order: "How far is the red chair from the table?" has two.
+
+    They are what begins with an article or the like, told by the small words around it; "how many cars" asks for "all
+    cars". What says "it" names nothing.
+    """
+    if count := _COUNT.search(question):
+        return [f"all {count[1]}"]
+    parts, start = [], 0
+    for cut in _CUT.finditer(question):
+        if cut["apart"]:
+            parts.append(question[start : cut.start()])
+            start = cut.end()
+    names = (part.strip() for part in (*parts, question[start:]))
+    found = [name for name in names if _NAME.fullmatch(name) and not _NO_THING.fullmatch(name)]
+    return list(dict.fromkeys(found))[:MAX_MENTIONS]
+
+
+class Conversation:
+    """Turns of questions and answers about one picture.
+
+    Args:
+        ground: the pipeline `image-3d-grounding`.
+        image: a path, URL, PIL image, array or tensor.
+        intrinsics, fov_deg: its camera, as for the pipeline.
+        messages: earlier turns to go on from.
+
+    Raises:
+        ValueError: messages that are no turns of user and assistant, or hold special tokens.
+
+    Example:
+
+    ```python
+    >>> chat = Conversation(ground, "room.jpg", fov_deg=65)
+    >>> chat.ask("How far is the red chair from the table?")["text"]
+    '1.8 m'
+    ```
+    """
+
+    def __init__(
+        self, ground: Pipeline, image: Any, intrinsics: Any = None, fov_deg: Any = None, messages: Iterable = ()
+    ):
+        self.ground, self.image = ground, image
+        self.camera = {"intrinsics": intrinsics, "fov_deg": fov_deg}
+        self.messages = self._checked(messages)
+
+    def ask(self, question: str, max_new_tokens: int = 128, **generate_kwargs) -> dict[str, Any]:
+        """The answer to one more question; the turn is kept in `messages`.
+
+        Args:
+            question: words.
+            max_new_tokens: of the answer.
+            generate_kwargs: anything else that `generate` takes.
+
+        Returns:
+            `question`, `text` (the words of the answer), `boxes`, `image_size`, `intrinsics`, `intrinsics_source` as
+            the pipeline gives them, and `spoken_of`: the names in the question that were looked for, each with the
+            number of boxes found, where the answer itself holds no box. An empty `boxes` with names in `spoken_of`
+            means that they are not in the picture.
+
+        Raises:
+            ValueError: an empty question, special tokens in it, a bad camera, or a conversation that has become too
+                long for the model. The turn is not kept then.
+        """
+        processor, model = self.ground.processor, self.ground.model
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"question: got {question!r}, want words.")
+        question = processor.refuse_special_tokens(question.strip())
+        messages = [*self.messages, {"role": "user", "content": question}]
+        inputs = processor(
+            images=[self.image],
+            text=[processor.apply_chat_template(self._blocks(messages), add_generation_prompt=True)],
+            return_tensors="pt",
+            **{name: [value] for name, value in self.camera.items() if value is not None},
+        )
+        length, most = inputs["input_ids"].shape[1], model.config.text_config.max_position_embeddings
+        if length + max_new_tokens > most:
+            raise ValueError(
+                f"conversation: got {length} tokens and {max_new_tokens} for the answer, want at most {most}; "
+                "begin a new conversation."
+            )
+        names = mentions(question)
+        kept = {name: inputs[name] for name in processor.model_input_names if name in inputs}
+        asked = {"inputs": kept, "cameras": inputs.cameras, "prompts": [names[0] if len(names) == 1 else "box"]}
+        outputs = self.ground.forward(asked, mode="generate", max_new_tokens=max_new_tokens, **generate_kwargs)
+        written = self._with_placeholders(outputs["sequences"][0])
+        (answer,) = self.ground.postprocess(outputs, mode="generate", threshold=None)
+        boxes, spoken_of = answer["boxes"], []
+        if len(names) == len(boxes):
+            boxes = [{**box, "label": name} for box, name in zip(boxes, names, strict=True)]
+        if not boxes and names:
+            answers = self.ground(self.image, prompt=names, mode="generate", max_new_tokens=32, **self.camera)
+            spoken_of = [{"name": one["prompt"], "boxes": len(one["boxes"])} for one in answers]
+            boxes = [box for one in answers for box in one["boxes"]]
+        self.messages = [*messages, {"role": "assistant", "content": written}]
+        kept = {name: answer[name] for name in ("text", "image_size", "intrinsics", "intrinsics_source")}
+        return {"question": question, **kept, "boxes": boxes, "spoken_of": spoken_of}
+
+    def _checked(self, messages: Iterable) -> list[dict[str, str]]:
+        kept = []
+        for index, message in enumerate(messages):
+            want = ("user", "assistant")[index % 2]
+            if not isinstance(message, dict) or message.get("role") != want:
+                raise ValueError(f"messages[{index}]: got {message!r}, want a turn of the {want}.")
+            content = message.get("content")
+            if not isinstance(content, str):
+                raise ValueError(f"messages[{index}]: got the content {content!r}, want words.")
+            self.ground.processor.refuse_special_tokens(content.replace(BOX_PLACEHOLDER, ""))
+            kept.append({"role": want, "content": content})
+        if len(kept) % 2:
+            raise ValueError("messages: got a question without its answer at the end, want whole turns.")
+        return kept
+
+    def _blocks(self, messages: list[dict[str, str]]) -> list[dict[str, Any]]:
+        """As the chat template takes them: the picture first, query tokens for placeholders."""
+        token, blocks = self.ground.processor.box_3d_token, []
+        for message in messages:
+            words = message["content"]
+            if message["role"] == "assistant":
+                words = words.replace(BOX_PLACEHOLDER, token)
+            blocks.append({"role": message["role"], "content": [{"type": "text", "text": words}]})
+        blocks[0]["content"].insert(0, {"type": "image"})
+        return blocks
+
+    def _with_placeholders(self, tokens) -> str:
+        """The words of an answer with a placeholder for each query token; no other special token is kept."""
+        processor, parts = self.ground.processor, [[]]
+        for token in tokens.tolist():
+            if token == processor.box_3d_token_id:
+                parts.append([])
+            else:
+                parts[-1].append(token)
+        return BOX_PLACEHOLDER.join(processor.batch_decode(parts, skip_special_tokens=True)).strip()
+
+
+def describe(answer: dict[str, Any]) -> list[str]:
+    """One answer of a conversation in lines: its words, each box in metres, and how far two boxes are apart."""
+    lines = [answer["text"] or ("(no words)" if not answer["boxes"] else "")]
+    for number, box in enumerate(answer["boxes"], 1):
+        distance, size = math.hypot(*box["center"]), " x ".join(f"{side:.2f}" for side in box["size"])
+        lines.append(f"[{number}] {box['label']}: {distance:.2f} m away, {size} m, score {box['score']:.2f}")
+    lines += [f"{one['name']}: not in the picture" for one in answer["spoken_of"] if not one["boxes"]]
+    if len(answer["boxes"]) == 2:
+        apart = math.dist(*(box["center"] for box in answer["boxes"]))
+        lines.append(f"From the centre of [1] to that of [2]: {apart:.2f} m")
+    return [line for line in lines if line]
