@@ -4,10 +4,13 @@
 import base64
 import dataclasses
 import io
+import math
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,7 +175,7 @@ class LLMI3DImageProcessor(TorchvisionBackend):
     def fetch_images(self, image_url_or_urls):
         """Loads paths and URLs as PIL images, so that their EXIF data survives; images pass through."""
         if isinstance(image_url_or_urls, list | tuple):
-            return [self.fetch_images(item) for item in image_url_or_urls]
+            return _in_threads(self.fetch_images, image_url_or_urls)
         if isinstance(image_url_or_urls, str | os.PathLike | Image.Image):
             return load_image(image_url_or_urls)
         if is_valid_image(image_url_or_urls):
@@ -181,34 +184,51 @@ class LLMI3DImageProcessor(TorchvisionBackend):
             f"image: got {type(image_url_or_urls).__name__}, want a path, a URL, a PIL image, an array or a tensor."
         )
 
+    def process_image(self, image, device=None, **kwargs):
+        """One picture as a tensor [3, H, W]; see `TorchvisionBackend`."""
+        if isinstance(image, Image.Image) and image.mode == "RGB" and image.info.get("transparency") is None:
+            # As the pixels lie in memory: there resizing is quickest, and nothing is copied around.
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            return pixels if device is None else pixels.to(device)
+        return super().process_image(image, device=device, **kwargs)
+
     def _preprocess_image_like_inputs(self, images, intrinsics=None, fov_deg=None, **kwargs):
         images = self._prepare_images_structure(images)
         if not images:
             raise ValueError("images: got an empty list, want at least one image.")
-        prepared, sizes, orientations, focal_lengths = [], [], [], []
-        for image in images:
-            orientation, focal_length, size = 1, None, None
-            if isinstance(image, Image.Image):
-                orientation, focal_length, size = exif_orientation(image), exif_focal_length(image), image.size
-                image = ImageOps.exif_transpose(image)
-            tensor = self.process_image(image, **kwargs)
-            prepared.append(tensor)
-            sizes.append(size or (tensor.shape[-1], tensor.shape[-2]))
-            orientations.append(orientation)
-            focal_lengths.append(focal_length)
+        each = {id(image): image for image in images}  # a picture that comes several times is read once
+        read = dict(zip(each, _in_threads(partial(self._read, **kwargs), each.values()), strict=True))
+        fitted, sizes, orientations, focal_lengths = zip(*(read[id(image)] for image in images), strict=True)
         given = _one_for_each("intrinsics", intrinsics, sizes, is_one_camera)
         fovs = _one_for_each("fov_deg", fov_deg, sizes, lambda value: not isinstance(value, list | tuple))
         cameras = [resolve_camera(*args) for args in zip(sizes, orientations, given, fovs, focal_lengths, strict=True)]
-        return self._preprocess(prepared, cameras=cameras, **kwargs)
+        return self._preprocess(fitted, cameras=cameras, **kwargs)
+
+    def _read(self, image, do_resize: bool, high_res_size: SizeDict, resample, **kwargs) -> tuple:
+        """One picture, upright and fitted into the high-resolution canvas.
+
+        Returns:
+            (pixels [3, H, W], (width, height) as stored, EXIF orientation, focal length in pixels or None).
+        """
+        orientation, focal_length, size = 1, None, None
+        if isinstance(image, Image.Image):
+            orientation, focal_length, size = exif_orientation(image), exif_focal_length(image), image.size
+            if orientation != 1:
+                image = ImageOps.exif_transpose(image)
+        pixels = self.process_image(image, **kwargs)
+        height, width = pixels.shape[-2:]
+        if do_resize:
+            scale = min(high_res_size.width / width, high_res_size.height / height)
+            fitted = SizeDict(height=max(1, round(height * scale)), width=max(1, round(width * scale)))
+            pixels = self.resize(pixels, fitted, resample)
+        return pixels, size or (width, height), orientation, focal_length
 
     def _preprocess(
         self,
-        images: list[torch.Tensor],
+        images: Sequence[torch.Tensor],
         cameras: list[Camera],
-        do_resize: bool,
         size: SizeDict,
         high_res_size: SizeDict,
-        resample,
         do_rescale: bool,
         rescale_factor: float,
         do_normalize: bool,
@@ -217,38 +237,82 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         return_tensors=None,
         **kwargs,
     ) -> CameraBatchFeature:
+        """Both inputs of pictures that fit the canvas, written where they belong: nothing is padded or stacked."""
         canvas_height, canvas_width = high_res_size.height, high_res_size.width
         if size.height * canvas_width != size.width * canvas_height:
             raise ValueError(
                 f"size, high_res_size: got {size.width}x{size.height} and {canvas_width}x{canvas_height}, want one "
                 f"aspect."
             )
-        high, moved = [], []
-        for image, camera in zip(images, cameras, strict=True):
-            height, width = image.shape[-2:]
-            new_width, new_height = width, height
-            if do_resize:
-                scale = min(canvas_width / width, canvas_height / height)
-                new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
-                image = self.resize(image, SizeDict(height=new_height, width=new_width), resample)
+        if do_normalize:
+            mean, std, _ = self._fuse_mean_std_and_rescale_factor(
+                do_normalize, image_mean, image_std, do_rescale, rescale_factor, images[0].device
+            )
+            mean, std = (torch.as_tensor(value, device=images[0].device)[:, None, None] for value in (mean, std))
+        elif do_rescale:
+            images = [self.rescale(image, rescale_factor) for image in images]
+        kind = {"dtype": torch.float32 if do_normalize else images[0].dtype, "device": images[0].device}
+        # Zeros are the mean colour.
+        high = torch.zeros(len(images), len(images[0]), canvas_height, canvas_width, **kind)
+        low = torch.zeros(len(images), len(images[0]), size.height, size.width, **kind)
+        moved = []
+        for image, camera, large, small in zip(images, cameras, high, low, strict=True):
+            (width, height), (new_height, new_width) = camera.image_size, image.shape[-2:]
             left, top = (canvas_width - new_width) // 2, (canvas_height - new_height) // 2
             if left < 0 or top < 0:
                 raise ValueError(
                     f"do_resize: got False with a {width}x{height} image, want one that fits "
                     f"{canvas_width}x{canvas_height}."
                 )
-            image = self.rescale_and_normalize(
-                image[None], do_rescale, rescale_factor, do_normalize, image_mean, image_std
-            )[0]
-            # After normalisation, so that the padding is the mean colour.
-            right, bottom = canvas_width - new_width - left, canvas_height - new_height - top
-            high.append(tvF.pad(image, [left, top, right, bottom], fill=0))
+            region = large[:, top : top + new_height, left : left + new_width].copy_(image)
+            if do_normalize:
+                region.sub_(mean).div_(std)
+            rows, small_rows = _stretch(top, top + new_height, canvas_height, size.height)
+            columns, small_columns = _stretch(left, left + new_width, canvas_width, size.width)
+            target = small[:, small_rows, small_columns]
+            target.copy_(
+                tvF.resize(
+                    large[:, rows, columns],
+                    list(target.shape[-2:]),
+                    interpolation=tvF.InterpolationMode.BILINEAR,
+                    antialias=True,
+                )
+            )
             scales, offsets = (new_width / width, new_height / height), (float(left), float(top))
             moved.append(dataclasses.replace(camera, scale=scales, offset=offsets))
-        high = torch.stack(high)
-        low = tvF.resize(high, [size.height, size.width], interpolation=tvF.InterpolationMode.BILINEAR, antialias=True)
         data = {"pixel_values": low, "high_res_pixel_values": high}
         return CameraBatchFeature(data, moved, tensor_type=return_tensors)
+
+
+def _in_threads(function: Callable, items: Iterable) -> list:
+    """What `function` makes of each item, in order, on as many threads as torch uses.
+
+    Decoding and resizing hold neither the interpreter nor torch's other threads.
+    """
+    items = list(items)
+    threads = min(torch.get_num_threads(), len(items))
+    if threads < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
+
+
+def _stretch(start: int, stop: int, length: int, new_length: int) -> tuple[slice, slice]:
+    """The part of a side of the canvas that has to be made smaller: all that a picture in it can reach.
+
+    Both ends lie where pixels of both resolutions begin, so that the smaller pixels are those of the whole side.
+
+    Args:
+        start, stop: of the picture.
+        length, new_length: of the side, before and after.
+    """
+    steps = math.gcd(length, new_length)
+    step = length // steps
+    # A smaller pixel averages over twice its width; those that see the picture must not see the part's end.
+    reach = 2 * math.ceil(length / new_length) + 1
+    first, last = max(0, (start - reach) // step), min(steps, -(-(stop + reach) // step))
+    new_step = new_length // steps
+    return slice(first * step, last * step), slice(first * new_step, last * new_step)
 
 
 def is_one_camera(value: Any) -> bool:

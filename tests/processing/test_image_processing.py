@@ -8,7 +8,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2.functional as tvF
 from PIL import Image
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from llmi3d import LLMI3DImageProcessor
 
@@ -98,6 +100,54 @@ def test_batch_is_one_by_one(image_processor, photograph):
         single = image_processor(picture, intrinsics=cameras[index], return_tensors="pt")
         torch.testing.assert_close(batch["pixel_values"][index], single["pixel_values"][0])
         assert batch.cameras[index] == single.cameras[0]
+
+
+def letterboxed(picture, size, high_size):
+    """Both inputs of an RGB picture, step by step: letterbox, normalisation, padding, and a smaller copy of it all."""
+    width, height = picture.size
+    scale = high_size / max(width, height)
+    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+    image = tvF.resize(tvF.pil_to_tensor(picture), [new_height, new_width], tvF.InterpolationMode.BICUBIC)
+    image = tvF.normalize(image / 255, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+    left, top = (high_size - new_width) // 2, (high_size - new_height) // 2
+    high = tvF.pad(image, [left, top, high_size - new_width - left, high_size - new_height - top])
+    return tvF.resize(high, [size, size], tvF.InterpolationMode.BILINEAR, antialias=True), high
+
+
+@pytest.mark.parametrize("sizes", [(32, 128), (84, 192), (50, 73)], ids=str)
+@pytest.mark.parametrize("shape", [(320, 200), (90, 200), (160, 160), (300, 9), (7, 250)], ids=str)
+def test_both_inputs_are_those_of_the_padded_canvas(photograph, sizes, shape):
+    """Only what the picture reaches is made smaller; all else is padding in any case."""
+    low_size, high_size = sizes
+    image_processor = LLMI3DImageProcessor(size=low_size, high_res_size=high_size)
+    picture = photograph.resize(shape)
+    batch = image_processor(picture, fov_deg=60.0, return_tensors="pt")
+    low, high = letterboxed(picture, *sizes)
+    torch.testing.assert_close(batch["high_res_pixel_values"][0], high, atol=2e-6, rtol=0)
+    torch.testing.assert_close(batch["pixel_values"][0], low, atol=2e-5, rtol=0)
+
+
+def test_threads_change_nothing(image_processor, photograph, tmp_path):
+    """A picture opened but not yet decoded, that comes twice, among others."""
+    photograph.save(tmp_path / "a.jpg")
+    sources = [photograph, str(tmp_path / "a.jpg"), photograph.resize((90, 200)), Image.open(tmp_path / "a.jpg")]
+    batches, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            batches.append(image_processor([*sources, sources[-1]], fov_deg=60.0, return_tensors="pt"))
+    finally:
+        torch.set_num_threads(threads)
+    alone, together = batches
+    assert alone.cameras == together.cameras
+    for key in alone:
+        torch.testing.assert_close(alone[key], together[key], atol=0, rtol=0)
+
+
+def test_an_error_in_a_thread_is_that_of_the_picture(image_processor, photograph, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(ValueError, match=r"image: cannot read 'nothing.png' as a picture"):
+        image_processor([photograph, "nothing.png", photograph], fov_deg=60.0)
 
 
 def test_half_precision_leaves_the_camera_exact(image_processor, photograph):
