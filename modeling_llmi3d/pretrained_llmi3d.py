@@ -1,9 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """What every LLMI3D model is to the Hugging Face machinery: start of its weights, saving, loading, attention."""
 
+import copy
+
 import torch
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from .box_heads_llmi3d import AnswerLinear, TrunkLinear
@@ -26,6 +29,26 @@ CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
+
+
+# Quantisation is for the ViT and the language model: all else is small, and its numbers become metres. Patterns as
+# transformers matches the names of modules.
+FULL_PRECISION = [r"(model\.)?(high_res_tower|feature_mining|multi_modal_projector)", "box_head", "lm_head"]
+
+
+def keep_full_precision(quantization_config):
+    """A copy of a quantisation's configuration that passes over `FULL_PRECISION`, beside what it passes over anyway.
+
+    Args:
+        quantization_config: as `from_pretrained` takes it; a kind that has no such list stays as it is.
+    """
+    if isinstance(quantization_config, dict):
+        quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
+    changed = copy.copy(quantization_config)
+    for field in ("llm_int8_skip_modules", "modules_to_not_convert"):  # bitsandbytes', all others'
+        if hasattr(changed, field):
+            setattr(changed, field, [*(getattr(changed, field) or ()), *FULL_PRECISION])
+    return changed
 
 
 def fastest_attention(device: torch.device, dtype: torch.dtype) -> str:
@@ -92,6 +115,8 @@ class LLMI3DPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = keep_full_precision(kwargs["quantization_config"])
         loaded = super().from_pretrained(*args, **kwargs)
         # Loading makes new parameters, all of them trainable.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
