@@ -1,8 +1,11 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""`llmi3d predict`: single pictures drawn, many into one table. Heavy imports stay inside the commands."""
+"""`llmi3d predict`: single pictures drawn, many into one table, videos tracked. Heavy imports stay inside."""
 
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import Annotated
 import typer
 
 from .console import fail
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 class Mode(str, Enum):
@@ -42,12 +47,18 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Pictures: paths or URLs. For a table: a folder, a .jsonl list, or a data set.", metavar="IMAGE..."
+            help="Pictures: paths or URLs. For a table: a folder, a .jsonl list, or a data set. For a video: "
+            "its file, or a folder of its frames.",
+            metavar="IMAGE...",
         ),
     ],
     checkpoint: Annotated[str, typer.Option(help="Folder or Hub name of a LLMI3D checkpoint.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for NAME.json and NAME.png of each picture; or NAME.parquet, a table.")
+        Path,
+        typer.Option(
+            help="Folder for NAME.json and NAME.png of each picture; or NAME.parquet, a table; or NAME.mp4, a video, "
+            "with NAME.jsonl beside it."
+        ),
     ],
     prompt: Annotated[
         list[str] | None, typer.Option(help="What to find, such as 'the nearest car'. May be repeated.")
@@ -59,19 +70,30 @@ def predict(
     mode: Annotated[Mode, typer.Option(help="One forward pass, or a written answer.")] = Mode.direct,
     threshold: Annotated[float, typer.Option(help="Leave out boxes of a lower score.", min=0, max=1)] = 0.0,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the fastest by default.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Pictures: replace results that are there already.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Pictures, video: replace results that are there already.")] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Pictures: NAME.html too, boxes and picture in 3D that can be turned.")
+    ] = False,
+    svg: Annotated[bool, typer.Option("--svg", help="Pictures: NAME.svg too, the drawing in lines and text.")] = False,
+    fps: Annotated[float, typer.Option(help="Video: frames a second of a folder; files have their own times.")] = 10.0,
+    every: Annotated[int, typer.Option(help="Video: ask about one frame of so many.", min=1)] = 1,
+    max_frames: Annotated[int | None, typer.Option(help="Video: ask about so many frames at most.", min=1)] = None,
     split: Annotated[str | None, typer.Option(help="Table: which split of a data set.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Table: pictures to a forward pass.", min=1)] = 8,
+    batch_size: Annotated[int, typer.Option(help="Table, video: pictures to a forward pass.", min=1)] = 8,
     part_size: Annotated[int, typer.Option(help="Table: pictures that are written, and lost, together.", min=1)] = 256,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Table: exit code 1 if any picture could not be read or asked about.")
+        bool,
+        typer.Option("--strict", help="Table, video: exit code 1 if any picture could not be read or asked about."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Table: no progress bar, no summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Table, video: no progress bar, no summary.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead of words: a line a picture, or the table's counts.")
+        bool,
+        typer.Option(
+            "--json", help="Print JSON instead of words: a line a picture, or the counts of a table or video."
+        ),
     ] = False,
 ) -> None:
-    """Ground phrases in pictures: write the boxes as JSON and draw them, or write a table of many pictures.
+    """Ground phrases in pictures: write the boxes as JSON and draw them, write a table, or track a video.
 
     A table goes on where an interrupted run of the same stopped. Several processes share the work: accelerate launch
     (or torchrun) -m llmi3d predict ...
@@ -90,8 +112,16 @@ def predict(
         report = _predict_table(images[0], split, out, checkpoint, prompt or (), device, asked, sizes, as_json)
         if strict and report.errors:
             raise typer.Exit(1)
+    elif out.suffix == ".mp4":
+        if len(images) != 1:
+            fail(f"IMAGE: got {len(images)}, want one video file, or one folder of its frames.")
+        frames = {"fps": fps, "every": every, "max_frames": max_frames}
+        sizes = {"batch_size": batch_size, "progress": not quiet, "overwrite": overwrite}
+        report = _predict_video(images[0], frames, out, checkpoint, prompt, device, asked | sizes, as_json)
+        if strict and report.problem:
+            raise typer.Exit(1)
     else:
-        _predict_pictures(images, out, checkpoint, prompt, device, asked, overwrite, as_json)
+        _predict_pictures(images, out, checkpoint, prompt, device, asked, overwrite, as_json, html, svg)
 
 
 def _predict_table(source, split, out, checkpoint, prompts, device, asked: dict, sizes: dict, as_json: bool):
@@ -119,24 +149,67 @@ def _predict_table(source, split, out, checkpoint, prompts, device, asked: dict,
     return report
 
 
-def _predict_pictures(
-    images, out: Path, checkpoint, prompts, device, asked: dict, overwrite: bool, as_json: bool
-) -> None:
+def _predict_video(source, frames: dict, out: Path, checkpoint, prompts, device, asked: dict, as_json: bool):
+    _want_prompts(prompts)
+    try:
+        import av  # noqa: F401
+        import stonesoup  # noqa: F401
+    except ModuleNotFoundError as error:
+        fail(f"{error.name} is not installed; videos need pip install 'llmi3d[video]'.")
+    from .processing.video import VideoFrames, track_video
+
+    try:
+        frames = VideoFrames(source, **frames)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        report = track_video(frames, out, _pipeline(checkpoint, device), prompts, **asked)
+    except (ValueError, OSError) as error:
+        fail(error)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    elif asked["progress"]:
+        typer.echo(f"{report.frames} frames, {report.boxes} boxes of {report.tracks} objects")
+        typer.echo(f"{out}  {out.with_suffix('.jsonl')}  (K: {report.intrinsics_source})")
+    return report
+
+
+def _want_prompts(prompts) -> None:
     if not prompts:
         fail("--prompt: got none, want what to find, such as 'the nearest car'.")
-    if folder := next((source for source in images if Path(source).is_dir()), None):
-        fail(f"IMAGE: {folder} is a folder; for all its pictures pass --out NAME.parquet.")
-    targets = _targets(images, out, overwrite)
 
-    from PIL import ImageOps
+
+def _pipeline(checkpoint, device):
     from transformers import pipeline
 
     from . import register
+
+    register()
+    return pipeline("image-3d-grounding", model=checkpoint, device=device)
+
+
+def _predict_pictures(
+    images, out: Path, checkpoint, prompts, device, asked: dict, overwrite: bool, as_json: bool, html: bool, svg: bool
+) -> None:
+    _want_prompts(prompts)
+    for source in images:
+        if Path(source).is_dir():
+            fail(f"IMAGE: {source} is a folder; for all its pictures pass --out NAME.parquet, or as a video NAME.mp4.")
+        if Path(source).suffix.lower() in VIDEO_SUFFIXES:
+            fail(f"IMAGE: {source} is a video; pass --out NAME.mp4.")
+    suffixes = (".json", ".png", *[".html"] * html, *[".svg"] * svg)
+    targets = _targets(images, out, overwrite, suffixes)
+
+    from PIL import ImageOps
+
     from .processing.image_processing_llmi3d import load_image
     from .processing.visualize import draw_answer
 
-    register()
-    ground = pipeline("image-3d-grounding", model=checkpoint, device=device)
+    if html:
+        try:
+            import plotly  # noqa: F401
+        except ModuleNotFoundError as error:
+            fail(f"{error.name} is not installed; --html needs pip install 'llmi3d[plot]'.")
+        from .processing.visualize_3d import draw_3d
+    ground = _pipeline(checkpoint, device)
     out.mkdir(parents=True, exist_ok=True)
     for source, target in zip(images, targets, strict=True):
         try:
@@ -144,13 +217,18 @@ def _predict_pictures(
             answers = ground(image, prompt=prompts, **asked)
         except ValueError as error:
             fail(f"{source}: {error}")
-        together = {
-            **answers[0],
-            "prompt": "; ".join(prompts),
-            "boxes": [box for one in answers for box in one["boxes"]],
-        }
-        draw_answer(ImageOps.exif_transpose(image).convert("RGB"), together).save(f"{target}.png")
-        Path(f"{target}.json").write_text(json.dumps({"image": source, "answers": answers}, indent=1))
+        image = ImageOps.exif_transpose(image).convert("RGB")
+        with _written(f"{target}.png") as path:
+            draw_answer(image, answers).save(path, "PNG")
+        if svg:
+            with _written(f"{target}.svg") as path:
+                path.write_text(draw_answer(image, answers, svg=True), encoding="utf-8")
+        if html:
+            boxes = [box for answer in answers for box in answer["boxes"]]
+            with _written(f"{target}.html") as path:
+                draw_3d(image, boxes, answers[0]["intrinsics"]).write_html(path)
+        with _written(f"{target}.json") as path:
+            path.write_text(json.dumps({"image": source, "answers": answers}, indent=1))
         if as_json:
             typer.echo(json.dumps({"image": source, "answers": answers}))
             continue
@@ -163,16 +241,28 @@ def _predict_pictures(
                     f"{source}: {box['label']}: {z:.2f} m deep, {x:+.2f} m right, {y:+.2f} m down, "
                     f"score {box['score']:.2f}"
                 )
-        typer.echo(f"{target}.json  {target}.png  (K: {answers[0]['intrinsics_source']})")
+        written = "  ".join(f"{target}{suffix}" for suffix in suffixes)
+        typer.echo(f"{written}  (K: {answers[0]['intrinsics_source']})")
 
 
-def _targets(images: list[str], out: Path, overwrite: bool) -> list[Path]:
+@contextmanager
+def _written(name: str) -> Iterator[Path]:
+    """A path beside `name`, which takes its place once it is written whole."""
+    part = Path(f"{name}.part")
+    try:
+        yield part
+        os.replace(part, name)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _targets(images: list[str], out: Path, overwrite: bool, suffixes: tuple[str, ...]) -> list[Path]:
     """Where each picture's results go, without suffix. Names come from the pictures', never their folders."""
     targets = [out / (re.sub(r"[^\w.-]", "_", Path(source).stem) or "image") for source in images]
     if len(set(targets)) != len(targets):
         fail("IMAGE: two pictures have the same file name, and so would their results; give them one by one.")
     for target in targets:
-        for path in (Path(f"{target}.json"), Path(f"{target}.png")):
+        for path in (Path(f"{target}{suffix}") for suffix in suffixes):
             if path.exists() and not overwrite:
                 fail(f"--out: {path} is there already; choose another folder or pass --overwrite.")
     return targets
