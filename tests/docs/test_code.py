@@ -2,6 +2,8 @@
 """The pages' Python runs, a page's blocks in order with one set of names; their JSON and YAML can be read."""
 
 import ast
+import contextlib
+import io
 import json
 
 import pytest
@@ -49,14 +51,24 @@ GIVEN = {
 SPLITS = {"docs/data.md": ("train", "val")}
 
 
-def run_page(page: str) -> dict:
-    """Runs the Python of a page and gives the names that it leaves behind."""
-    names = GIVEN.get(page, dict)()
-    for block in blocks(page, "python"):
+def run_page(page: str) -> tuple[dict, str]:
+    """Runs the Python of a page; the names that it leaves behind, and what it printed.
+
+    A block of `text` behind one of Python is what that prints.
+    """
+    names, printed = GIVEN.get(page, dict)(), ""
+    every = blocks(page)
+    for block, following in zip(every, [*every[1:], None], strict=True):
+        if block.language != "python":
+            continue
         text = block.text.replace(*(f'"{one}"' for one in SPLITS[page])) if page in SPLITS else block.text
         code = compile("\n" * (block.line - 1) + text, str(ROOT / page), "exec")  # errors name the page's line
-        exec(code, names)
-    return names
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(code, names)
+        printed += out.getvalue()
+        if following and following.language == "text":
+            assert out.getvalue() == following.text, f"{page}:{following.line}"
+    return names, printed
 
 
 # Pages that show the tables that their Python prints.
@@ -77,17 +89,18 @@ CHECKS = {
         "cropped": lambda k: k[:2, 2].tolist() == pytest.approx([409.6, 122.9], abs=1e-3),
     },
     "docs/data.md": {"row": lambda row: row["objects"]},
+    "docs/quickstart.md": {"box": lambda box: len(box["corners"]) == 8},
     "docs/training.md": {"trainer": lambda trainer: trainer.state.global_step == 1},
 }
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page not in ELSEWHERE])
-def test_python_runs(page, workplace, capsys):
-    names = run_page(page)
+def test_python_runs(page, workplace):
+    names, printed = run_page(page)
     if page in PRINTS:
-        printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+        tables = [line for line in printed.splitlines() if line.startswith("|")]
         shown = (ROOT / page).read_text()
-        assert printed and [line for line in printed if line not in shown] == []
+        assert tables and [line for line in tables if line not in shown] == []
     for name, check in CHECKS.get(page, {}).items():
         assert check(names[name]), f"{page}: {name} is {names[name]!r}"
 

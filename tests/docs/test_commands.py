@@ -78,6 +78,8 @@ def parse_llmi3d(arguments: list[str]) -> None:
     group, name = typer.main.get_command(app), "llmi3d"
     while hasattr(group, "commands"):
         name, *arguments = arguments
+        if name in {option for one in group.params for option in one.opts}:  # of the group itself, as --version
+            return
         group = group.commands[name]
     group.make_context(name, arguments)
 
@@ -209,6 +211,8 @@ def test_commands_within_sentences(command, workplace, monkeypatch):
         return
     group, options = typer.main.get_command(app), set()
     for word in command[1:]:
+        if hasattr(group, "commands") and word.isupper():  # any of them
+            continue
         if hasattr(group, "commands") and not word.startswith("-"):
             assert word in group.commands, f"{' '.join(command)}: no command {word}"
             group = group.commands[word]
