@@ -176,7 +176,9 @@ def draw_answer(image: Image.Image, answer: dict | list, ground_truth=(), svg: b
         color = WHITE if answer["boxes"] else PALETTE[0]
         lines += [(line, color) for line in textwrap.wrap(said, max(1, int(letters)))]
     legend = "; dashed: ground truth" if ground_truth else ""
-    lines.append((f"intrinsics: {answers[0]['intrinsics_source']}{legend}", TEXT))
+    source = answers[0]["intrinsics_source"]
+    guess = ", a guess: distances scale with it" if source == "default" else ""
+    lines.append((f"intrinsics: {source}{guess}{legend}", TEXT))
     page = Image.new("RGB", (page_width, view_size[1] + len(lines) * step + 2 * margin), BACKGROUND)
     page = SvgCanvas(page) if svg else RasterCanvas(page, factor=1)
     page.font = font

@@ -2,16 +2,28 @@
 """Drawings: what is drawn lies where projection puts it, and nothing else of the picture changes."""
 
 import math
+import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from PIL import Image, ImageChops
 
-from llmi3d.processing.geometry_llmi3d import box_corners, project, project_box_2d, quaternion_to_matrix, yaw_to_matrix
+from llmi3d.processing import visualize
+from llmi3d.processing.geometry_llmi3d import (
+    EDGES,
+    NEAR,
+    box_corners,
+    project,
+    project_box_2d,
+    quaternion_to_matrix,
+    yaw_to_matrix,
+)
 from llmi3d.processing.visualize import (
     FRONT_FACE,
     GRID,
     PALETTE,
+    TEXT,
     WHITE,
     draw_answer,
     draw_birds_eye_view,
@@ -118,10 +130,86 @@ def test_a_box_around_the_camera_is_drawn():
     assert changed_box(image, drawn) is not None
 
 
+def random_boxes(count, reach, seed=0):
+    """Boxes turned every way around the camera, at its side, before and behind it."""
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        yield {
+            "label": "thing",
+            "center": (reach * torch.randn(3, generator=draw)).tolist(),
+            "size": (0.3 + 3 * torch.rand(3, generator=draw)).tolist(),
+            "rotation": quaternion_to_matrix(torch.randn(4, generator=draw).double()).tolist(),
+        }
+
+
+def test_hidden_edges_are_those_that_a_ray_meets_behind_the_box():
+    counts = {True: 0, False: 0, None: 0}
+    for box in [*random_boxes(150, reach=3.0), *random_boxes(30, reach=0.5)]:
+        corners = corners_of(box)
+        local = torch.tensor(box["rotation"], dtype=torch.float64).T  # camera frame to the box's own
+        center, half = torch.tensor(box["center"]).double(), torch.tensor(box["size"]).double() / 2
+        eye = local @ -center
+        if (eye.abs() < half).all():
+            assert not any(visualize._hidden_edges(corners))
+            counts[None] += 1
+            continue
+        for (a, b), hidden in zip(EDGES, visualize._hidden_edges(corners), strict=True):
+            # From the eye to the middle of the edge: where the ray is inside all three slabs, it is in the box. The
+            # edge itself is touched at t = 1.
+            ray = local @ ((corners[a] + corners[b]) / 2)
+            enter = torch.minimum((-half - eye) / ray, (half - eye) / ray).max().item()
+            assert enter < 1 + 1e-9
+            if not 1 - 1e-3 < enter < 1 - 1e-9:  # else it only grazes
+                assert hidden == (enter < 1 - 1e-3)
+                counts[hidden] += 1
+    assert min(counts.values()) >= 5, counts
+
+
+def strokes(monkeypatch, box, size=SIZE):
+    """Ends (pixels) of what is drawn of each of the twelve edges, None where nothing is; and the line's width."""
+    found = []
+
+    class Canvas(visualize.RasterCanvas):
+        def path(self, points, color, width, dash=0.0):
+            found.append(points)
+
+    canvas = Canvas(Image.new("RGB", size))
+    visualize._draw_wireframe(canvas, corners_of(box), torch.tensor(INTRINSICS).double(), WHITE, dashed=True)
+    return [points or None for points in found[:12]], canvas.line_width
+
+
+def test_what_is_drawn_of_an_edge_is_what_is_seen_of_it(monkeypatch):
+    intrinsics, seen, cut = torch.tensor(INTRINSICS).double(), 0, 0
+    shares = torch.linspace(0, 1, 101).double()[:, None]
+    for box in random_boxes(60, reach=2.0, seed=1):
+        corners = corners_of(box)
+        drawn, width = strokes(monkeypatch, box)
+        for (a, b), ends in zip(EDGES, drawn, strict=True):
+            points = corners[a] * (1 - shares) + corners[b] * shares
+            points = points[points[:, 2] > NEAR]
+            places = project(points, intrinsics)
+            places = places[((places > 0) & (places < torch.tensor(SIZE))).all(-1)]
+            seen += len(places) > 0
+            if ends is None:
+                assert not len(places)
+                continue
+            ends = torch.tensor(ends, dtype=torch.float64)
+            margin = 3 * width + 1e-6
+            assert (ends > -margin).all() and (ends < torch.tensor(SIZE).double() + margin).all()
+            # Both ends are in the plane through the eye and the edge ...
+            rays = torch.cat(((ends - intrinsics[:2, 2]) / intrinsics.diagonal()[:2], torch.ones(2, 1).double()), 1)
+            normal = torch.linalg.cross(corners[a], corners[b])
+            assert (rays @ normal / normal.norm()).abs().max() < 1e-6
+            cut += (project(corners[[a, b]], intrinsics) - ends).abs().max() > 1
+            # ... and between them lies all of the edge that the picture shows.
+            along = (ends[1] - ends[0]) / (ends[1] - ends[0]).norm()
+            reached = (places - ends[0]) @ along
+            assert (reached > -1e-6).all() and (reached < (ends[1] - ends[0]).norm() + 1e-6).all()
+    assert seen > 50 and cut > 50
+
+
 def plates(monkeypatch, boxes, size=SIZE):
     """The label plates (x_min, y_min, x_max, y_max) that a drawing of `boxes` puts down, and their texts."""
-    from llmi3d.processing import visualize
-
     taken, texts = [], []
 
     class Canvas(visualize.RasterCanvas):
@@ -145,6 +233,44 @@ def test_labels_stay_inside_and_apart(monkeypatch):
         assert 0 <= x_min < x_max <= SIZE[0] and 0 <= y_min < y_max <= SIZE[1]
         for other in taken[:i]:
             assert x_max <= other[0] or other[2] <= x_min or y_max <= other[1] or other[3] <= y_min
+
+
+def test_labels_without_room_are_left_out(monkeypatch):
+    boxes = [make_box((0.2 * (i % 50) - 5, 0.5, 6.0 + 0.1 * i), yaw=0.1 * i, score=0.5) for i in range(300)]
+    taken, texts = plates(monkeypatch, boxes)
+    assert 20 < len(taken) == len(texts) < 300
+    assert texts[0] == f"car  0.50  {min(math.hypot(*box['center']) for box in boxes):.1f} m"  # the nearest first
+    for i, (x_min, y_min, x_max, y_max) in enumerate(taken):
+        for other in taken[:i]:
+            assert x_max <= other[0] or other[2] <= x_min or y_max <= other[1] or other[3] <= y_min
+    assert plates(monkeypatch, [make_box((0.0, 0.0, 9.0))], size=(40, 30))[0] == []
+
+
+def test_long_names_are_cut_and_distances_kept(monkeypatch):
+    boxes = [make_box((0.0, 0.0, 9.0), score=0.5, label="the car that stands left of the tree " * 4, track=7)]
+    [(x_min, _, x_max, _)], [text] = plates(monkeypatch, boxes)
+    assert text.startswith("#7 the car") and text.endswith("...  0.50  9.0 m")
+    assert x_max - x_min < 0.6 * SIZE[0]
+
+
+@pytest.mark.parametrize("change", [{"center": [0, math.nan, 9]}, {"size": [1, 2]}, {"rotation": None}])
+def test_boxes_that_are_none_are_refused(change):
+    [name] = change
+    boxes = [make_box((0.0, 0.0, 9.0)), {**make_box((0.0, 0.0, 9.0)), **change}]
+    for draw in (
+        lambda: draw_boxes(photograph(), boxes, INTRINSICS),
+        lambda: draw_birds_eye_view(boxes, INTRINSICS, SIZE),
+    ):
+        with pytest.raises(ValueError, match=rf"boxes\[1\].{name}: got .* want 3(x3)? finite numbers"):
+            draw()
+    with pytest.raises(ValueError, match=rf"ground_truth\[1\].{name}: got"):
+        draw_boxes(photograph(), [], INTRINSICS, ground_truth=boxes)
+
+
+def test_a_track_keeps_its_colour():
+    boxes = [make_box((0.0, 0.0, 9.0), track=4)]
+    drawn = draw_boxes(Image.new("RGB", SIZE), boxes, INTRINSICS, show_labels=False)
+    color_mass(drawn, PALETTE[4])
 
 
 def test_labels_grow_with_the_picture(monkeypatch):
@@ -251,6 +377,65 @@ def test_a_tilted_box_shows_its_outline():
     color_mass(draw_birds_eye_view([box], INTRINSICS, SIZE), PALETTE[0])
 
 
+def test_views_of_a_video_are_to_one_scale():
+    near, far = ([make_box((0.0, 0.0, depth), size=(2, 2, 2))] for depth in (10.0, 25.0))
+    places = [
+        color_mass(draw_birds_eye_view(boxes, INTRINSICS, SIZE, reach=40.0), PALETTE[0])[1] for boxes in (near, far)
+    ]
+    both = draw_birds_eye_view([*near, *far], INTRINSICS, SIZE, reach=40.0)
+    assert color_mass(both, PALETTE[0])[1] == pytest.approx(places[0], abs=1)
+    assert color_mass(both, PALETTE[1])[1] == pytest.approx(places[1], abs=1)
+
+
+def test_a_trail_is_drawn():
+    boxes = [make_box((0.0, 0.0, 10.0), size=(0.2, 0.2, 0.2))]
+    still = draw_birds_eye_view(boxes, INTRINSICS, SIZE)
+    moved = draw_birds_eye_view([{**boxes[0], "trail": [[-4.0, 0.0, 10.0], [0.0, 0.0, 10.0]]}], INTRINSICS, SIZE)
+    left, _, right, _ = changed_box(still, moved)
+    assert right - left == pytest.approx(4 * 432 / 10.1, rel=0.1)  # pixels a metre
+
+
+# ----------------------------------------------------------------------------------------------------------------- SVG
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_svg_has_the_lines_of_the_picture():
+    boxes = [make_box((0.5, 0.3, 9.0), score=0.5), make_box((-2.0, 0.3, 12.0))]
+    root = ElementTree.fromstring(draw_boxes(photograph(), boxes, INTRINSICS, svg=True))
+    assert (root.get("width"), root.get("height")) == tuple(map(str, SIZE))
+    assert root.find(f"{SVG}image").get("href").startswith("data:image/jpeg;base64,")
+    assert [text.text for text in root.findall(f"{SVG}text")] == ["car  0.50  9.0 m", "car  12.2 m"]
+    for i, box in enumerate(boxes):
+        color = "#{:02x}{:02x}{:02x}".format(*PALETTE[i])
+        lines = [path.get("d") for path in root.findall(f"{SVG}path") if path.get("stroke") == color]
+        ends = [[float(number) for number in re.findall(r"-?[\d.]+", line)] for line in lines]
+        corners = project(corners_of(box), torch.tensor(INTRINSICS).double())
+        for a, b in EDGES:
+            wanted = [*corners[a].tolist(), *corners[b].tolist()]
+            assert any(end == pytest.approx(wanted, abs=0.01) for end in ends)
+
+
+def test_svg_takes_labels_as_text():
+    label = "<script>alert('&')</script>\0\n"
+    box = make_box((0.5, 0.3, 9.0), label=label, size=(1, 1, 1))
+    drawn = draw_boxes(photograph((1600, 900)), [box], INTRINSICS, svg=True)
+    assert "<script" not in drawn
+    assert ElementTree.fromstring(drawn).find(f"{SVG}text").text.startswith("<script>alert('&')</script>")
+
+
+def test_svg_of_an_answer_holds_both_views():
+    image, boxes = photograph(), [make_box((0.0, 0.0, 9.0), score=0.9)]
+    root = ElementTree.fromstring(draw_answer(image, make_answer(boxes), svg=True))
+    picture, view = root.findall(f"{SVG}svg")
+    assert (picture.get("width"), view.get("width")) == ("640", "480")
+    assert float(view.get("x")) >= 640
+    assert [text.text for text in root.findall(f"{SVG}text")] == [
+        "Locate every car in 3D.: 1 box",
+        "intrinsics: given",
+    ]
+
+
 # -------------------------------------------------------------------------------------------------------------- answer
 
 
@@ -271,6 +456,47 @@ def test_an_answer_holds_the_drawn_picture_and_the_view():
     assert page.crop((0, 0, *SIZE)).tobytes() == draw_boxes(image, boxes, INTRINSICS).tobytes()
     view = draw_birds_eye_view(boxes, INTRINSICS, SIZE, size=(480, 480))
     assert page.crop((page.width - 480, 0, page.width, 480)).tobytes() == view.tobytes()
+
+
+def words(monkeypatch, *arguments, **more):
+    """(text, colour) of all that `draw_answer` writes on its page, grid and labels apart."""
+    found = []
+
+    class Canvas(visualize.RasterCanvas):
+        def text(self, position, text, color, anchor):
+            if anchor == "la":
+                found.append((text, color))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(visualize, "RasterCanvas", Canvas)
+        draw_answer(*arguments, **more)
+    return found
+
+
+def test_phrases_without_boxes_are_said_not_to_be_in_the_picture(monkeypatch):
+    boxes = [make_box((0.0, 0.0, 9.0))]
+    answers = [make_answer(boxes, prompt="the car"), make_answer([], prompt="the cone")]
+    assert words(monkeypatch, photograph(), answers, ground_truth=boxes) == [
+        ("the car: 1 box", WHITE),
+        ("the cone: not in the picture", PALETTE[0]),
+        ("intrinsics: given; dashed: ground truth", TEXT),
+    ]
+    guessed = {**make_answer(boxes * 2), "intrinsics_source": "default"}
+    assert words(monkeypatch, photograph(), guessed)[1:] == [
+        ("intrinsics: default, a guess: distances scale with it", TEXT)
+    ]
+    with pytest.raises(ValueError, match="answer: got an empty list"):
+        draw_answer(photograph(), [])
+
+
+def test_small_pictures_are_enlarged_with_their_boxes():
+    k = [[40.0, 0.0, 20.0], [0.0, 40.0, 15.0], [0.0, 0.0, 1.0]]
+    box = make_box((0.0, 0.0, 4.0), size=(1, 1, 1), label="")
+    page = draw_answer(Image.new("RGB", (40, 30)), {**make_answer([box], (40, 30)), "intrinsics": k})
+    picture = page.crop((0, 30, 320, 270))  # eight times larger, in the middle of the view's 300 pixels
+    large = torch.tensor(k).double() * torch.tensor([[8.0], [8.0], [1.0]])
+    wanted = project_box_2d(corners_of(box), large).tolist()
+    assert changed_box(Image.new("RGB", picture.size), picture)[2:] == pytest.approx(wanted[2:], abs=4)
 
 
 def test_a_long_prompt_makes_the_page_taller_not_wider():
