@@ -6,6 +6,7 @@ Everything that the model does waits in one queue. Nothing is fetched from elsew
 
 import functools
 import json
+from abc import ABCMeta
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,28 +31,31 @@ CSS = """
 .absent { font-style: italic; }
 .wide { overflow-x: auto; max-width: 100%; }
 .answers th, .answers td { padding: 3px 8px; text-align: left; white-space: nowrap; }
+.answers td:first-child { white-space: normal; min-width: 8em; }
 footer { flex-wrap: wrap; }
 """
 # Fonts of the reader's own machine.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
-def _picture_component(**options) -> gr.Image:
-    """An image component that hands over the uploaded file as it is, EXIF data and all, and takes nothing else.
+async def _keep_uploaded(self, path):
+    if str(path or "").startswith(("http://", "https://")):
+        raise gr.Error("image: got a URL, want an uploaded file.", print_exception=False)
+    return await gr.Image.async_move_resource_to_block_cache(self, path)
 
-    No class of its own: Gradio writes stubs beside the source of such classes.
-    """
-    component = gr.Image(**options)
-    keep = component.async_move_resource_to_block_cache
 
-    async def keep_uploaded(path):
-        if str(path or "").startswith(("http://", "https://")):
-            raise gr.Error("image: got a URL, want an uploaded file.", print_exception=False)
-        return await keep(path)
-
-    component.async_move_resource_to_block_cache = keep_uploaded
-    component.preprocess = lambda payload: None if payload is None else payload.path
-    return component
+# An image component that hands over the uploaded file as it is, EXIF data and all, and takes nothing else. Not by a
+# class statement, for which Gradio would write a stub beside this file.
+Picture = ABCMeta.__new__(
+    type(gr.Image),
+    "Picture",
+    (gr.Image,),
+    {
+        "is_template": True,
+        "preprocess": lambda self, payload: None if payload is None else payload.path,
+        "async_move_resource_to_block_cache": _keep_uploaded,
+    },
+)
 
 
 def build_page(ground: Pipeline, note: str | None = None, pictures: Path | None = None) -> gr.Blocks:
@@ -101,7 +105,7 @@ def build_page(ground: Pipeline, note: str | None = None, pictures: Path | None 
             gr.Markdown(note, elem_id="note")
         with gr.Row():
             with gr.Column(min_width=300):
-                picture = _picture_component(
+                picture = Picture(
                     label="Picture", sources=["upload", "webcam", "clipboard"], elem_id="picture", height=320
                 )
                 known = gr.HTML(elem_id="known-camera")
@@ -122,9 +126,11 @@ def build_page(ground: Pipeline, note: str | None = None, pictures: Path | None 
                         visible=False,
                         elem_id="fov",
                     )
-                    with gr.Row(visible=False) as k_fields:
-                        names = ("fx", "fy", "cx", "cy")
-                        k = [gr.Number(label=name, min_width=110, elem_id=name, minimum=0) for name in names]
+                    k = []
+                    with gr.Column(visible=False) as k_fields:
+                        for names in (("fx", "fy"), ("cx", "cy")):
+                            with gr.Row():
+                                k += [gr.Number(label=name, min_width=110, elem_id=name, minimum=0) for name in names]
                     gr.Markdown(
                         "K belongs to the picture as stored, in its pixels; without fy it is fx, without cx and cy "
                         "the middle."
