@@ -43,6 +43,21 @@ def write_data(folder: Path, split: str, *ids: str) -> None:
     datasets.Dataset.from_list(rows, features=IG3D_FEATURES).to_parquet(file)
 
 
+def write_video(path: Path, picture: Image.Image, frames: int = 3) -> None:
+    """A clip of one picture that moves to the left; nothing where PyAV is not installed."""
+    try:
+        import av
+    except ModuleNotFoundError:
+        return
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 320, 96
+        for i in range(frames):
+            frame = picture.resize((340, 96)).crop((2 * i, 0, 2 * i + 320, 96))
+            file.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        file.mux(stream.encode(None))
+
+
 @pytest.fixture(scope="session")
 def stand_ins(tmp_path_factory) -> Path:
     """A folder with pictures, lists, data sets and the tiny checkpoint under the names that the pages use."""
@@ -53,7 +68,8 @@ def stand_ins(tmp_path_factory) -> Path:
     with Image.open(PICTURES / "driving-000005.jpg") as picture:
         for name, size in NAMED.items():
             picture.resize(size).save(folder / name)
-        for name in ("photos", "pictures"):
+        write_video(folder / "clip.mp4", picture)
+        for name in ("photos", "pictures", "frames"):
             (folder / name).mkdir()
             for i in range(2):
                 picture.resize((320 + i, 240)).save(folder / name / f"{i:04d}.jpg")

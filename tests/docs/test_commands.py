@@ -31,6 +31,7 @@ PARSED = {
     "init": "its base is on the Hub; tests/bases/test_init.py has small ones",
     "convert": "its original is a download; tests/bases/ has small ones",
     "data build kitti": "its source is a download; tests/training/test_kitti.py has one of that form",
+    "calibrate": "wants many answers; tests/training/test_calibration.py has them",
     "demo": "serves until it is stopped",
     "chat": "reads lines until it is stopped",
     "export": "takes long, and wants packages of its own",
@@ -53,6 +54,10 @@ ELSEWHERE = {
 def why_parsed(arguments: list[str]) -> str | None:
     """Why a `llmi3d` command is not run; None if it is."""
     return next((why for start, why in PARSED.items() if arguments[: len(start.split())] == start.split()), None)
+
+
+# Packages of extras that are wanted by commands in which such a word stands.
+WANTED = {".mp4": ("av", "stonesoup"), "--view": ("plotly",)}
 
 
 def smaller(command: str) -> str:
@@ -186,6 +191,8 @@ def parse(command: list[str], monkeypatch) -> None:
 )
 def test_commands_of_the_pages(command, workplace, monkeypatch):
     parse(command, monkeypatch)
+    for package in {name for part, names in WANTED.items() if part in " ".join(command) for name in names}:
+        pytest.importorskip(package, reason="pip install '.[test]'")
     if command[0] != "llmi3d" or why_parsed(command[1:]):
         return
     done = CliRunner().invoke(app, shlex.split(smaller(shlex.join(command[1:]))))
