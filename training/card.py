@@ -2,12 +2,19 @@
 """The model card that `llmi3d train` writes beside the final checkpoint."""
 
 import importlib.metadata
+import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCard, ModelCardData
+import torch
+from huggingface_hub import DatasetCard, EvalResult, ModelCardData
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from llmi3d import __version__
+from llmi3d.bases.base_card import BaseInCard
+from llmi3d.model_card_llmi3d import PIPELINE_TAG, TAGS, describe_architecture, fill_card
+from llmi3d.training.metrics.model_index import TASK, TASK_NAME
 
 if TYPE_CHECKING:
     from llmi3d.training.preparation import PreparedRun, PreparedStage
@@ -24,55 +31,22 @@ METRICS = {
     "eval_loss": "loss",
 }
 
-TEMPLATE = """---
-{{ card_data }}
----
+TRAINING = """{parameters}
 
-# {{ title }}
+{settings}
 
-Give it one photograph, its camera and a sentence; it answers with metric, oriented 3D boxes and a confidence.
-LLMI3D follows "MLLM-based 3D Perception from a Single 2D Image" ([arXiv 2408.07422](https://arxiv.org/abs/2408.07422)).
-Trained from `{{ base }}`{{ adapter }}.
-
-## Use
-
-```python
-import llmi3d
-from transformers import pipeline
-
-ground = pipeline("image-3d-grounding", model="PATH_OR_NAME_OF_THIS_REPOSITORY")
-answer = ground("street.jpg", prompt="the nearest car", intrinsics=[fx, fy, cx, cy])
-answer["boxes"][0]["center"]  # metres: right, down, forward
-```
-
-## Data
-
-{{ data }}
-
-## Evaluation
-
-{{ evaluation }}
-
-## Training
-
-{{ parameters }}
-
-{{ settings }}
-
-`training_config.yaml` is the whole configuration, `training_log.json` the log. The command, on {{ processes }}:
+`training_config.yaml` is the whole configuration, `training_log.json` the log. Time is that of the last start of each
+stage; energy was not measured. Ran on {processes}: {machine}. The command:
 
 ```bash
-{{ command }}
+{command}
 ```
 
-{{ versions }}
+{versions}"""
 
-## Limits
+LICENCES = """{table}
 
-What was seen in training is all that can be expected: a camera, scene or category unlike it gives boxes that look sure
-and are wrong. Pictures have to be undistorted. Do not rely on it where people could be hurt. The licences of the base
-and of the data bind whoever passes these weights on.
-"""
+They bind whoever passes these weights on; the strictest counts."""
 
 PROTOCOL = """Measured at the end of training, on the rows named above: the boxes at the query tokens of the true
 answers, given the true words before them, with exact oriented 3D IoU; Acc counts IoU strictly above its threshold,
@@ -101,33 +75,100 @@ def write_training_card(
     is_adapter = last.stage.tuning == "lora" and not last.stage.run.merge
     adapter = first.stage.model.adapter_name_or_path
     on_the_hub = [part.data for one in prepared.stages for part in one.training.parts if not Path(part.data).exists()]
+    base = BaseInCard(prepared.base, "LLMI3D", "")
+    title = recipe.output_dir.resolve().name
     data = ModelCardData(
         library_name="peft" if is_adapter else "transformers",
-        pipeline_tag="image-text-to-text",
-        tags=["llmi3d", "image-3d-grounding", "3d-object-detection", "monocular"],
-        base_model=None if Path(prepared.base).exists() else prepared.base,
+        pipeline_tag=PIPELINE_TAG,
+        tags=list(TAGS),
+        base_model=prepared.base if base.on_hub else base.found.get("base_model"),
         datasets=sorted(set(on_the_hub)) or None,
+        model_name=title,
+        eval_results=_eval_results(last, metrics or {}) or None,
+        **{name: base.found[name] for name in ("license", "license_name", "license_link") if base.found.get(name)},
     )
     evaluation = "Not evaluated: no data set was given for it."
     if metrics is not None:
         merged = " LoRA was measured before it was merged." if last.stage.tuning == "lora" and not is_adapter else ""
-        rows = [(title, f"{metrics[name]:.4g}") for name, title in METRICS.items() if name in metrics]
+        rows = [(name, f"{metrics[key]:.4g}") for key, name in METRICS.items() if key in metrics]
         evaluation = PROTOCOL.format(merged=merged, table=_table(("metric", "value"), rows))
-    processes = first.arguments.world_size
-    ModelCard.from_template(
+    count = first.arguments.world_size
+    remote = {"trust_remote_code": first.stage.model.trust_remote_code}
+    config = AutoConfig.from_pretrained(prepared.base, **remote)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, **remote)
+    fill_card(
         data,
-        template_str=TEMPLATE,
-        title=recipe.output_dir.resolve().name,
-        base=prepared.base,
-        adapter=f" with the adapter `{adapter}`" if adapter else "",
-        data=_data(prepared),
+        title=title,
+        made_of=f"Trained from `{base.name}`" + (f" with the adapter `{adapter}`." if adapter else "."),
+        architecture=describe_architecture(config, model.num_parameters()),
+        training_data=_data(prepared),
         evaluation=evaluation,
-        parameters=_table(("stage", "trained parameters", "frozen"), [_parameters(one) for one in prepared.stages]),
-        settings=_settings(prepared, log),
-        processes=f"{processes} process{'es' * (processes > 1)}",
-        command=command,
-        versions=_versions(),
+        training=TRAINING.format(
+            parameters=_table(
+                ("stage", "trained parameters", "frozen"), [_parameters(one) for one in prepared.stages]
+            ),
+            settings=_settings(prepared, log),
+            processes=f"{count} process{'es' * (count > 1)}",
+            machine=_machine(first),
+            command=command,
+            versions=_versions(),
+        ),
+        licences=LICENCES.format(table=_licences(prepared, base)),
     ).save(path)
+
+
+def _eval_results(one: "PreparedStage", metrics: dict[str, float]) -> list[EvalResult]:
+    """What was measured at the end of training, in the Hub's form; named as what it is, not as a protocol's."""
+    if one.evaluation is None:
+        return []
+    parts = one.evaluation.parts
+    named = ", ".join(dict.fromkeys(_name(part.data) for part in parts))
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name=TASK_NAME,
+            dataset_type="ig3d",
+            dataset_name=f"IG3D rows: {named}",
+            dataset_config="boxes at the query tokens of the true answers",
+            dataset_split=", ".join(dict.fromkeys(part.split for part in parts)),
+            metric_type=key.removeprefix("eval_"),
+            metric_name=name,
+            metric_value=round(metrics[key], 4),
+        )
+        for key, name in METRICS.items()
+        if key in metrics and key not in ("eval_num_boxes", "eval_loss") and math.isfinite(metrics[key])
+    ]
+
+
+def _licences(prepared: "PreparedRun", base: BaseInCard) -> str:
+    """What the weights started from and what they saw, each with the licence that its card states."""
+    own = base.found.get("license_name") or base.found.get("license")
+    rows = [("all weights, before training", f"`{base.name}`", own or "not stated by its card")]
+    if base.found.get("base_model"):
+        rows.append(("of these, those of the base", f"`{base.found['base_model']}`", "see its card"))
+    for part in dict.fromkeys(part.data for one in prepared.stages for part in one.training.parts):
+        rows.append(("training data", f"`{_name(part)}`", _licence_of_data(part)))
+    return _table(("what", "from", "licence"), rows)
+
+
+def _licence_of_data(data: str) -> str:
+    card = Path(data) / "README.md"
+    if not Path(data).exists():
+        return "see its card"
+    found = DatasetCard.load(card, ignore_metadata_errors=True).data.to_dict() if card.is_file() else {}
+    return found.get("license_name") or found.get("license") or "not stated by its card"
+
+
+def _name(data: str) -> str:
+    """Of a data set on the Hub; of a folder no more than its last part."""
+    return Path(data).resolve().name if Path(data).exists() else data
+
+
+def _machine(one: "PreparedStage") -> str:
+    device = one.arguments.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    return f"{name}, {os.cpu_count()} CPU cores, threads a process: {torch.get_num_threads()}"
 
 
 def _data(prepared: "PreparedRun") -> str:
@@ -169,11 +210,17 @@ def _settings(prepared: "PreparedRun", log: dict[str, list[dict]]) -> str:
                 "turns of a picture": one.stage.data.max_turns or "all",
                 "augmentation": one.stage.data.augment or "none",
                 "seed": arguments.seed,
+                "time": _time(lines),
                 "loss, first and last logged": f"{losses[0]:.4g}, {losses[-1]:.4g}" if losses else "-",
             }
         )
     rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
     return _table(("setting", *(one.stage.name for one in prepared.stages)), rows)
+
+
+def _time(lines: list[dict]) -> str:
+    seconds = [line["train_runtime"] for line in lines if "train_runtime" in line]
+    return f"{seconds[-1]:,.0f} s" if seconds else "-"
 
 
 def _versions() -> str:

@@ -1,5 +1,9 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The model card that `save_pretrained` writes beside a checkpoint that has none."""
+"""The form of every checkpoint's model card, and the card that `save_pretrained` writes where there is none.
+
+Trained checkpoints fill the same form (`llmi3d.training.card`); `llmi3d evaluate --card` fills in its section
+Evaluation.
+"""
 
 from pathlib import Path
 
@@ -7,14 +11,19 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .configuration_llmi3d import LLMI3DConfig
 
+TAGS = ("llmi3d", "image-3d-grounding", "3d-object-detection", "monocular")
+PIPELINE_TAG = "image-text-to-text"
+UNSTATED = "Not stated yet by whoever trained these weights."
+
 TEMPLATE = """---
 {{ card_data }}
 ---
 
-# LLMI3D checkpoint
+# {{ title }}
 
 Give it one photograph, its camera and a sentence; it answers with metric, oriented 3D boxes and a confidence.
 LLMI3D follows "MLLM-based 3D Perception from a Single 2D Image" ([arXiv 2408.07422](https://arxiv.org/abs/2408.07422)).
+{{ made_of }}
 
 ## Use
 
@@ -33,28 +42,47 @@ metric: the virtual camera is already undone.
 
 ## Architecture
 
-| part | size |
-|---|---|
-| language model | {{ text }} |
-| low-resolution branch | {{ vision }} |
-| high-resolution branch | {{ high_res }} |
-| visual tokens | {{ tokens }} |
-| depth bins | {{ bins }} |
-| depth sources | {{ sources }} |
-| parameters | {{ parameters }} |
+{{ architecture }}
 
-## Training data, evaluation, licence of the weights, limits
+## Training data
 
-Not stated yet by whoever trained these weights. A camera or scene unlike those trained on gives boxes that look sure
-and are wrong; do not rely on them where people could be hurt.
+{{ training_data }}
+
+## Evaluation
+
+{{ evaluation }}
+
+## Training
+
+{{ training }}
+
+## Licences
+
+{{ licences }}
+
+## Intended use and limits
+
+For research on 3D perception from one picture, and as a base to train on. What was seen in training is all that can be
+expected: a camera, scene or category unlike it gives boxes that look sure and are wrong. Size and distance of one
+picture are bound together, and distances hang on K: a focal length that is off by a tenth moves every box by a tenth.
+Pictures have to be undistorted, of a pinhole camera. Do not rely on it where people could be hurt.
 """
 
 
-def write_model_card(directory: str | Path, config: LLMI3DConfig, num_parameters: int) -> None:
-    """Writes `README.md` from the configuration, unless the directory has one already."""
-    path = Path(directory) / "README.md"
-    if path.exists():
-        return
+def fill_card(data: ModelCardData, **sections: str) -> ModelCard:
+    """A card in the common form.
+
+    Args:
+        data: front matter.
+        sections: `title`, `made_of`, `architecture`, `training_data`, `evaluation`, `training`, `licences`; the last
+            four say that nothing is stated where they are left out.
+    """
+    unstated = dict.fromkeys(("training_data", "evaluation", "training", "licences"), UNSTATED)
+    return ModelCard.from_template(data, template_str=TEMPLATE, **{**unstated, **sections})
+
+
+def describe_architecture(config: LLMI3DConfig, num_parameters: int) -> str:
+    """A table of the parts and their sizes."""
     text, vision, high_res = config.text_config, config.vision_config, config.high_res_vision_config
     sources = {
         "regression": config.depth_from_regression,
@@ -63,21 +91,27 @@ def write_model_card(directory: str | Path, config: LLMI3DConfig, num_parameters
     }
     merge = config.visual_token_side // vision.patch_size
     merged = f", merged by {merge} x {merge}" if merge > 1 else ""
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-text-to-text",
-        tags=["llmi3d", "image-3d-grounding", "3d-object-detection", "monocular"],
-    )
-    ModelCard.from_template(
-        data,
-        template_str=TEMPLATE,
-        text=f"{text.model_type}, {text.num_hidden_layers} layers of {text.hidden_size}",
-        vision=f"{vision.model_type}, {vision.num_hidden_layers} layers of {vision.hidden_size}, "
+    rows = {
+        "language model": f"{text.model_type}, {text.num_hidden_layers} layers of {text.hidden_size}",
+        "low-resolution branch": f"{vision.model_type}, {vision.num_hidden_layers} layers of {vision.hidden_size}, "
         f"{config.image_size} px in patches of {vision.patch_size}{merged}",
-        high_res=f"{high_res.architecture} at {config.high_res_image_size} px" if config.high_res_branch else "none",
-        tokens=str(config.image_seq_length),
-        bins=f"{config.num_depth_bins} from {config.depth_min_virtual:g} to {config.depth_max_virtual:g} virtual "
-        f"metres at a focal length of {config.virtual_focal_length:g} px",
-        sources=", ".join(name for name, used in sources.items() if used),
-        parameters=f"{num_parameters:,}",
-    ).save(path)
+        "high-resolution branch": f"{high_res.architecture} at {config.high_res_image_size} px"
+        if config.high_res_branch
+        else "none",
+        "visual tokens": str(config.image_seq_length),
+        "depth bins": f"{config.num_depth_bins} from {config.depth_min_virtual:g} to {config.depth_max_virtual:g} "
+        f"virtual metres at a focal length of {config.virtual_focal_length:g} px",
+        "depth sources": ", ".join(name for name, used in sources.items() if used),
+        "parameters": f"{num_parameters:,}",
+    }
+    return "\n".join(["| part | size |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def write_model_card(directory: str | Path, config: LLMI3DConfig, num_parameters: int) -> None:
+    """Writes `README.md` from the configuration, unless the directory has one already."""
+    path = Path(directory) / "README.md"
+    if path.exists():
+        return
+    data = ModelCardData(library_name="transformers", pipeline_tag=PIPELINE_TAG, tags=list(TAGS))
+    architecture = describe_architecture(config, num_parameters)
+    fill_card(data, title="LLMI3D checkpoint", made_of="", architecture=architecture).save(path)

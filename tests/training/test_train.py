@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from accelerate.data_loader import prepare_data_loader
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -41,6 +42,9 @@ def base(chain, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     for part in chain:
         part.save_pretrained(folder)
+    card = ModelCard.load(folder / "README.md")
+    card.data.license, card.data.base_model = "llama2", "some/base"
+    card.save(folder / "README.md")
     return folder
 
 
@@ -48,6 +52,7 @@ def base(chain, tmp_path_factory):
 def data(photograph, tmp_path_factory):
     """A data set with the splits `train` (6 rows), `other` (2) and `val` (3), each row with three boxes asked for."""
     folder = tmp_path_factory.mktemp("data")
+    (folder / "README.md").write_text("---\nlicense: c-uda\n---\n\n# Pictures\n")
     intrinsics = [[250.0, 0.0, 150.0], [0.0, 260.0, 110.0], [0.0, 0.0, 1.0]]
     number = 0
     for split, count in (("train", 6), ("other", 2), ("val", 3)):
@@ -481,6 +486,14 @@ def test_a_run_leaves_a_checkpoint_that_grounds(configured, data, photograph, ch
     assert f"| depth error, m | {judged['eval_depth_error']:.4g} |" in card
     assert f"| tune | evaluation | {data} | val | 3 |" in card
     assert f"llmi3d train {path}" in card and "| learning rate | 0.001 | 0.001 |" in card
+    assert "llama, 2 layers of 32" in card and f"| parameters | {chain[0].num_parameters():,} |" in card
+    assert "CPU, " in card and "| time | " in card
+    front = ModelCard.load(out / "final" / "README.md").data
+    assert {one.metric_type: one.metric_value for one in front.eval_results}["acc@0.25"] == judged["eval_acc@0.25"]
+    assert (front.license, front.base_model) == ("llama2", "some/base")
+    assert f"| all weights, before training | `{base.name}` | llama2 |" in card
+    assert "`some/base`" in card and f"| training data | `{data.name}` | c-uda |" in card
+    assert front.model_name == "out" and front.eval_results[0].dataset_split == "val"
     assert not [name for name in files(out / "final") if name.endswith((".bin", ".pt", ".pth"))]
 
     written = files(out)

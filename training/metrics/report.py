@@ -104,8 +104,8 @@ class Report:
         """Reads what `save` wrote."""
         return cls.from_json(Path(path).read_text())
 
-    def to_markdown(self) -> str:
-        """Protocol, counts and all numbers with their intervals, as Markdown tables."""
+    def to_markdown(self, groups: bool = True) -> str:
+        """Protocol, counts and all numbers with their intervals, as Markdown tables; breakdowns if wanted."""
         lines = [f"## {self.model} on {self.protocol.name}", "", *_protocol_lines(self)]
         lines += ["", *_table(("metric", "value", "95% interval", "over"), map(self._row, self.metrics.items()))]
         if self.calibration:
@@ -116,7 +116,7 @@ class Report:
                 f"{self.calibration['answers']} answers and {self.calibration['unanswered']} questions without. The "
                 f"area under the risk-coverage curve is {excess} (%) above that of the best order.",
             ]
-        for key, labels in self.groups.items():
+        for key, labels in self.groups.items() if groups else ():
             names = list(next(iter(labels.values())))
             rows = [
                 (label, *(_say_with_interval(name, part[name]) for name in names), str(part[names[0]].count))
