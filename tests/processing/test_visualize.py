@@ -181,7 +181,7 @@ def strokes(monkeypatch, box, size=SIZE):
 def test_what_is_drawn_of_an_edge_is_what_is_seen_of_it(monkeypatch):
     intrinsics, seen, cut = torch.tensor(INTRINSICS).double(), 0, 0
     shares = torch.linspace(0, 1, 101).double()[:, None]
-    for box in random_boxes(60, reach=2.0, seed=1):
+    for box in random_boxes(120, reach=2.0, seed=1):
         corners = corners_of(box)
         drawn, width = strokes(monkeypatch, box)
         for (a, b), ends in zip(EDGES, drawn, strict=True):
