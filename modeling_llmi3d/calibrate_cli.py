@@ -56,11 +56,11 @@ def calibrate(
         if not state.is_main_process:
             return
         found = fit(read_answered(out, rows, chosen), chosen.thresholds[0])
-        write_whole(out / "calibration.json", found.to_json())
         save_figure(plot_calibration(found.before, found.after, found.iou), out / "calibration.png")
         better = found.chosen != RAW
         if store and better:
             store_calibration(checkpoint, found)
+        write_whole(out / "calibration.json", found.to_json())  # last: where it is, all is done
     except (ValueError, OSError) as error:
         fail(error)
     if as_json:

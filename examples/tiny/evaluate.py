@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasets
 import torch
+from huggingface_hub import ModelCard
 from tqdm.auto import tqdm
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor
@@ -21,6 +22,7 @@ from llmi3d.training.ig3d.schema import IG3D_FEATURES, image_size
 from llmi3d.training.metrics.answers import answer_is_right
 from llmi3d.training.metrics.bootstrap import Statistic, interval, resample_weights
 from llmi3d.training.metrics.grounding import UNITS, question_values
+from llmi3d.training.metrics.model_index import merge_results
 from llmi3d.training.metrics.protocols import Grouping, get_protocol
 from llmi3d.training.metrics.records import records_from_row, with_predictions
 from llmi3d.training.metrics.report import Estimate, Report, evaluate_records
@@ -123,6 +125,7 @@ def write_card(out: Path, card: Path) -> None:
     config = LLMI3DConfig.from_pretrained(card)
     model = LLMI3DForConditionalGeneration.from_pretrained(card)
     wanted = ("acc@0.25", "acc@0.5", "mean_iou", "depth_error_median", "rotation_error_median", "f1@0.25")
+    wanted += ("expected_calibration_error",)
     metrics = [(name, direct.metrics[name]) for name in wanted if name in direct.metrics]
     metrics += [(f"{name}, answer left to the model", refusals.metrics[name]) for name in ("acc@0.25",)]
     metrics += [(f"refusals of absent objects, {name[11:]}", refusals.metrics[name]) for name in ABSTENTION]
@@ -134,6 +137,7 @@ def write_card(out: Path, card: Path) -> None:
         "pictures": f"{log['pictures']:,}",
         "test_pictures": f"{direct.images:,}",
         "questions": f"{len(direct.ids):,}",
+        "calibration": describe_calibration(out / "calibration" / "calibration.json"),
         "seed": f"{log['seed']}",
         "hours": f"{sum(one['minutes'] or 0 for one in log['stages'].values()) / 60:.1f}",
         "stages": table(
@@ -183,7 +187,33 @@ def write_card(out: Path, card: Path) -> None:
     text = CARD.read_text()
     for name, value in fields.items():
         text = text.replace(f"[[{name}]]", value)
-    write_whole(card / "README.md", text)
+    written = ModelCard(text)
+    merge_results(written, [direct, refusals], "llmi3d-tiny")
+    write_whole(card / "README.md", str(written))
+
+
+def describe_calibration(path: Path) -> str:
+    """What `llmi3d calibrate` found, for the card."""
+    if not path.is_file():
+        return "The score is the IoU that the network expects; it was not calibrated."
+    found = json.loads(path.read_text())
+    before, after = found["ways"]["as it is"], found["ways"][found["chosen"]]
+    rows = [
+        (title, f"{scale * before[name]:.{digits}f}", f"{scale * after[name]:.{digits}f}")
+        for title, name, scale, digits in (
+            ("log loss", "log_loss", 1, 3),
+            ("Brier score", "brier", 1, 3),
+            ("expected calibration error (%)", "expected_calibration_error", 100, 1),
+            ("mean score (%)", "mean_score", 100, 1),
+        )
+    ]
+    return (
+        f"The score is the probability that the IoU is above {found['iou']:g}, by `llmi3d calibrate`: score_temperature "
+        f"{found['score_temperature']:.3f} and\nscore_bias {found['score_bias']:.3f}, fitted on {found['answers']:,} "
+        f"answers about {found['pictures']} other pictures, {100 * found['right']:.1f} % of them right. Judged on\n"
+        "pictures that each fit had not seen; those of the test had no part in it:\n\n"
+        + table(("score", "as the network has it", "calibrated"), rows)
+    )
 
 
 def relative_depth_error(folder: Path) -> Estimate:
