@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 DRAWN_SIDE = 1280  # pixels of the longer side that overlays of larger frames are shrunk to
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One frame: its place among all of the video, seconds since the first, and an upright RGB picture."""
 
@@ -115,7 +115,7 @@ class VideoFrames:
         try:
             with av.open(str(self.source)) as container:
                 if not container.streams.video:
-                    raise ValueError(f"video: got {self.source}, which holds no pictures.")
+                    raise ValueError(f"video: got {self.source}, which holds no pictures, or is cut off.")
                 stream = container.streams.video[0]
                 for decoded in container.decode(stream):
                     time_s = decoded.time if decoded.time is not None else number / float(stream.average_rate or 25)

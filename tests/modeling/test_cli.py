@@ -2,6 +2,7 @@
 """The `llmi3d` command."""
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -51,6 +52,28 @@ def test_predict_writes_json_and_picture(checkpoint, picture, tmp_path):
     with Image.open(tmp_path / "out" / "street.v2.png") as drawn:
         assert drawn.width > 320  # the photograph and the bird's-eye view
     assert "the cone" in done.output and "K: given" in done.output
+
+
+def test_predict_writes_svg_and_a_3d_view_if_asked(checkpoint, picture, tmp_path):
+    pytest.importorskip("plotly", reason="needs plotly: pip install 'llmi3d[plot]'")
+    out = tmp_path / "out"
+    done = predict(picture, checkpoint, out, "--svg", "--html")
+    assert done.exit_code == 0, done.output
+    assert sorted(path.suffix for path in out.iterdir()) == [".html", ".json", ".png", ".svg"]
+    assert all(f"street.v2{suffix}" in done.output for suffix in (".html", ".svg"))
+    root = ElementTree.parse(out / "street.v2.svg").getroot()
+    with Image.open(out / "street.v2.png") as drawn:
+        assert (root.get("width"), root.get("height")) == tuple(map(str, drawn.size))
+    page = (out / "street.v2.html").read_text()
+    assert "the car" in page and len(page) > 3e6  # plotly itself is in it, so that it works offline
+    (out / "street.v2.svg").write_text("mine")
+    done = predict(picture, checkpoint, tmp_path / "out", "--svg")
+    assert done.exit_code == 2 and (out / "street.v2.svg").read_text() == "mine"
+
+
+def test_folders_and_videos_are_told_where_they_belong(checkpoint, tmp_path):
+    done = predict(tmp_path, checkpoint, tmp_path / "out")
+    assert done.exit_code == 2 and "NAME.parquet" in done.output and "NAME.mp4" in done.output
 
 
 def test_results_are_not_overwritten(checkpoint, picture, tmp_path):
