@@ -6,12 +6,21 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from llmi3d.model_card_llmi3d import UNSTATED
+
 UNKNOWN_LICENCE = "unknown: see the base"
 SECTION = """
 ## Base
 
 Started from `{name}` ({family}). Licence of its weights: {licence}. {taken} The rest is new: until that is trained its
 boxes mean nothing, while its words are the base's.
+"""
+LICENCES = """## Licences
+
+| weights | from | licence |
+| --- | --- | --- |
+| taken over | `{name}` | {licence} |
+| the rest | new, or as said under Base | of a file that was given: its own |
 """
 
 
@@ -67,5 +76,7 @@ class BaseInCard:
         section = SECTION.format(name=self.name, family=self.family, licence=licence, taken=self.taken)
         mark = "\n## Training data"
         written.text = written.text.replace(mark, section + mark, 1)
+        licences = LICENCES.format(name=self.name, licence=licence)
+        written.text = written.text.replace(f"## Licences\n\n{UNSTATED}\n", licences, 1)
         written.save(card)
         return licence

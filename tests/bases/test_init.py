@@ -250,6 +250,7 @@ def test_the_card_says_the_bases_licence(bases, tmp_path, front, given, licence,
     assert report.licence == licence and card.data.license == in_card
     assert card.data.get("license_name") == ("house" if licence == "house" else None)
     assert f"Started from `base` (llava). Licence of its weights: {licence}." in card.text
+    assert f"| taken over | `base` | {licence} |" in card.text
     assert "boxes mean nothing" in card.text and str(tmp_path) not in card.text
 
 
