@@ -3,9 +3,6 @@
 
 import json
 import os
-import platform
-import re
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -20,6 +17,8 @@ SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "HF_HU
 
 def installed(name: str) -> str | None:
     """Version of a distribution; None where there is none."""
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -28,6 +27,9 @@ def installed(name: str) -> str | None:
 
 def extras() -> dict[str, list[str]]:
     """What each extra of llmi3d misses here, by extra; an empty list where it is installed."""
+    import re
+    from importlib import metadata
+
     from packaging.requirements import Requirement  # of transformers
 
     try:
@@ -52,6 +54,8 @@ def extras() -> dict[str, list[str]]:
 
 def environment() -> dict:
     """Versions, devices, attention backends, threads and extras, as plain values; no path, no name of user or host."""
+    import platform
+
     import torch
     from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_torch_flex_attn_available
 
