@@ -42,6 +42,8 @@ def calibrate(
     state = process_state()
     try:
         judge = get_protocol(protocol)
+        if judge.kind != "grounding":
+            raise ValueError(f"protocol: got {protocol}, of {judge.kind}; want one of grounding.")
         if split == judge.split:
             raise ValueError(
                 f"split: got '{split}', by which {protocol} judges; want pictures that it does not ask for."

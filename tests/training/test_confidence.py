@@ -184,4 +184,6 @@ def test_command_stores_only_what_is_better(workplace, monkeypatch):
 def test_pictures_that_judge_are_refused(workplace):
     done = run(workplace, "--split", "test")
     assert done.exit_code == 2 and "split: got 'test', by which own judges" in done.output
+    done = run(workplace, "--protocol", "omni3d")
+    assert done.exit_code == 2 and "protocol: got omni3d, of detection; want one of grounding" in done.output
     assert not (workplace / "out").exists()
