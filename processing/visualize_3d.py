@@ -184,22 +184,24 @@ def _layout(points: np.ndarray) -> dict:
         for i, (name, title) in enumerate((("x", "x, right (m)"), ("y", "z, forward (m)"), ("z", "-y, up (m)")))
     }
 
-    def eye(at, towards, up=(0, 0, 1), kind="perspective"):
+    def eye(at, towards, kind="perspective"):
         """The camera of the figure, from metres."""
-        named = {"eye": (np.array(at) - middle) * unit, "center": (np.array(towards) - middle) * unit, "up": up}
+        named = {"eye": (np.array(at) - middle) * unit, "center": (np.array(towards) - middle) * unit}
         named = {name: dict(zip("xyz", map(float, value), strict=True)) for name, value in named.items()}
-        return {**named, "projection": {"type": kind}}
+        return {**named, "up": {"x": 0, "y": 0, "z": 1}, "projection": {"type": kind}}
 
     width, depth, _ = high - low
     above = middle[2] + 2 * max(width, depth)
-    target = (0, low[1] + 0.5 * depth, middle[2])
+    # Each view, and how much of the photograph covers what is behind it: from the camera that is everything.
     views = {
-        "overview": eye((0.4 * width, low[1] - 0.45 * depth, middle[2] + 0.5 * depth), target),
-        "from the camera": eye((0, 0, 0), (0, max(high[1], 1.0), 0)),
-        "from above": eye((0, middle[1], above), (0, middle[1], 0), (0, 1, 0), "orthographic"),
+        "overview": (eye((0.4 * width, low[1] - 0.45 * depth, middle[2] + 0.5 * depth), (0, middle[1], middle[2])), 1),
+        "from the camera": (eye((0, 0, 0), (0, max(high[1], 1.0), 0)), 0.4),
+        # Not quite from above, which would leave open what is up in the figure.
+        "from above": (eye((0, middle[1] - 1e-3 * above, above), (0, middle[1], 0), "orthographic"), 1),
     }
     buttons = [
-        {"label": name, "method": "relayout", "args": [{"scene.camera": camera}]} for name, camera in views.items()
+        {"label": name, "method": "update", "args": [{"opacity": opacity}, {"scene.camera": camera}, [0]]}
+        for name, (camera, opacity) in views.items()
     ]
     menu = {"type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1}
     menu |= {"yanchor": "top", "bgcolor": _css(GRID), "font": {"color": _css(TEXT)}, "showactive": False}
@@ -208,7 +210,7 @@ def _layout(points: np.ndarray) -> dict:
             **axes,
             "aspectmode": "manual",
             "aspectratio": dict(zip("xyz", map(float, (high - low) * unit), strict=True)),
-            "camera": views["overview"],
+            "camera": views["overview"][0],
             "dragmode": "turntable",
         },
         "paper_bgcolor": _css(BACKGROUND),

@@ -107,7 +107,7 @@ def test_everything_lies_within_axes_to_scale():
     assert aspect / lengths == pytest.approx(aspect[0] / lengths[0])
     # From the camera, the eye is at the origin of its frame; the figure counts from its middle, in its own units.
     [button] = [one for one in figure.layout.updatemenus[0].buttons if one.label == "from the camera"]
-    eye = button.args[0]["scene.camera"]["eye"]
+    eye = button.args[1]["scene.camera"]["eye"]
     middle = np.mean(ranges, axis=1)
     assert middle + np.array([eye[axis] for axis in "xyz"]) * lengths / aspect == pytest.approx(0, abs=1e-9)
 
