@@ -1,13 +1,15 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The pages in docs/ do what they say: their commands and Python run, in order, on made pictures."""
+"""docs/your_data.md does what it says: its commands and Python run, in order, on made pictures; lists are whole.
+
+What concerns every page is tested in tests/docs/.
+"""
 
 import json
-import re
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
+from doc_pages import ROOT, blocks
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -15,11 +17,8 @@ from llmi3d.cli import app
 from llmi3d.training.ig3d.build import SOURCES
 from llmi3d.training.metrics.protocols import PROTOCOLS
 
-DOCS = Path(__file__).parents[1] / "docs"
-
-
-def blocks(page):
-    return re.findall(r"```(\w+)\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+DOCS = ROOT / "docs"
+PAGE = "docs/your_data.md"
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def workplace(tmp_path, monkeypatch, new_chain):
     monkeypatch.chdir(tmp_path)
     for part in new_chain:
         part.save_pretrained(tmp_path / "checkpoint")
-    [(_, line)] = [block for block in blocks("your_data.md") if block[0] == "json"]
+    [line] = [block.text for block in blocks(PAGE, "json")]
     (tmp_path / "photos").mkdir()
     lines = []
     for i in range(1, 7):
@@ -43,10 +42,10 @@ def workplace(tmp_path, monkeypatch, new_chain):
 
 def test_from_pictures_to_an_adapter(workplace):
     names = {"checkpoint": str(workplace / "checkpoint"), "steps": 1}
-    for kind, text in blocks("your_data.md"):
-        if kind == "python":
-            exec(text, names)
-        for command in text.splitlines() if kind == "bash" else ():
+    for block in blocks(PAGE):
+        if block.language == "python":
+            exec(block.text, names)
+        for command in block.text.splitlines() if block.language == "bash" else ():
             arguments = shlex.split(command)
             assert arguments[0] == "llmi3d"
             result = CliRunner().invoke(app, arguments[1:])
