@@ -89,19 +89,24 @@ def gather_queries(hidden_states: Tensor, is_query: Tensor) -> tuple[Tensor, Ten
     return states_at(hidden_states, positions), mask
 
 
-def read_depth_map(depth_logits: Tensor, center_2d_px: Tensor, bin_centers: Tensor, image_size: int) -> Tensor:
+def read_depth_map(
+    depth_logits: Tensor, center_2d_px: Tensor, bin_centers: Tensor, image_size: int, cell_size: int
+) -> Tensor:
     """Expected log virtual depth of the object-level depth map at the projected centres.
 
     Args:
-        depth_logits: [B, D + 1, H, W]; the last bin is background and is left out.
-        center_2d_px: [B, Q, 2], network pixels; centres outside the picture read its border.
+        depth_logits: [B, D + 1, H, W], of the network frame or its middle; the last bin is background and is left out.
+        center_2d_px: [B, Q, 2], network pixels; centres outside the map read its border.
         bin_centers: [D], log virtual metres.
         image_size: side of the network frame, pixels.
+        cell_size: side of a cell of the map, network pixels.
 
     Returns:
         [B, Q], log virtual metres.
     """
-    grid = (2 * center_2d_px / image_size - 1)[:, :, None]
+    height, width = depth_logits.shape[-2:]
+    extent = torch.tensor([width * cell_size, height * cell_size], device=center_2d_px.device)
+    grid = ((2 * center_2d_px - image_size) / extent)[:, :, None]
     # Read logits rather than expected depths: an average of depths across an object's border is nobody's depth.
     logits = F.grid_sample(depth_logits[:, :-1], grid, mode="bilinear", padding_mode="border", align_corners=False)
     return torch.einsum("bdq,d->bq", logits.squeeze(-1).softmax(1), bin_centers)
@@ -195,7 +200,8 @@ class Box3DHead(nn.Module):
             # The centre decides where to read, but is not moved by what is read (as in MonoDETR). Behind a centre that
             # is nan, grid_sample's backward pass reads outside of its memory.
             bins = depth_bin_centers(config, states.device)
-            from_map = read_depth_map(depth_logits, center.detach().nan_to_num(), bins, canvas)
+            cell = 4 * 2**config.depth_map_stage
+            from_map = read_depth_map(depth_logits, center.detach().nan_to_num(), bins, canvas, cell)
         switches = (
             config.depth_from_regression,
             config.depth_from_height,

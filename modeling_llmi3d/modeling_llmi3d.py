@@ -7,6 +7,8 @@ Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence
 (padded), C channels, D depth bins.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, GenerationMixin
@@ -21,6 +23,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import maybe_install_capturing_hooks, select_hidden_states
 
 from .box_heads_llmi3d import Box3DHead, Box3DHeadOutput, find_queries, gather_queries, states_at
+from .canvas_llmi3d import positions_in_the_square, positions_of_the_middle, token_grid
 from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import FeatureMining
 from .outputs_llmi3d import (
@@ -76,6 +79,8 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
 
     def _freeze_unused_vision_layers(self):
         """Layers of the ViT behind the one that is read never get a gradient."""
+            embeddings = self.vision_tower.embeddings
+            embeddings.interpolate_pos_encoding = partial(positions_of_the_middle, embeddings)
         if self.config.has_qwen_vision:  # all of them are read
             return
         layers = self.vision_tower.encoder.layers
@@ -98,12 +103,12 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         """Encodes images.
 
         Args:
-            pixel_values: [I, 3, image_size, image_size].
-            high_res_pixel_values: [I, 3, high_res_image_size, high_res_image_size]; not read without
-                high-resolution branch.
+            pixel_values: [I, 3, image_size, image_size], or the middle of that (see `token_grid`).
+            high_res_pixel_values: [I, 3, high_res_image_size, high_res_image_size], or the same part of that; not read
+                without high-resolution branch.
 
         Raises:
-            ValueError: one resolution where two are read; for Qwen-VL's encoder, pictures of another size.
+            ValueError: one resolution where two are read, or pictures of another size.
         """
         if self.config.high_res_branch and high_res_pixel_values is None:
             raise ValueError("high_res_pixel_values: got None, want pictures for the CNN; the processor makes both.")
@@ -113,6 +118,10 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             low = self.vision_tower(patches, grid_thw=grids, return_dict=True, **kwargs)
             # It knows no batch: patches and tokens of all images come in one row.
             low.last_hidden_state, tokens, *deepstack = (
+        rows, columns = grid = token_grid(
+            pixel_values, high_res_pixel_values if self.config.high_res_branch else None, self.config
+        )
+        in_part = rows * columns < self.config.image_seq_length
                 states.unflatten(0, (len(pixel_values), -1))
                 for states in (low.last_hidden_state, low.pooler_output, *(low.get("deepstack_features") or ()))
             )
@@ -123,6 +132,8 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
                 tokens = tokens[:, 1:]
         depth_logits = None
         if self.config.high_res_branch:
+            if in_part:
+                kwargs["interpolate_pos_encoding"] = True
             high = self.high_res_tower(
                 high_res_pixel_values,
                 output_hidden_states=[0, 1, 2, 3],
@@ -145,6 +156,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
     def _look(self, pixel_values: Tensor, vision_feature_layer: int, **kwargs) -> BaseModelOutputWithPooling:
         """What the ViT sees, with the hidden states that are read of it."""
         return self.vision_tower(pixel_values, return_dict=True, **kwargs)
+            grid=torch.tensor(grid, device=tokens.device) if in_part else None,
 
     def is_placeholder(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """Which tokens stand for visual ones, by their ids or, where there are none, their embeddings: bool [B, T]."""
@@ -186,12 +198,14 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         Args:
             is_image: bool [B, T].
             position_ids: [B, T], as counted along the sequence; by default from the attention mask, or from 0 on.
+        grid: Tensor | None = None,
 
         Raises:
             ValueError: a filled cache: where its pictures are is not known.
         """
         if cache is not None and cache.get_seq_length() > 0:
             given = "none" if position_ids is None else "[B, T]"
+            grid: [2], rows and columns of a picture's tokens, the square's by default.
             raise ValueError(
                 f"position_ids: got {given} with a filled cache, want [3, B, T] that follow those of the cached "
                 "tokens, as `generate` counts them."
@@ -201,7 +215,9 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
             else:
                 position_ids = torch.arange(is_image.shape[-1], device=is_image.device)[None]
-        return rope_positions(is_image, position_ids, self.config.image_grid_size)
+        if grid is None:
+            grid = torch.tensor([self.config.image_grid_size] * 2, device=is_image.device)
+        return rope_positions(is_image, position_ids, grid)
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models, for as long
@@ -220,8 +236,8 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         """
         Args:
             input_ids, attention_mask: [B, T].
-            position_ids: [B, T], as counted along the sequence; Qwen-VL's own positions [3, B, T] are made of them
-                unless they are given.
+            position_ids: [B, T], by default as counted along the sequence, with those of the padding that pictures
+                were cropped of; Qwen-VL's own positions [3, B, T] are made of counted ones unless they are given.
             pixel_values, high_res_pixel_values: as in `get_image_features`; both or neither.
             mm_encoder_outputs: `{"image": ...}`, what `get_image_features` returned, instead of pixels.
         """
@@ -241,10 +257,18 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
         if self.config.has_qwen_vision and (position_ids is None or position_ids.ndim == 2):
             is_image = self.is_placeholder(input_ids, inputs_embeds)
-            position_ids = self.get_rope_positions(is_image, position_ids, attention_mask, cache)
+            position_ids = self.get_rope_positions(is_image, position_ids, attention_mask, cache, grid)
+        elif grid is not None and position_ids is None:
+            past, length = 0 if cache is None else cache.get_seq_length(), inputs_embeds.shape[1]
+            position_ids = torch.arange(past, past + length, device=inputs_embeds.device)[None]
+            is_image = self.is_placeholder(input_ids, inputs_embeds)
+            position_ids = positions_in_the_square(is_image, position_ids, grid, self.config.image_grid_size)
+            if attention_mask is None:  # without one, positions with gaps are taken for several sequences in one
+                attention_mask = inputs_embeds.new_ones(len(inputs_embeds), past + length, dtype=torch.long)
         image_features = None
         if image is not None:
             image_features = image.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
+        grid = getattr(image, "grid", None)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
             if image.deepstack_features is not None:
@@ -410,14 +434,20 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         position_ids = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        if not self.config.has_qwen_vision:
+        grid = getattr((model_kwargs.get("mm_encoder_outputs") or {}).get("image"), "grid", None)
+        if grid is None and model_kwargs.get("pixel_values") is not None:
+            grid = torch.tensor(token_grid(model_kwargs["pixel_values"], None, self.config), device=self.device)
+        if not self.config.has_qwen_vision and grid is None:
             return position_ids
         input_ids, embeddings = model_kwargs.get("input_ids"), model_kwargs.get("inputs_embeds")
         if not inputs_tensor.is_floating_point():
             input_ids = inputs_tensor
         elif input_ids is None or not input_ids.shape[1]:
             input_ids, embeddings = None, inputs_tensor
-        return self.model.get_rope_positions(self.model.is_placeholder(input_ids, embeddings), position_ids)
+        is_image = self.model.is_placeholder(input_ids, embeddings)
+        if self.config.has_qwen_vision:
+            return self.model.get_rope_positions(is_image, position_ids, grid=grid)
+        return positions_in_the_square(is_image, position_ids, grid, self.config.image_grid_size)
 
     @torch.no_grad()
     def ground(
@@ -434,7 +464,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         Args:
             input_ids: [B, T], one image a sample.
             pixel_values, high_res_pixel_values: as in `LLMI3DModel.get_image_features`.
-            attention_mask, position_ids: [B, T].
+            attention_mask, position_ids: [B, T], the latter as counted along the sequence.
             phrase_ids: [B, T], where several phrases about one picture share a sequence (see `phrase_mask`); each ends
                 in one query token. Picture and shared words are then computed once. Attention that takes no such mask
                 (flash, flex) gets a sequence a phrase, but sees each picture once as well.
@@ -484,7 +514,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         """The network's part of `ground`: no shape in it depends on the data, so that it compiles and exports whole.
 
         Args:
-            input_ids, position_ids: [B, T].
+            input_ids, position_ids: [B, T], the latter as counted along the sequence.
             query_positions, query_mask: [B, Q], as of `find_queries`.
             pixel_values, high_res_pixel_values: as in `LLMI3DModel.get_image_features`.
             attention_mask: [B, T], or as of `phrase_mask`.
@@ -502,6 +532,9 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             mm_encoder_outputs={"image": image},
             use_cache=False,
+        if position_ids is not None and image.grid is not None and not self.config.has_qwen_vision:
+            is_image = input_ids == self.config.image_token_id
+            position_ids = positions_in_the_square(is_image, position_ids, image.grid, self.config.image_grid_size)
         ).last_hidden_state
         boxes = self.box_head(states_at(hidden_states, query_positions), query_mask, image.depth_logits)
         return LLMI3DCausalLMOutputWithPast(depth_logits=image.depth_logits, boxes_3d=boxes)

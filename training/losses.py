@@ -66,20 +66,23 @@ def paint_depth_bins(
         boxes_2d_px: [B, M, 4], xyxy, network pixels.
         depths_virtual: [B, M], virtual metres.
         mask: bool [B, M], False where M is padding.
-        map_size: (H, W) of the depth map.
+        map_size: (H, W) of the depth map, which covers the network frame or its middle.
 
     Returns:
         Bin indices [B, H, W]; `config.num_depth_bins` is background.
     """
     height, width = map_size
-    cell_x, cell_y = config.high_res_image_size / width, config.high_res_image_size / height
+    cell, canvas = 4 * 2**config.depth_map_stage, config.high_res_image_size
+    first_x, first_y = (canvas - width * cell) / 2, (canvas - height * cell) / 2
     columns = torch.arange(width, device=mask.device)
     rows = torch.arange(height, device=mask.device)
-    x, y = ((columns + 0.5) * cell_x)[None, None, None], ((rows + 0.5) * cell_y)[None, None, :, None]
+    x = (first_x + (columns + 0.5) * cell)[None, None, None]
+    y = (first_y + (rows + 0.5) * cell)[None, None, :, None]
     left, top, right, bottom = (side[..., None, None] for side in boxes_2d_px.unbind(-1))
     inside = (x > left) & (x < right) & (y > top) & (y < bottom)
     middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
-    inside |= ((middle_x / cell_x).floor() == columns) & ((middle_y / cell_y).floor() == rows[:, None])
+    column, row = ((middle_x - first_x) / cell).floor(), ((middle_y - first_y) / cell).floor()
+    inside |= (column == columns) & (row == rows[:, None])
     inside &= mask[..., None, None]
     nearest = torch.where(inside, depths_virtual[..., None, None], torch.inf).amin(1)
     bins = torch.bucketize(nearest.log(), depth_bin_edges(config, mask.device)) - 1

@@ -97,6 +97,7 @@ class Packer:
             intrinsics=[row["intrinsics"]],
             do_rescale=False,
             do_normalize=False,
+            crop_padding=False,  # the records' frame is the whole canvas
             return_tensors="pt",
         )
         camera, canvas = inputs.cameras[0], inputs["high_res_pixel_values"][0]

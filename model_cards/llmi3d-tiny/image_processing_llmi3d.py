@@ -19,7 +19,15 @@ import torchvision.transforms.v2.functional as tvF
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict, is_valid_image
+from transformers.image_utils import (
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+    PILImageResampling,
+    SizeDict,
+    get_image_size,
+    is_valid_image,
+    make_flat_list_of_images,
+)
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .cameras_llmi3d import exif_focal_length, exif_orientation, resolve_camera
@@ -87,6 +95,9 @@ def load_image(source: str | os.PathLike | Image.Image, max_pixels: int | None =
     return image
 
 
+# Of the CNN's last stage, pixels of the high-resolution input.
+CNN_STRIDE = 32
+
 # What Pillow's decoders raise on broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
 
@@ -123,11 +134,18 @@ class LLMI3DImageProcessorKwargs(ImagesKwargs, total=False):
         alone serves all images if they are of one size.
     fov_deg (`float` or `list`, *optional*):
         Horizontal field of view of each upright image in degrees, instead of `intrinsics`.
+    crop_padding (`bool`, *optional*, defaults to `False`):
+        Whether visual tokens are left out, in whole rows or columns, that would show nothing but padding in any of
+        the images. The cameras stay those of the whole canvas, of which the network then gets the middle.
+    token_size (`int`, *optional*, defaults to 14):
+        Side of the square behind a visual token, pixels of the low-resolution input; `LLMI3DProcessor` sets it.
     """
 
     high_res_size: Any
     intrinsics: Any
     fov_deg: Any
+    crop_padding: bool
+    token_size: int
 
 
 class LLMI3DImageProcessor(TorchvisionBackend):
@@ -137,6 +155,7 @@ class LLMI3DImageProcessor(TorchvisionBackend):
 
     The picture is turned upright by its EXIF orientation, scaled to fit the high-resolution canvas without changing
     its aspect, centred and padded with the mean colour; the low-resolution input is a smaller copy of that canvas.
+    With `crop_padding` both are the middle of that, without the rows or columns that every picture leaves empty.
 
     Example:
 
@@ -159,6 +178,8 @@ class LLMI3DImageProcessor(TorchvisionBackend):
     do_normalize = True
     do_convert_rgb = True
     do_pad = True
+    crop_padding = False
+    token_size = 14
 
     def __init__(self, **kwargs: Unpack[LLMI3DImageProcessorKwargs]):
         super().__init__(**kwargs)
@@ -193,7 +214,7 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         return super().process_image(image, device=device, **kwargs)
 
     def _preprocess_image_like_inputs(self, images, intrinsics=None, fov_deg=None, **kwargs):
-        images = self._prepare_images_structure(images)
+        images = self._sources(images)
         if not images:
             raise ValueError("images: got an empty list, want at least one image.")
         each = {id(image): image for image in images}  # a picture that comes several times is read once
@@ -204,12 +225,21 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         cameras = [resolve_camera(*args) for args in zip(sizes, orientations, given, fovs, focal_lengths, strict=True)]
         return self._preprocess(fitted, cameras=cameras, **kwargs)
 
+    def _sources(self, images) -> list:
+        """Nested lists and batches of pictures as one list; paths and URLs are not opened yet."""
+        if isinstance(images, list | tuple):
+            return [one for image in images for one in self._sources(image)]
+        if isinstance(images, str | os.PathLike | Image.Image):
+            return [images]
+        return make_flat_list_of_images(self.fetch_images(images))
+
     def _read(self, image, do_resize: bool, high_res_size: SizeDict, resample, **kwargs) -> tuple:
-        """One picture, upright and fitted into the high-resolution canvas.
+        """One picture, opened, upright and fitted into the high-resolution canvas: of large ones few are held at once.
 
         Returns:
             (pixels [3, H, W], (width, height) as stored, EXIF orientation, focal length in pixels or None).
         """
+        image = self.fetch_images(image)
         orientation, focal_length, size = 1, None, None
         if isinstance(image, Image.Image):
             orientation, focal_length, size = exif_orientation(image), exif_focal_length(image), image.size
@@ -218,9 +248,8 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         pixels = self.process_image(image, **kwargs)
         height, width = pixels.shape[-2:]
         if do_resize:
-            scale = min(high_res_size.width / width, high_res_size.height / height)
-            fitted = SizeDict(height=max(1, round(height * scale)), width=max(1, round(width * scale)))
-            pixels = self.resize(pixels, fitted, resample)
+            new_width, new_height = _fit((width, height), high_res_size)
+            pixels = self.resize(pixels, SizeDict(height=new_height, width=new_width), resample)
         return pixels, size or (width, height), orientation, focal_length
 
     def _preprocess(
@@ -234,6 +263,8 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         do_normalize: bool,
         image_mean,
         image_std,
+        crop_padding: bool = False,
+        token_size: int = 14,
         return_tensors=None,
         **kwargs,
     ) -> CameraBatchFeature:
@@ -280,8 +311,63 @@ class LLMI3DImageProcessor(TorchvisionBackend):
             )
             scales, offsets = (new_width / width, new_height / height), (float(left), float(top))
             moved.append(dataclasses.replace(camera, scale=scales, offset=offsets))
+        if crop_padding:
+            margins = (min(camera.offset[1] for camera in moved), min(camera.offset[0] for camera in moved))
+            tokens = _empty_tokens(margins, size, high_res_size, token_size)
+            low, high = (
+                _middle(pixels, [count * pixels.shape[-2] * token_size // size.height for count in tokens])
+                for pixels in (low, high)
+            )
         data = {"pixel_values": low, "high_res_pixel_values": high}
         return CameraBatchFeature(data, moved, tensor_type=return_tensors)
+
+    def empty_tokens(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of tokens on either side that `crop_padding` leaves out of a picture by itself.
+
+        Args:
+            image_size: (width, height) of the upright picture, pixels.
+        """
+        size, canvas = SizeDict(**dict(self.size)), SizeDict(**dict(self.high_res_size))
+        fitted = _fit(image_size, canvas)
+        margins = (canvas.height - fitted[1]) // 2, (canvas.width - fitted[0]) // 2
+        return _empty_tokens(margins, size, canvas, self.token_size)
+
+
+def upright_size(image: Any) -> tuple[int, int]:
+    """(width, height) of a loaded picture, turned by its EXIF orientation."""
+    if isinstance(image, Image.Image):
+        return image.size if exif_orientation(image) < 5 else image.size[::-1]
+    height, width = get_image_size(image)
+    return width, height
+
+
+def _fit(size: tuple[int, int], canvas: SizeDict) -> tuple[int, int]:
+    """The largest (width, height) of the same aspect that fits the canvas."""
+    scale = min(canvas.width / size[0], canvas.height / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _empty_tokens(margins: tuple[float, float], size: SizeDict, canvas: SizeDict, token_size: int) -> tuple[int, int]:
+    """(rows, columns) of tokens on either side that lie in margins (vertical, horizontal) of as many canvas pixels.
+
+    As many as leave whole strides of the CNN.
+    """
+    if size.height % token_size or size.width % token_size:
+        raise ValueError(f"token_size: got {token_size}, but size is {size.width}x{size.height}.")
+    found = []
+    for margin, low, high in zip(margins, (size.height, size.width), (canvas.height, canvas.width), strict=True):
+        token = high * token_size // low
+        count = int(margin // token)
+        while count and (high - 2 * count * token) % CNN_STRIDE:
+            count -= 1
+        found.append(count)
+    return tuple(found)
+
+
+def _middle(pixels: torch.Tensor, margins: Sequence[int]) -> torch.Tensor:
+    """Pictures [I, C, H, W] without as many rows and columns on either side."""
+    (top, left), (height, width) = margins, pixels.shape[-2:]
+    return pixels[..., top : height - top, left : width - left].contiguous()
 
 
 def _in_threads(function: Callable, items: Iterable) -> list:

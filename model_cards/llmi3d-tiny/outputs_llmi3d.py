@@ -24,10 +24,12 @@ class LLMI3DImageFeatures(BaseModelOutputWithPooling):
         depth_logits: [I, D + 1, H, W], object-level depth map; None without depth branch.
         deepstack_features: of Qwen3-VL's encoder: for each of the language model's first layers [I, N, C], or a list
             of I, to be added to its visual tokens.
+        grid: [2], rows and columns of the visual tokens where they are not the whole square.
     """
 
     depth_logits: Tensor | None = None
     deepstack_features: list | None = None
+    grid: Tensor | None = None
 
     def of_pictures(self, index: Tensor) -> "LLMI3DImageFeatures":
         """What a language model needs of the images that `index` [B] names, one for each of its sequences."""
@@ -36,6 +38,7 @@ class LLMI3DImageFeatures(BaseModelOutputWithPooling):
             depth_logits=None if self.depth_logits is None else self.depth_logits[index],
             deepstack_features=self.deepstack_features
             and [torch.stack(tuple(each))[index] for each in self.deepstack_features],
+            grid=self.grid,
         )
 
 

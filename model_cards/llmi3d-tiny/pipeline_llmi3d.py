@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import Pipeline
 
-from .image_processing_llmi3d import is_one_camera
+from .image_processing_llmi3d import is_one_camera, upright_size
 from .processing_llmi3d import DEPTH_SOURCES
 
 
@@ -54,6 +54,9 @@ class Image3DGroundingPipeline(Pipeline):
             mode: `direct` (default; one forward pass) or `generate` (the language model writes an answer).
             threshold: boxes of a lower score are left out (default 0); None takes the processor's `score_threshold`.
             batch_size: pictures to a forward pass (default 1).
+            crop_padding: whether wide and high pictures leave out the visual tokens that would show nothing but
+                padding, so that they cost less; by default as the checkpoint's processor has it. Of a batch, pictures
+                of one shape share a forward pass.
             kwargs: generation arguments such as `max_new_tokens`.
 
         Returns:
@@ -82,10 +85,13 @@ class Image3DGroundingPipeline(Pipeline):
             samples = _sample(images, prompt, intrinsics, fov_deg)
         return super().__call__(samples, **kwargs)
 
-    def _sanitize_parameters(self, mode: str = "direct", threshold: float | None = 0.0, **generate_kwargs):
+    def _sanitize_parameters(
+        self, mode: str = "direct", threshold: float | None = 0.0, crop_padding: bool | None = None, **generate_kwargs
+    ):
         if mode not in ("direct", "generate"):
             raise ValueError(f"mode: got '{mode}', want 'direct' or 'generate'.")
-        return {"mode": mode}, {"mode": mode, **generate_kwargs}, {"mode": mode, "threshold": threshold}
+        before = {"mode": mode, "crop_padding": crop_padding}
+        return before, {"mode": mode, **generate_kwargs}, {"mode": mode, "threshold": threshold}
 
     def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
         return self._run_group([inputs], preprocess_params, forward_params, postprocess_params)[0]
@@ -100,6 +106,22 @@ class Image3DGroundingPipeline(Pipeline):
         return stream()
 
     def _run_group(self, samples: list[dict], preprocess_params, forward_params, postprocess_params) -> list:
+        image_processor, crop = self.processor.image_processor, preprocess_params["crop_padding"]
+        if len(samples) == 1 or not (image_processor.crop_padding if crop is None else crop):
+            return self._run_shape(samples, preprocess_params, forward_params, postprocess_params)
+        images = image_processor.fetch_images([sample["image"] for sample in samples])
+        shapes = {}
+        for index, image in enumerate(images):
+            shapes.setdefault(image_processor.empty_tokens(upright_size(image)), []).append(index)
+        answers = [None] * len(samples)
+        for chosen in shapes.values():
+            alike = [{**samples[index], "image": images[index]} for index in chosen]
+            found = self._run_shape(alike, preprocess_params, forward_params, postprocess_params)
+            for index, answer in zip(chosen, found, strict=True):
+                answers[index] = answer
+        return answers
+
+    def _run_shape(self, samples: list[dict], preprocess_params, forward_params, postprocess_params) -> list:
         outputs = self.forward(self.preprocess(samples, **preprocess_params), **forward_params)
         answers = iter(self.postprocess(outputs, **postprocess_params))
         return [
@@ -109,14 +131,19 @@ class Image3DGroundingPipeline(Pipeline):
             for sample in samples
         ]
 
-    def preprocess(self, samples: list[dict], mode: str) -> dict[str, Any]:
+    def preprocess(self, samples: list[dict], mode: str, crop_padding: bool | None = None) -> dict[str, Any]:
         phrases = [[sample["prompt"]] if isinstance(sample["prompt"], str) else sample["prompt"] for sample in samples]
         cameras = {}
         for name in ("intrinsics", "fov_deg"):
             values = [sample[name] for sample in samples]
             cameras[name] = None if all(value is None for value in values) else values
         inputs = self.processor.grounding_inputs(
-            [sample["image"] for sample in samples], phrases, mode=mode, share_pictures=True, **cameras
+            [sample["image"] for sample in samples],
+            phrases,
+            mode=mode,
+            share_pictures=True,
+            crop_padding=crop_padding,
+            **cameras,
         )
         prompts = [phrase for group in phrases for phrase in group]
         return {"inputs": dict(inputs), "cameras": inputs.cameras, "prompts": prompts}

@@ -116,6 +116,8 @@ class LLMI3DProcessor(ProcessorMixin):
                 )
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         self.box_3d_token_id = tokenizer.convert_tokens_to_ids(BOX_3D_TOKEN)
+        if image_processor is not None:
+            image_processor.token_size = patch_size
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     def calibrate(self, temperature: float = 1.0, bias: float = 0.0, threshold: float = 0.0) -> None:
@@ -223,8 +225,12 @@ class LLMI3DProcessor(ProcessorMixin):
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
         if image_sizes is None:
             return MultiModalData()
-        tokens = self._num_tokens(self.image_processor.size["height"], self.image_processor.size["width"])
-        return MultiModalData(num_image_tokens=[tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes))
+        size, crop = self.image_processor.size, kwargs.get("crop_padding", self.image_processor.crop_padding)
+        grid, counts = [size[side] // self.patch_size for side in ("height", "width")], []
+        for height, width in image_sizes:
+            empty = self.image_processor.empty_tokens((width, height)) if crop else (0, 0)
+            counts.append((grid[0] - 2 * empty[0]) * (grid[1] - 2 * empty[1]))
+        return MultiModalData(num_image_tokens=counts, num_image_patches=[1] * len(image_sizes))
 
     @property
     def unused_input_names(self) -> list[str]:
@@ -271,6 +277,7 @@ class LLMI3DProcessor(ProcessorMixin):
         fov_deg: Any = None,
         mode: str = "direct",
         share_pictures: bool = False,
+        crop_padding: bool | None = None,
     ) -> CameraBatchFeature:
         """Network inputs for any number of phrases for each of any number of pictures.
 
@@ -281,6 +288,7 @@ class LLMI3DProcessor(ProcessorMixin):
             intrinsics, fov_deg: cameras, as in `LLMI3DImageProcessorKwargs`.
             mode: see `grounding_prompt`.
             share_pictures: whether phrases about one picture share what is computed of it.
+            crop_padding: as in `LLMI3DImageProcessorKwargs`; by default as the image processor has it.
 
         Returns:
             One sequence a phrase, in order, each with its own copy of its picture's pixels, for `model(**inputs)`.
@@ -304,7 +312,11 @@ class LLMI3DProcessor(ProcessorMixin):
         if not any(phrases):
             raise ValueError("prompts: got no phrase, want at least one.")
         texts = [self.grounding_prompt(phrase, mode) for group in phrases for phrase in group]
-        pixels = self.image_processor(list(images), intrinsics=intrinsics, fov_deg=fov_deg, return_tensors="pt")
+        if crop_padding is None:
+            crop_padding = self.image_processor.crop_padding
+        pixels = self.image_processor(
+            list(images), intrinsics=intrinsics, fov_deg=fov_deg, crop_padding=crop_padding, return_tensors="pt"
+        )
         owners = [index for index, group in enumerate(phrases) for _ in group]
         ids = self._tokenize(texts, self._num_tokens(*pixels["pixel_values"].shape[-2:]))
         cameras = [pixels.cameras[owner] for owner in owners]

@@ -114,7 +114,7 @@ def test_a_one_hot_depth_map_is_read_where_its_cell_lies(tiny_config, row, colum
     logits[0, :, row, column] = 0.0
     logits[0, bin_, row, column] = 60.0
     points = torch.tensor([[[8.0 * column + 4, 8.0 * row + 4], [8.0 * ((column + 3) % 8) + 4, 8.0 * row + 4]]])
-    got = read_depth_map(logits, points, centers, CANVAS)
+    got = read_depth_map(logits, points, centers, CANVAS, 8)
     torch.testing.assert_close(got[0], centers[[bin_, elsewhere]])
 
 
@@ -122,7 +122,7 @@ def test_the_depth_map_is_read_bilinearly_in_logits(tiny_config):
     """Midway between two cells, by a loop over the bins."""
     centers = depth_bin_centers(tiny_config())
     logits = torch.randn(1, D + 1, 8, 8)
-    got = read_depth_map(logits, torch.tensor([[[24.0, 36.0]]]), centers, CANVAS)  # between columns 2 and 3, row 4
+    got = read_depth_map(logits, torch.tensor([[[24.0, 36.0]]]), centers, CANVAS, 8)  # between columns 2 and 3, row 4
     mixed = (logits[0, :D, 4, 2] + logits[0, :D, 4, 3]).numpy() / 2
     shares = np.exp(mixed) / np.exp(mixed).sum()
     assert got.item() == pytest.approx(
@@ -134,16 +134,16 @@ def test_the_depth_map_beyond_the_picture_is_its_border(tiny_config):
     centers, logits = depth_bin_centers(tiny_config()), torch.randn(1, D + 1, 8, 8)
     outside = torch.tensor([[[-500.0, 20.0], [30.0, 9000.0], [0.0, 0.0]]])
     border = torch.tensor([[[4.0, 20.0], [30.0, 60.0], [4.0, 4.0]]])
-    got, want = (read_depth_map(logits, points, centers, CANVAS) for points in (outside, border))
+    got, want = (read_depth_map(logits, points, centers, CANVAS, 8) for points in (outside, border))
     torch.testing.assert_close(got, want)
 
 
 def test_the_background_bin_has_no_depth(tiny_config):
     centers, logits = depth_bin_centers(tiny_config()), torch.randn(1, D + 1, 8, 8)
     points = torch.tensor([[[20.0, 30.0]]])
-    before = read_depth_map(logits, points, centers, CANVAS)
+    before = read_depth_map(logits, points, centers, CANVAS, 8)
     logits[:, -1] = 90.0
-    assert torch.equal(read_depth_map(logits, points, centers, CANVAS), before)
+    assert torch.equal(read_depth_map(logits, points, centers, CANVAS, 8), before)
 
 
 def test_the_map_does_not_pull_at_the_centre_that_reads_it(tiny_config):

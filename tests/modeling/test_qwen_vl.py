@@ -119,8 +119,10 @@ def test_patches_are_those_of_the_originals_image_processor(qwen_base):
     patches, grids = patches_of((picture / 255 - mean) / std, config)
     torch.testing.assert_close(patches, want["pixel_values"])
     assert grids.tolist() == want["image_grid_thw"].tolist()
-    with pytest.raises(ValueError, match=r"pixel_values: got pictures of \(16, 32\) pixels, want 32x32"):
-        patches_of(torch.zeros(1, 3, 16, 32), config)
+    wide = original(list(picture[:, :, :16]), do_resize=False, return_tensors="pt")
+    patches, grids = patches_of(((picture / 255 - mean) / std)[:, :, :16], config)
+    torch.testing.assert_close(patches, wide["pixel_values"])
+    assert grids.tolist() == wide["image_grid_thw"].tolist() and grids[0, 1] * 2 == grids[0, 2]
 
 
 def test_positions_are_the_originals(qwen_base, new_qwen_chain):
@@ -145,8 +147,8 @@ def test_turns_behind_one_picture_start_again_behind_it():
     """Positions are counted along the sequence, and each turn is where it would be alone."""
     is_image = torch.tensor([[False, *[True] * 9, False, False, False, False]])
     positions = torch.tensor([[*range(10), 10, 11, 10, 11]])
-    got = rope_positions(is_image, positions, 3)
-    alone = rope_positions(is_image[:, :12], positions[:, :12], 3)
+    got = rope_positions(is_image, positions, torch.tensor([3, 3]))
+    alone = rope_positions(is_image[:, :12], positions[:, :12], torch.tensor([3, 3]))
     assert torch.equal(got[..., :12], alone) and torch.equal(got[..., 12:], alone[..., 10:])
     assert alone[:, 0, 10].tolist() == [4, 4, 4]
 

@@ -1,0 +1,86 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Pictures without their padding: the middle of the square that the network works in.
+
+A wide picture leaves rows above and below it empty, a high one columns beside it. The image processor can leave them
+out (`crop_padding`), by whole visual tokens and as many on either side; the shape then says which part of the square
+is there. The frame of all numbers stays the square, and what is there has the positions, in the ViT and in the
+language model, that it has in the square.
+
+Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, C channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_llmi3d import LLMI3DConfig
+
+# Of the CNN's last stage, high-resolution pixels.
+CNN_STRIDE = 32
+
+
+def token_grid(pixel_values: Tensor, high_res_pixel_values: Tensor | None, config: LLMI3DConfig) -> tuple[int, int]:
+    """(rows, columns) of visual tokens of pictures [I, 3, H, W], the square or its middle.
+
+    Args:
+        high_res_pixel_values: None without high-resolution branch.
+
+    Raises:
+        ValueError: sizes that are no middle of the square in whole tokens, or two resolutions of different shapes.
+    """
+    grid, side, large = config.image_grid_size, config.visual_token_side, config.high_res_image_size
+    height, width = pixel_values.shape[-2:]
+    rows, columns = height // side, width // side
+    whole = (height, width) == (rows * side, columns * side)
+    if not whole or not all(0 < tokens <= grid and (grid - tokens) % 2 == 0 for tokens in (rows, columns)):
+        raise ValueError(
+            f"pixel_values: got pictures of {height}x{width} pixels, want {config.image_size}x{config.image_size}, or "
+            f"less by as many whole tokens of {side} pixels on either side."
+        )
+    if high_res_pixel_values is not None:
+        got, want = tuple(high_res_pixel_values.shape[-2:]), (rows * large // grid, columns * large // grid)
+        if got != want or got[0] % CNN_STRIDE or got[1] % CNN_STRIDE:
+            raise ValueError(
+                f"high_res_pixel_values: got pictures of {got[0]}x{got[1]} pixels beside {height}x{width}, want "
+                f"{want[0]}x{want[1]}, multiples of {CNN_STRIDE}; the processor makes both."
+            )
+    return rows, columns
+
+
+def positions_of_the_middle(embeddings: nn.Module, states: Tensor, height: int, width: int) -> Tensor:
+    """The ViT's position embeddings of the middle of its square, in place of CLIP's and SigLIP's interpolated ones,
+    which would stretch the picture.
+
+    Args:
+        embeddings: `CLIPVisionEmbeddings` or `SiglipVisionEmbeddings`.
+        states: not looked at.
+        height, width: of the picture, pixels.
+
+    Returns:
+        [1, N, C], behind that of the class token, if there is one.
+    """
+    side, ids = embeddings.image_size // embeddings.patch_size, embeddings.position_ids
+    rows, columns = height // embeddings.patch_size, width // embeddings.patch_size
+    top, left = (side - rows) // 2, (side - columns) // 2
+    before, square = ids[:, : -(side**2)], ids[:, -(side**2) :].unflatten(1, (side, side))
+    middle = square[:, top : top + rows, left : left + columns].flatten(1)
+    return embeddings.position_embedding(torch.cat((before, middle), 1))
+
+
+def positions_in_the_square(is_image: Tensor, position_ids: Tensor, grid: Tensor, side: int) -> Tensor:
+    """Positions in a sequence as if all visual tokens of the square were there.
+
+    Args:
+        is_image: bool [B, T], which tokens are visual ones.
+        position_ids: [B, T], as counted along the sequence.
+        grid: [2], rows and columns of the visual tokens that are there.
+        side: visual tokens along a side of the square.
+
+    Returns:
+        [B, T].
+    """
+    (rows, columns), tokens, seen = grid.unbind(), grid.prod(), is_image.cumsum(-1)
+    behind = torch.where(is_image, seen - 1, seen) // tokens  # pictures
+    within = (seen - 1) % tokens
+    row, column = within // columns + (side - rows) // 2, within % columns + (side - columns) // 2
+    skipped = torch.where(is_image, row * side + column - within, 0)
+    return position_ids + behind * (side**2 - tokens) + skipped
