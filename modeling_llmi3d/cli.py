@@ -12,6 +12,7 @@ from .calibrate_cli import calibrate
 from .console import fail
 from .demo_cli import chat, demo
 from .env_cli import env
+from .export_cli import export
 from .predict_cli import Mode, predict
 from .training.ig3d.cli import data_app
 
@@ -29,6 +30,7 @@ app.command()(predict)
 app.command(cls=ListCommand)(bench)
 app.command()(calibrate)
 app.command()(env)
+app.command()(export)
 app.command()(demo)
 app.command()(chat)
 
@@ -71,6 +73,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Questions to a forward pass.", min=1)] = 8,
     name: Annotated[str | None, typer.Option(help="Of the model in the report.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the fastest by default.")] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Write the numbers into the README.md of the checkpoint's folder.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")] = False,
 ) -> None:
@@ -81,6 +86,7 @@ def evaluate(
     try:
         from .processing.jobs import process_state
         from .training.ig3d.dataset import load_split
+        from .training.metrics.model_index import check_card, write_evaluation
         from .training.metrics.protocols import get_protocol
         from .training.metrics.robustness import DEFAULT_CONDITIONS, Condition
         from .training.metrics.runner import CheckpointPredictor, FilePredictor
@@ -93,6 +99,8 @@ def evaluate(
         chosen = get_protocol(protocol).variant(**{key: new for key, new in changes.items() if new is not None})
         conditions = [*(DEFAULT_CONDITIONS if robustness else ()), *map(Condition.parse, condition or ())]
         rows = load_split(data, chosen.split)
+        if card:
+            check_card(Path(checkpoint) / "README.md")
         if checkpoint.endswith(".jsonl"):
             predictor = FilePredictor(checkpoint, name)
         else:
@@ -107,6 +115,8 @@ def evaluate(
             batch_size=batch_size,
             progress=not quiet,
         )
+        if card and state.is_main_process:
+            write_evaluation(Path(checkpoint) / "README.md", [result.report])
     except (ValueError, OSError) as error:
         fail(error)
     if state.is_main_process and as_json:
