@@ -47,11 +47,28 @@ GIVEN = {
     "docs/training.md": trained,
     "model_cards/llmi3d-tiny/README.md": lambda: {"fx": 721.5, "fy": 721.5, "cx": 609.6, "cy": 172.9},
 }
-# The split that a page reads is there under another name.
-SPLITS = {"docs/data.md": ("train", "val")}
+# What stands on a page and is otherwise here: the split's name.
+OTHERWISE = {"docs/data.md": ('"train"', '"val"')}
+# Where the pages take the web page to be served; it is served, somewhere else, for those that ask it.
+ADDRESS = "http://127.0.0.1:7860"
 
 
-def run_page(page: str) -> tuple[dict, str]:
+@pytest.fixture
+def address(request, tmp_path, monkeypatch):
+    """Where a page's Python finds the web page; None if it does not ask it."""
+    if not any(ADDRESS in block.text for block in blocks(request.node.callspec.params["page"], "python")):
+        yield None
+        return
+    pytest.importorskip("gradio", reason="pip install 'llmi3d[app]'")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    from llmi3d.app import serve
+
+    served = serve("CHECKPOINT", "127.0.0.1", device="cpu", wait=False)
+    yield served.local_url.rstrip("/")
+    served.close(verbose=False)
+
+
+def run_page(page: str, address: str | None = None) -> tuple[dict, str]:
     """Runs the Python of a page; the names that it leaves behind, and what it printed.
 
     A block of `text` behind one of Python is what that prints.
@@ -61,7 +78,9 @@ def run_page(page: str) -> tuple[dict, str]:
     for block, following in zip(every, [*every[1:], None], strict=True):
         if block.language != "python":
             continue
-        text = block.text.replace(*(f'"{one}"' for one in SPLITS[page])) if page in SPLITS else block.text
+        text = block.text.replace(*OTHERWISE[page]) if page in OTHERWISE else block.text
+        if address:
+            text = text.replace(ADDRESS, address)
         code = compile("\n" * (block.line - 1) + text, str(ROOT / page), "exec")  # errors name the page's line
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(code, names)
@@ -95,8 +114,8 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page not in ELSEWHERE])
-def test_python_runs(page, workplace):
-    names, printed = run_page(page)
+def test_python_runs(page, workplace, address):
+    names, printed = run_page(page, address)
     if page in PRINTS:
         tables = [line for line in printed.splitlines() if line.startswith("|")]
         shown = (ROOT / page).read_text()
