@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, GenerationMixin
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
@@ -32,11 +32,17 @@ from .outputs_llmi3d import (
     LLMI3DImageFeatures,
     LLMI3DModelOutputWithPast,
 )
-from .phrases_llmi3d import ANY_MASK, phrase_mask, split_phrases
+from .phrases_llmi3d import ANY_MASK, pad_behind, phrase_mask, shared_start, split_phrases
 from .pretrained_llmi3d import LLMI3DPreTrainedModel
 from .qwen_vl_llmi3d import patches_of, rope_positions
 
 logger = logging.get_logger(__name__)
+
+# Arguments of `generate` with which it wants, or is given, another cache or other positions than a prompt's start has.
+OWN_CACHE = (
+    *("cache", "past_key_values", "cache_implementation", "position_ids"),
+    *("assistant_model", "prompt_lookup_num_tokens", "custom_generate"),
+)
 
 
 class LLMI3DMultiModalProjector(nn.Module):
@@ -73,14 +79,14 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             self.feature_mining = FeatureMining(config, stage_channels)
         if not config.has_qwen_vision:
             self.multi_modal_projector = LLMI3DMultiModalProjector(config)
+            embeddings = self.vision_tower.embeddings
+            embeddings.interpolate_pos_encoding = partial(positions_of_the_middle, embeddings)
         self.language_model = AutoModel.from_config(config.text_config)
         self._freeze_unused_vision_layers()
         self.post_init()
 
     def _freeze_unused_vision_layers(self):
         """Layers of the ViT behind the one that is read never get a gradient."""
-            embeddings = self.vision_tower.embeddings
-            embeddings.interpolate_pos_encoding = partial(positions_of_the_middle, embeddings)
         if self.config.has_qwen_vision:  # all of them are read
             return
         layers = self.vision_tower.encoder.layers
@@ -112,28 +118,28 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         """
         if self.config.high_res_branch and high_res_pixel_values is None:
             raise ValueError("high_res_pixel_values: got None, want pictures for the CNN; the processor makes both.")
+        rows, columns = grid = token_grid(
+            pixel_values, high_res_pixel_values if self.config.high_res_branch else None, self.config
+        )
+        in_part = rows * columns < self.config.image_seq_length
         self._follow_device()
         if self.config.has_qwen_vision:
             patches, grids = patches_of(pixel_values, self.config)
             low = self.vision_tower(patches, grid_thw=grids, return_dict=True, **kwargs)
             # It knows no batch: patches and tokens of all images come in one row.
             low.last_hidden_state, tokens, *deepstack = (
-        rows, columns = grid = token_grid(
-            pixel_values, high_res_pixel_values if self.config.high_res_branch else None, self.config
-        )
-        in_part = rows * columns < self.config.image_seq_length
                 states.unflatten(0, (len(pixel_values), -1))
                 for states in (low.last_hidden_state, low.pooler_output, *(low.get("deepstack_features") or ()))
             )
         else:
+            if in_part:
+                kwargs["interpolate_pos_encoding"] = True
             low, deepstack = self._look(pixel_values, vision_feature_layer=vision_feature_layer, **kwargs), None
             tokens = low.hidden_states[vision_feature_layer]
             if self.config.vision_feature_select_strategy == "default":
                 tokens = tokens[:, 1:]
         depth_logits = None
         if self.config.high_res_branch:
-            if in_part:
-                kwargs["interpolate_pos_encoding"] = True
             high = self.high_res_tower(
                 high_res_pixel_values,
                 output_hidden_states=[0, 1, 2, 3],
@@ -150,13 +156,13 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             attentions=low.attentions,
             depth_logits=depth_logits,
             deepstack_features=deepstack or None,
+            grid=torch.tensor(grid, device=tokens.device) if in_part else None,
         )
 
     @select_hidden_states("vision_feature_layer")
     def _look(self, pixel_values: Tensor, vision_feature_layer: int, **kwargs) -> BaseModelOutputWithPooling:
         """What the ViT sees, with the hidden states that are read of it."""
         return self.vision_tower(pixel_values, return_dict=True, **kwargs)
-            grid=torch.tensor(grid, device=tokens.device) if in_part else None,
 
     def is_placeholder(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """Which tokens stand for visual ones, by their ids or, where there are none, their embeddings: bool [B, T]."""
@@ -192,20 +198,20 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         position_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         cache: Cache | None = None,
+        grid: Tensor | None = None,
     ) -> Tensor:
         """Positions [3, B, T] of Qwen-VL's language model (see `rope_positions`).
 
         Args:
             is_image: bool [B, T].
             position_ids: [B, T], as counted along the sequence; by default from the attention mask, or from 0 on.
-        grid: Tensor | None = None,
+            grid: [2], rows and columns of a picture's tokens, the square's by default.
 
         Raises:
             ValueError: a filled cache: where its pictures are is not known.
         """
         if cache is not None and cache.get_seq_length() > 0:
             given = "none" if position_ids is None else "[B, T]"
-            grid: [2], rows and columns of a picture's tokens, the square's by default.
             raise ValueError(
                 f"position_ids: got {given} with a filled cache, want [3, B, T] that follow those of the cached "
                 "tokens, as `generate` counts them."
@@ -255,6 +261,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         image = (mm_encoder_outputs or {}).get("image")
         if image is None and pixel_values is not None:
             image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
+        grid = getattr(image, "grid", None)
         if self.config.has_qwen_vision and (position_ids is None or position_ids.ndim == 2):
             is_image = self.is_placeholder(input_ids, inputs_embeds)
             position_ids = self.get_rope_positions(is_image, position_ids, attention_mask, cache, grid)
@@ -268,7 +275,6 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         image_features = None
         if image is not None:
             image_features = image.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
-        grid = getattr(image, "grid", None)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
             if image.deepstack_features is not None:
@@ -526,15 +532,15 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
         if picture_index is not None:
             image = image.of_pictures(picture_index)
+        if position_ids is not None and image.grid is not None and not self.config.has_qwen_vision:
+            is_image = input_ids == self.config.image_token_id
+            position_ids = positions_in_the_square(is_image, position_ids, image.grid, self.config.image_grid_size)
         hidden_states = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             mm_encoder_outputs={"image": image},
             use_cache=False,
-        if position_ids is not None and image.grid is not None and not self.config.has_qwen_vision:
-            is_image = input_ids == self.config.image_token_id
-            position_ids = positions_in_the_square(is_image, position_ids, image.grid, self.config.image_grid_size)
         ).last_hidden_state
         boxes = self.box_head(states_at(hidden_states, query_positions), query_mask, image.depth_logits)
         return LLMI3DCausalLMOutputWithPast(depth_logits=image.depth_logits, boxes_3d=boxes)
@@ -571,13 +577,15 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
             generate_kwargs: anything that `generate` takes (`attention_mask`, `max_new_tokens`, `num_beams`, ...).
         """
         image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
+        start, depth_logits = None, image.depth_logits
         if picture_index is not None:
-            image = image.of_pictures(picture_index)
-        depth_logits = image.depth_logits
+            start = self._start_with_pictures(input_ids, image, picture_index, generate_kwargs)
+            if start is None:
+                image = image.of_pictures(picture_index)
+            depth_logits = None if depth_logits is None else depth_logits[picture_index]
+        start = start or {"input_ids": input_ids, "mm_encoder_outputs": {"image": image}}
         generated = self.generate(
-            input_ids=input_ids,
-            mm_encoder_outputs={"image": image},
-            **{**generate_kwargs, "return_dict_in_generate": True, "output_hidden_states": True},
+            **{**generate_kwargs, **start, "return_dict_in_generate": True, "output_hidden_states": True}
         )
         answer = generated.sequences[:, input_ids.shape[1] :]
         is_query = answer == self.config.box_3d_token_id
@@ -598,7 +606,53 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         states, mask = gather_queries(states, usable)
         if depth_logits is not None:  # several answers to one sample share its image
             depth_logits = depth_logits.repeat_interleave(len(answer) // len(depth_logits), 0)
-        return LLMI3DGenerateOutput(sequences=generated.sequences, boxes_3d=self.box_head(states, mask, depth_logits))
+        # As they were given: where phrases share a start, padding lies elsewhere.
+        prompts = input_ids.repeat_interleave(len(answer) // len(input_ids), 0)
+        sequences = torch.cat((prompts, answer), 1)
+        return LLMI3DGenerateOutput(sequences=sequences, boxes_3d=self.box_head(states, mask, depth_logits))
+
+    def _start_with_pictures(
+        self, input_ids: Tensor, image: LLMI3DImageFeatures, picture_index: Tensor, generate_kwargs: dict
+    ) -> dict | None:
+        """What phrases about a picture share, computed once for each picture, and a cache that branches from there.
+
+        Args:
+            input_ids: [B, T].
+            image: of the pictures [I].
+            picture_index: [B].
+            generate_kwargs: as of `generate_boxes`.
+
+        Returns:
+            What `generate` starts with; None where nothing is shared, or `generate` is to make a cache of its own.
+        """
+        config = generate_kwargs.get("generation_config") or self.generation_config
+
+        def chosen(name):
+            return generate_kwargs.get(name, getattr(config, name, None))
+
+        mask = generate_kwargs.get("attention_mask")
+        if mask is None or chosen("use_cache") is False or any(chosen(name) is not None for name in OWN_CACHE):
+            return None
+        length = shared_start(input_ids, mask, self.model.is_placeholder(input_ids, None), picture_index)
+        if not length:
+            return None
+        input_ids, mask = (pad_behind(rows, mask, length) for rows in (input_ids, mask))
+        inputs = {"attention_mask": mask, "mm_encoder_outputs": {"image": image}}
+        position_ids = self._prepare_position_ids_for_generation(input_ids, inputs)
+        pictures, branches = picture_index.unique(return_inverse=True)
+        firsts = torch.stack([(picture_index == picture).long().argmax() for picture in pictures])
+        cache = DynamicCache(config=self.config.get_text_config(decoder=True))
+        self.model(
+            input_ids=input_ids[firsts, :length],
+            attention_mask=mask[firsts, :length],
+            position_ids=position_ids[..., firsts, :length],
+            mm_encoder_outputs={"image": image.of_pictures(pictures)},
+            cache=cache,
+            use_cache=True,
+        )
+        copies = max(chosen("num_beams") or 1, chosen("num_return_sequences") or 1)
+        cache.batch_select_indices(branches.repeat_interleave(copies))
+        return {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids, "cache": cache}
 
 
 __all__ = ["LLMI3DForConditionalGeneration", "LLMI3DModel", "LLMI3DPreTrainedModel"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Several phrases about one picture in one sequence: who sees whom, and the way back to a sequence each."""
+"""What phrases about one picture share: one sequence, in which they do not see each other, or the start of theirs."""
 
 import torch
 from torch import Tensor, nn
@@ -48,3 +48,40 @@ def split_phrases(input_ids: Tensor, phrase_ids: Tensor) -> tuple[Tensor, Tensor
     pad = nn.utils.rnn.pad_sequence
     owners = torch.tensor(owners, dtype=torch.long, device=input_ids.device)
     return pad(rows, batch_first=True), pad(masks, batch_first=True), owners
+
+
+def shared_start(input_ids: Tensor, attention_mask: Tensor, is_image: Tensor, picture_index: Tensor) -> int:
+    """How many tokens all phrases about a picture start with: those up to the picture's last.
+
+    Args:
+        input_ids, attention_mask: [B, T], padded on the left.
+        is_image: bool [B, T], which tokens stand for visual ones.
+        picture_index: [B], which picture each sequence is about.
+
+    Returns:
+        The same number for every sequence; 0 where they start otherwise, or no picture has two phrases.
+    """
+    length = input_ids.shape[1]
+    padding = attention_mask.long().argmax(-1)
+    ends = length - is_image.flip(-1).long().argmax(-1)
+    starts = ends - padding
+    pictures = picture_index.tolist()
+    in_form = (attention_mask.sum(-1) == length - padding) & is_image.any(-1) & (starts == starts[0]) & (ends < length)
+    if len(set(pictures)) == len(pictures) or not in_form.all():
+        return 0
+    start = int(starts[0])
+    tokens = pad_behind(input_ids, attention_mask, start)[:, :start]
+    firsts = torch.tensor([pictures.index(picture) for picture in pictures], device=tokens.device)
+    return start if torch.equal(tokens, tokens[firsts]) else 0
+
+
+def pad_behind(rows: Tensor, attention_mask: Tensor, start: int) -> Tensor:
+    """Rows [B, T] whose padding moves from the left to behind their first `start` tokens, so that these lie together.
+
+    Args:
+        attention_mask: [B, T], padded on the left.
+    """
+    padding = attention_mask.long().argmax(-1, keepdim=True)
+    columns = torch.arange(rows.shape[1], device=rows.device)[None]
+    behind = torch.where(columns < start + padding, columns - start, columns)
+    return rows.gather(1, torch.where(columns < start, columns + padding, behind))
