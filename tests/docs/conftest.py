@@ -72,7 +72,7 @@ def stand_ins(tmp_path_factory) -> Path:
         for name in ("photos", "pictures", "frames"):
             (folder / name).mkdir()
             for i in range(2):
-                picture.resize((320 + i, 240)).save(folder / name / f"{i:04d}.jpg")
+                picture.resize((320 + i * (name != "frames"), 240)).save(folder / name / f"{i:04d}.jpg")
     line = {"id": "0", "image": "photos/0000.jpg", "prompts": ["the red mug"], "intrinsics": [300, 300, 160, 120]}
     (folder / "list.jsonl").write_text(json.dumps(line) + "\n")
     write_data(folder / "DIR", "val", "ID", "other")

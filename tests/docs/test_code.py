@@ -47,6 +47,8 @@ GIVEN = {
     "docs/training.md": trained,
     "model_cards/llmi3d-tiny/README.md": lambda: {"fx": 721.5, "fy": 721.5, "cx": 609.6, "cy": 172.9},
 }
+# Packages of extras that a page's Python wants.
+WANTED = {"docs/pictures.md": ("plotly",), "docs/page.md": ("gradio_client",)}
 # What stands on a page and is otherwise here: the split's name.
 OTHERWISE = {"docs/data.md": ('"train"', '"val"')}
 # Where the pages take the web page to be served; it is served, somewhere else, for those that ask it.
@@ -115,6 +117,8 @@ CHECKS = {
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page not in ELSEWHERE])
 def test_python_runs(page, workplace, address):
+    for package in WANTED.get(page, ()):
+        pytest.importorskip(package, reason="pip install '.[test]'")
     names, printed = run_page(page, address)
     if page in PRINTS:
         tables = [line for line in printed.splitlines() if line.startswith("|")]

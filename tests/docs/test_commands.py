@@ -57,7 +57,7 @@ def why_parsed(arguments: list[str]) -> str | None:
 
 
 # Packages of extras that are wanted by commands in which such a word stands.
-WANTED = {".mp4": ("av", "stonesoup"), "--view": ("plotly",)}
+WANTED = {".mp4": ("av", "stonesoup"), "--html": ("plotly",)}
 
 
 def smaller(command: str) -> str:

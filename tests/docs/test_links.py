@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from doc_pages import PAGES, ROOT, anchors, blocks, links, prose
 
-HOSTS = {"arxiv.org", "github.com", "huggingface.co", "pytorch.org", "docs.pytorch.org"}
+HOSTS = {"arxiv.org", "github.com", "huggingface.co", "pytorch.org", "docs.pytorch.org", "stonesoup.readthedocs.io"}
 OUTSIDE = sorted({(page, link) for page in PAGES for link in links(page) if "://" in link})
 
 
