@@ -2,10 +2,7 @@
 """`llmi3d predict`: single pictures drawn, many into one table, videos tracked. Heavy imports stay inside."""
 
 import json
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -160,7 +157,6 @@ def _predict_video(source, frames: dict, out: Path, checkpoint, prompts, device,
 
     try:
         frames = VideoFrames(source, **frames)
-        out.parent.mkdir(parents=True, exist_ok=True)
         report = track_video(frames, out, _pipeline(checkpoint, device), prompts, **asked)
     except (ValueError, OSError) as error:
         fail(error)
@@ -201,6 +197,7 @@ def _predict_pictures(
     from PIL import ImageOps
 
     from .processing.image_processing_llmi3d import load_image
+    from .processing.jobs import whole_file, write_whole
     from .processing.visualize import draw_answer
 
     if html:
@@ -210,7 +207,6 @@ def _predict_pictures(
             fail(f"{error.name} is not installed; --html needs pip install 'llmi3d[plot]'.")
         from .processing.visualize_3d import draw_3d
     ground = _pipeline(checkpoint, device)
-    out.mkdir(parents=True, exist_ok=True)
     for source, target in zip(images, targets, strict=True):
         try:
             image = load_image(source)
@@ -218,17 +214,14 @@ def _predict_pictures(
         except ValueError as error:
             fail(f"{source}: {error}")
         image = ImageOps.exif_transpose(image).convert("RGB")
-        with _written(f"{target}.png") as path:
-            draw_answer(image, answers).save(path, "PNG")
+        with whole_file(f"{target}.png", "wb") as file:
+            draw_answer(image, answers).save(file, "PNG")
         if svg:
-            with _written(f"{target}.svg") as path:
-                path.write_text(draw_answer(image, answers, svg=True), encoding="utf-8")
+            write_whole(f"{target}.svg", draw_answer(image, answers, svg=True).encode())
         if html:
             boxes = [box for answer in answers for box in answer["boxes"]]
-            with _written(f"{target}.html") as path:
-                draw_3d(image, boxes, answers[0]["intrinsics"]).write_html(path)
-        with _written(f"{target}.json") as path:
-            path.write_text(json.dumps({"image": source, "answers": answers}, indent=1))
+            write_whole(f"{target}.html", draw_3d(image, boxes, answers[0]["intrinsics"]).to_html().encode())
+        write_whole(f"{target}.json", json.dumps({"image": source, "answers": answers}, indent=1))
         if as_json:
             typer.echo(json.dumps({"image": source, "answers": answers}))
             continue
@@ -243,17 +236,6 @@ def _predict_pictures(
                 )
         written = "  ".join(f"{target}{suffix}" for suffix in suffixes)
         typer.echo(f"{written}  (K: {answers[0]['intrinsics_source']})")
-
-
-@contextmanager
-def _written(name: str) -> Iterator[Path]:
-    """A path beside `name`, which takes its place once it is written whole."""
-    part = Path(f"{name}.part")
-    try:
-        yield part
-        os.replace(part, name)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _targets(images: list[str], out: Path, overwrite: bool, suffixes: tuple[str, ...]) -> list[Path]:

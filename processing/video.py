@@ -7,7 +7,6 @@ the length of a video. Needs PyAV and Stone Soup: pip install 'llmi3d[video]'.
 
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from .cameras_llmi3d import exif_focal_length, resolve_camera
 from .canvas import RasterCanvas
 from .geometry_llmi3d import Camera, check_intrinsics, transform_intrinsics
 from .image_processing_llmi3d import load_image
+from .jobs import whole_file
 from .pictures import FolderPictures
 from .tracking import BoxTracker
 from .visualize import ABSENT, BACKGROUND, TEXT, draw_birds_eye_view, draw_boxes
@@ -167,40 +167,33 @@ def track_video(
         ValueError: frames, cameras or phrases that cannot be used; files that are there already.
     """
     targets = [out, out.with_name(f"{out.stem}.jsonl")]
-    if out.suffix != ".mp4":
-        raise ValueError(f"out: got {out}, want a name that ends in .mp4.")
+    if out.suffix != ".mp4" or out.resolve() == frames.source.resolve():
+        raise ValueError(f"out: got {out}, want a name that ends in .mp4 and is not the video's own.")
     for target in targets:
         if target.exists() and not overwrite:
             raise ValueError(f"out: {target} is there already; choose another name or overwrite it.")
     tracker, count, boxes_count, camera, reach = BoxTracker(max_gap_s), 0, 0, None, 0.0
-    parts = [target.with_name(f"{target.name}.part") for target in targets]
     bar = tqdm(desc=out.name, unit=" frames", disable=not progress)
-    try:
-        with open(parts[1], "w", encoding="utf-8") as lines, VideoWriter(parts[0]) as video, bar:
-            for batch in _batches(frames, batch_size):
-                if camera is None:
-                    camera = _one_camera(batch[0].image, intrinsics, fov_deg)
-                    k = [list(row) for row in camera.intrinsics]
-                images = [frame.image for frame in batch]
-                phrases = [list(prompts)] * len(batch)
-                answers = ground(images, prompt=phrases, intrinsics=[k] * len(batch), batch_size=len(batch), **asked)
-                for frame, of_frame in zip(batch, answers, strict=True):
-                    found = [{**box, "prompt": one["prompt"]} for one in of_frame for box in one["boxes"]]
-                    boxes = tracker.update(found, frame.time_s)
-                    reach = max([reach, *(1.1 * box["center_tracked"][2] for box in boxes)])
-                    absent = [one["prompt"] for one in of_frame if not one["boxes"]]
-                    video.write(draw_frame(frame, boxes, k, absent, reach), frame.time_s)
-                    for box in boxes:
-                        del box["trail"]  # it is what the lines before say
-                    line = {"frame": frame.index, "time_s": frame.time_s, "intrinsics": k, "boxes": boxes}
-                    lines.write(json.dumps(line) + "\n")
-                    count, boxes_count = count + 1, boxes_count + len(boxes)
-                    bar.update()
-        for part, target in zip(parts, targets, strict=True):
-            os.replace(part, target)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+    with whole_file(targets[1]) as lines, whole_file(out, "wb") as file, VideoWriter(file) as video, bar:
+        for batch in _batches(frames, batch_size):
+            if camera is None:
+                camera = _one_camera(batch[0].image, intrinsics, fov_deg)
+                k = [list(row) for row in camera.intrinsics]
+            images = [frame.image for frame in batch]
+            phrases = [list(prompts)] * len(batch)
+            answers = ground(images, prompt=phrases, intrinsics=[k] * len(batch), batch_size=len(batch), **asked)
+            for frame, of_frame in zip(batch, answers, strict=True):
+                found = [{**box, "prompt": one["prompt"]} for one in of_frame for box in one["boxes"]]
+                boxes = tracker.update(found, frame.time_s)
+                reach = max([reach, *(1.1 * box["center_tracked"][2] for box in boxes)])
+                absent = [one["prompt"] for one in of_frame if not one["boxes"]]
+                video.write(draw_frame(frame, boxes, k, absent, reach), frame.time_s)
+                for box in boxes:
+                    del box["trail"]  # it is what the lines before say
+                line = {"frame": frame.index, "time_s": frame.time_s, "intrinsics": k, "boxes": boxes}
+                lines.write(json.dumps(line) + "\n")
+                count, boxes_count = count + 1, boxes_count + len(boxes)
+                bar.update()
     if frames.problem:
         logger.warning("%s: reading stopped at %s.", frames.source, frames.problem)
     return VideoReport(count, boxes_count, tracker.count, camera.source, frames.problem)
@@ -244,14 +237,18 @@ def _one_camera(image: Image.Image, intrinsics, fov_deg: float | None) -> Camera
 
 
 class VideoWriter:
-    """An H.264 video in an MP4 file, frame by frame at its own time. A context manager; needs one frame at least."""
+    """An H.264 video in an MP4 file, frame by frame at its own time. A context manager; needs one frame at least.
 
-    def __init__(self, path: Path):
-        self.path, self._stream, self._container = path, None, None
+    Args:
+        file: a path, or a binary file open for writing that can be sought in.
+    """
+
+    def __init__(self, file):
+        self.file, self._stream, self._container = file, None, None
         self._av = _pyav()
 
     def __enter__(self) -> "VideoWriter":
-        self._container = self._av.open(str(self.path), "w", format="mp4")
+        self._container = self._av.open(self.file, "w", format="mp4")
         return self
 
     def write(self, image: Image.Image, time_s: float):

@@ -253,7 +253,7 @@ def test_what_is_there_is_not_lost(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "empty", "out.jsonl"]
     assert (tmp_path / "out.jsonl").read_text() == "mine"
     assert track(source, tmp_path / "out.mp4", overwrite=True).frames == 12
-    with pytest.raises(ValueError, match=r"out: got .*out\.avi, want a name that ends in \.mp4"):
+    with pytest.raises(ValueError, match=r"out: got .*out\.avi, want a name that ends in \.mp4 and is not"):
         track(source, tmp_path / "out.avi")
 
 
@@ -325,7 +325,7 @@ def test_predict_says_what_a_video_needs(tmp_path):
         ((source, source, *asked, "--out", tmp_path / "out.mp4"), "IMAGE: got 2, want one video file"),
         ((source, *asked[:2], "--out", tmp_path / "out.mp4"), "--prompt: got none"),
         ((tmp_path / "none.mp4", *asked, "--out", tmp_path / "out.mp4"), "there is no such file"),
-        ((source, *asked, "--out", source), "is there already"),
+        ((source, *asked, "--out", source, "--overwrite"), "is not the video's own"),
     ):
         done = run("predict", *arguments)
         assert done.exit_code == 2 and message in done.output, done.output
