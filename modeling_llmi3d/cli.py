@@ -70,6 +70,10 @@ def evaluate(
     condition: Annotated[
         list[str] | None, typer.Option(help="One such change, as focal-0.7 or noise-0.1. May be repeated.")
     ] = None,
+    crop_padding: Annotated[
+        bool,
+        typer.Option("--crop-padding", help="Spare wide and high pictures their padding, as docs/speed.md says."),
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Questions to a forward pass.", min=1)] = 8,
     name: Annotated[str | None, typer.Option(help="Of the model in the report.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the fastest by default.")] = None,
@@ -105,7 +109,8 @@ def evaluate(
             predictor = FilePredictor(checkpoint, name)
         else:
             own = state.device if state.num_processes > 1 else device
-            predictor = CheckpointPredictor(checkpoint, chosen.mode, name, own)
+            cropped = {"crop_padding": True} if crop_padding else {}
+            predictor = CheckpointPredictor(checkpoint, chosen.mode, name, own, **cropped)
         result = run(
             predictor,
             rows,

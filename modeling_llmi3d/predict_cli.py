@@ -66,6 +66,10 @@ def predict(
     fov: Annotated[float | None, typer.Option(help="Horizontal field of view in degrees, instead of K.")] = None,
     mode: Annotated[Mode, typer.Option(help="One forward pass, or a written answer.")] = Mode.direct,
     threshold: Annotated[float, typer.Option(help="Leave out boxes of a lower score.", min=0, max=1)] = 0.0,
+    crop_padding: Annotated[
+        bool,
+        typer.Option("--crop-padding", help="Spare wide and high pictures their padding, as docs/speed.md says."),
+    ] = False,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the fastest by default.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Pictures, video: replace results that are there already.")] = False,
     html: Annotated[
@@ -100,6 +104,8 @@ def predict(
     except ValueError as error:
         fail(error)
     asked = {"intrinsics": camera, "fov_deg": fov, "mode": mode.value, "threshold": threshold}
+    if crop_padding:  # else as the checkpoint has it
+        asked["crop_padding"] = True
     if out.suffix == ".parquet":
         if len(images) != 1:
             fail(f"IMAGE: got {len(images)}, want one folder, .jsonl list or data set for a table.")
