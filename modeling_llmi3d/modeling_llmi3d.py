@@ -11,13 +11,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, GenerationMixin
+from transformers import AutoModel
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, logging, torch_compilable_check
+from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import maybe_install_capturing_hooks, select_hidden_states
@@ -26,23 +26,15 @@ from .box_heads_llmi3d import Box3DHead, Box3DHeadOutput, find_queries, gather_q
 from .canvas_llmi3d import positions_in_the_square, positions_of_the_middle, token_grid
 from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import FeatureMining
+from .generation_llmi3d import LLMI3DGenerationMixin
 from .outputs_llmi3d import (
     LLMI3DCausalLMOutputWithPast,
-    LLMI3DGenerateOutput,
     LLMI3DImageFeatures,
     LLMI3DModelOutputWithPast,
 )
-from .phrases_llmi3d import ANY_MASK, pad_behind, phrase_mask, shared_start, split_phrases
+from .phrases_llmi3d import ANY_MASK, phrase_mask, split_phrases
 from .pretrained_llmi3d import LLMI3DPreTrainedModel
 from .qwen_vl_llmi3d import patches_of, rope_positions
-
-logger = logging.get_logger(__name__)
-
-# Arguments of `generate` with which it wants, or is given, another cache or other positions than a prompt's start has.
-OWN_CACHE = (
-    *("cache", "past_key_values", "cache_implementation", "position_ids"),
-    *("assistant_model", "prompt_lookup_num_tokens", "custom_generate"),
-)
 
 
 class LLMI3DMultiModalProjector(nn.Module):
@@ -299,7 +291,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         )
 
 
-class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
+class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixin):
     """LLMI3D: answers in words, and in 3D at every query token.
 
     Two ways to answer:
@@ -433,28 +425,6 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
             image_outputs=outputs.image_outputs,
         )
 
-    def prepare_inputs_for_generation(self, *args, inputs_embeds=None, **kwargs):  # named, or `generate` refuses them
-        model_inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)
-        model_inputs["output_boxes"] = False  # the prompt's queries are not the answer's
-        return model_inputs
-
-    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
-        position_ids = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        grid = getattr((model_kwargs.get("mm_encoder_outputs") or {}).get("image"), "grid", None)
-        if grid is None and model_kwargs.get("pixel_values") is not None:
-            grid = torch.tensor(token_grid(model_kwargs["pixel_values"], None, self.config), device=self.device)
-        if not self.config.has_qwen_vision and grid is None:
-            return position_ids
-        input_ids, embeddings = model_kwargs.get("input_ids"), model_kwargs.get("inputs_embeds")
-        if not inputs_tensor.is_floating_point():
-            input_ids = inputs_tensor
-        elif input_ids is None or not input_ids.shape[1]:
-            input_ids, embeddings = None, inputs_tensor
-        is_image = self.model.is_placeholder(input_ids, embeddings)
-        if self.config.has_qwen_vision:
-            return self.model.get_rope_positions(is_image, position_ids, grid=grid)
-        return positions_in_the_square(is_image, position_ids, grid, self.config.image_grid_size)
-
     @torch.no_grad()
     def ground(
         self,
@@ -555,104 +525,6 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, GenerationMixin):
         maybe_install_capturing_hooks(self.model.vision_tower)
         self._follow_device()
         self.ground_at = torch.compile(self.ground_at, **{"fullgraph": True, **kwargs})
-
-    @torch.no_grad()
-    def generate_boxes(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor,
-        high_res_pixel_values: Tensor | None = None,
-        picture_index: Tensor | None = None,
-        **generate_kwargs,
-    ) -> LLMI3DGenerateOutput:
-        """Generates an answer and decodes a box at every query token in it, with one pass over the image.
-
-        The states are those that decoding computed anyway. A query token that ends a sequence cut off by its length
-        limit never got a state and gives no box (with a warning).
-
-        Args:
-            input_ids: [B, T].
-            pixel_values, high_res_pixel_values: one image a sample, or those that `picture_index` names.
-            picture_index: [B], which image each sample is about; by default each about its own.
-            generate_kwargs: anything that `generate` takes (`attention_mask`, `max_new_tokens`, `num_beams`, ...).
-        """
-        image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
-        start, depth_logits = None, image.depth_logits
-        if picture_index is not None:
-            start = self._start_with_pictures(input_ids, image, picture_index, generate_kwargs)
-            if start is None:
-                image = image.of_pictures(picture_index)
-            depth_logits = None if depth_logits is None else depth_logits[picture_index]
-        start = start or {"input_ids": input_ids, "mm_encoder_outputs": {"image": image}}
-        generated = self.generate(
-            **{**generate_kwargs, **start, "return_dict_in_generate": True, "output_hidden_states": True}
-        )
-        answer = generated.sequences[:, input_ids.shape[1] :]
-        is_query = answer == self.config.box_3d_token_id
-        # The state of a token is computed by the step after the one that chose it, in the row of that step's beam.
-        states = [step[-1][:, -1] for step in generated.hidden_states[1:]]
-        if states:
-            states = torch.stack(states, 1)
-            if (beam_indices := getattr(generated, "beam_indices", None)) is not None:
-                rows = beam_indices[:, 1 : states.shape[1] + 1].clamp(min=0)
-                states = states[rows, torch.arange(rows.shape[1], device=rows.device)]
-        else:
-            states = self.lm_head.weight.new_zeros(len(answer), 1, self.config.text_config.hidden_size)
-        steps = min(len(generated.hidden_states) - 1, answer.shape[1])
-        if is_query[:, steps:].any():
-            logger.warning("generate_boxes: the answer was cut off right after a 3D query token, which gives no box.")
-        usable = torch.zeros(states.shape[:2], dtype=torch.bool, device=is_query.device)
-        usable[:, :steps] = is_query[:, :steps]
-        states, mask = gather_queries(states, usable)
-        if depth_logits is not None:  # several answers to one sample share its image
-            depth_logits = depth_logits.repeat_interleave(len(answer) // len(depth_logits), 0)
-        # As they were given: where phrases share a start, padding lies elsewhere.
-        prompts = input_ids.repeat_interleave(len(answer) // len(input_ids), 0)
-        sequences = torch.cat((prompts, answer), 1)
-        return LLMI3DGenerateOutput(sequences=sequences, boxes_3d=self.box_head(states, mask, depth_logits))
-
-    def _start_with_pictures(
-        self, input_ids: Tensor, image: LLMI3DImageFeatures, picture_index: Tensor, generate_kwargs: dict
-    ) -> dict | None:
-        """What phrases about a picture share, computed once for each picture, and a cache that branches from there.
-
-        Args:
-            input_ids: [B, T].
-            image: of the pictures [I].
-            picture_index: [B].
-            generate_kwargs: as of `generate_boxes`.
-
-        Returns:
-            What `generate` starts with; None where nothing is shared, or `generate` is to make a cache of its own.
-        """
-        config = generate_kwargs.get("generation_config") or self.generation_config
-
-        def chosen(name):
-            return generate_kwargs.get(name, getattr(config, name, None))
-
-        mask = generate_kwargs.get("attention_mask")
-        if mask is None or chosen("use_cache") is False or any(chosen(name) is not None for name in OWN_CACHE):
-            return None
-        length = shared_start(input_ids, mask, self.model.is_placeholder(input_ids, None), picture_index)
-        if not length:
-            return None
-        input_ids, mask = (pad_behind(rows, mask, length) for rows in (input_ids, mask))
-        inputs = {"attention_mask": mask, "mm_encoder_outputs": {"image": image}}
-        position_ids = self._prepare_position_ids_for_generation(input_ids, inputs)
-        pictures, branches = picture_index.unique(return_inverse=True)
-        firsts = torch.stack([(picture_index == picture).long().argmax() for picture in pictures])
-        cache = DynamicCache(config=self.config.get_text_config(decoder=True))
-        self.model(
-            input_ids=input_ids[firsts, :length],
-            attention_mask=mask[firsts, :length],
-            position_ids=position_ids[..., firsts, :length],
-            mm_encoder_outputs={"image": image.of_pictures(pictures)},
-            cache=cache,
-            use_cache=True,
-        )
-        copies = max(chosen("num_beams") or 1, chosen("num_return_sequences") or 1)
-        cache.batch_select_indices(branches.repeat_interleave(copies))
-        return {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids, "cache": cache}
 
 
 __all__ = ["LLMI3DForConditionalGeneration", "LLMI3DModel", "LLMI3DPreTrainedModel"]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LogitsProcessor, LogitsProcessorList
 
-from llmi3d import LLMI3DForConditionalGeneration, LLMI3DModel, modeling_llmi3d, pretrained_llmi3d
+from llmi3d import LLMI3DForConditionalGeneration, LLMI3DModel, generation_llmi3d, pretrained_llmi3d
 
 PIXELS = ("pixel_values", "high_res_pixel_values")
 IMAGE_TOKENS, PROMPT = 16, 23  # of a sample of `tiny_inputs`
@@ -227,7 +227,7 @@ def test_query_tokens_of_the_prompt_are_not_the_answers(tiny_model, tiny_inputs)
 @pytest.mark.parametrize("before", [(), (9,)], ids=["only token", "second token"])
 def test_a_query_token_at_the_cut_gives_no_box_and_a_warning(tiny_model, tiny_inputs, monkeypatch, before):
     warned = []
-    monkeypatch.setattr(modeling_llmi3d.logger, "warning", warned.append)
+    monkeypatch.setattr(generation_llmi3d.logger, "warning", warned.append)
     inputs = tiny_inputs(queries=0)
     got = tiny_model.generate_boxes(**inputs, **say(inputs, *before, QUERY), do_sample=False)
     assert (got.sequences[:, -1] == QUERY).all()
