@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: install demo test conformance lint experiments clean
+.PHONY: install chromium demo test conformance lint experiments clean
 
 $(VENV)/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -12,6 +12,13 @@ $(VENV)/installed: setup.py pyproject.toml
 	touch $@
 
 install: $(VENV)/installed
+
+# The browser that tests of the page drive. Where it cannot be installed they are skipped, and say so.
+chromium:
+	@command -v chromium > /dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+			&& apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core > /dev/null; } \
+		|| echo "no chromium: the tests in tests/app/test_browser.py will be skipped"
 
 # make demo ARGS='photo.jpg --prompt "the red mug" --fov 65' asks about your own picture.
 demo: install

@@ -8,6 +8,7 @@ import functools
 import json
 from abc import ABCMeta
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -194,18 +195,18 @@ def build_page(ground: Pipeline, note: str | None = None, pictures: Path | None 
         )
         # Another picture has another camera, and another conversation.
         picture.input(lambda: ("auto", *[None] * 4), None, [kind, *k], queue=False, **hidden)
-        picture.change(_named_errors(show_camera), picture, known, **hidden)
+        picture.change(_at_work(show_camera), picture, known, **hidden)
         forget = lambda: ([], [], None, "")  # noqa: E731
         for forgets in (picture.change, new_button.click, shown.clear):
             forgets(forget, None, [messages, shown, chat_drawn, chat_used], queue=False, **hidden)
 
         inputs = [picture, prompts, *camera, mode, threshold]
         find_button.click(
-            _named_errors(find_and_draw), inputs, [overlay, above, view, table, used, result], **shared, **hidden
+            _at_work(find_and_draw), inputs, [overlay, above, view, table, used, result], **shared, **hidden
         )
         gr.on(
             [ask_button.click, question.submit],
-            _named_errors(talk_and_draw),
+            _at_work(talk_and_draw),
             [picture, question, messages, shown, *camera],
             [question, shown, messages, chat_drawn, chat_used],
             **shared,
@@ -273,13 +274,17 @@ def serve(
     return page
 
 
-def _named_errors(function: Callable) -> Callable:
-    """What is wrong with the input is shown as it is; anything else stays in the server's log."""
+# Whatever decodes, asks or draws does so in this one thread: memory that many threads have used is not given back.
+_WORKER = ThreadPoolExecutor(1, thread_name_prefix="llmi3d")
+
+
+def _at_work(function: Callable) -> Callable:
+    """In the one thread. What is wrong with the input is shown as it is; all else stays in the server's log."""
 
     @functools.wraps(function)
     def answer(*args):
         try:
-            return function(*args)
+            return _WORKER.submit(function, *args).result()
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -312,11 +317,9 @@ def _add_api(
         """What the picture says of its camera."""
         return forms.read_camera(image)
 
-    button.click(
-        _named_errors(predict), [picture, prompts, *camera, mode, threshold], result, api_name="predict", **shared
-    )
-    button.click(_named_errors(chat), [picture, question, messages, *camera], result, api_name="chat", **shared)
-    button.click(_named_errors(read_camera), [picture], result, api_name="camera")
+    button.click(_at_work(predict), [picture, prompts, *camera, mode, threshold], result, api_name="predict", **shared)
+    button.click(_at_work(chat), [picture, question, messages, *camera], result, api_name="chat", **shared)
+    button.click(_at_work(read_camera), [picture], result, api_name="camera")
 
 
 def _add_examples(folder: Path, entries: dict, picture, fields: list) -> None:

@@ -4,8 +4,10 @@
 import pytest
 from PIL import Image
 
-from llmi3d.app import answers as forms
 from llmi3d.processing.geometry_llmi3d import project
+
+pytest.importorskip("gradio", reason="needs pip install 'llmi3d[app]'")
+forms = pytest.importorskip("llmi3d.app.answers")
 
 SIZE = (640, 480)
 

@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs pip install 'llmi3d[app]'")
+forms, page_module = (pytest.importorskip(f"llmi3d.app.{name}") for name in ("answers", "page"))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,18 @@ def test_a_conversation_by_the_api(client, picture):
     assert [turn["role"] for turn in first["messages"]] == ["user", "assistant"] and len(first["boxes"]) == 1
     second = client.predict(picture, "How far is it?", messages=first["messages"], api_name="/chat")
     assert len(second["messages"]) == 4 and second["messages"][:2] == first["messages"]
+
+
+def test_the_page_of_the_docs_runs(page, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").symlink_to(pictures / "indoor-000020.jpg")
+    (tmp_path / "CHECKPOINT").symlink_to(pictures.parents[1] / "model_cards" / "llmi3d-tiny")
+    text, names = (pictures.parents[1] / "docs" / "page.md").read_text(), {}
+    assert page_module.MAX_FILE_SIZE == "20mb" and forms.MAX_PIXELS == 51_000_000 and page_module.MAX_WAITING == 32
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block.replace("http://127.0.0.1:7860", page.local_url.rstrip("/")), names)
+    assert len(names["found"]["answers"]) == 2 and names["found"]["intrinsics_source"] == "fov"
+    assert len(names["answer"]["messages"]) == 4 and len(names["chat"].messages) == 2
 
 
 def test_the_camera_of_a_picture_by_the_api(client, picture):

@@ -14,6 +14,7 @@ from doc_pages import PAGES, ROOT, blocks
 ELSEWHERE = {
     "docs/your_data.md": "tests/test_docs.py",
     "docs/offline.md": "tests/processing/test_offline.py",
+    "docs/page.md": "tests/app/test_server.py",
     "examples/tiny/card.md": "model_cards/llmi3d-tiny/README.md, which is made of it",
 }
 LANGUAGES = {"python", "bash", "json", "yaml", "text", ""}
