@@ -49,29 +49,12 @@ GIVEN = {
     "model_cards/llmi3d-tiny/README.md": lambda: {"fx": 721.5, "fy": 721.5, "cx": 609.6, "cy": 172.9},
 }
 # Packages of extras that a page's Python wants.
-WANTED = {"docs/pictures.md": ("plotly",), "docs/page.md": ("gradio_client",)}
+WANTED = {"docs/pictures.md": ("plotly",)}
 # What stands on a page and is otherwise here: the split's name.
 OTHERWISE = {"docs/data.md": ('"train"', '"val"')}
-# Where the pages take the web page to be served; it is served, somewhere else, for those that ask it.
-ADDRESS = "http://127.0.0.1:7860"
 
 
-@pytest.fixture
-def address(request, tmp_path, monkeypatch):
-    """Where a page's Python finds the web page; None if it does not ask it."""
-    if not any(ADDRESS in block.text for block in blocks(request.node.callspec.params["page"], "python")):
-        yield None
-        return
-    pytest.importorskip("gradio", reason="pip install 'llmi3d[app]'")
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    from llmi3d.app import serve
-
-    served = serve("CHECKPOINT", "127.0.0.1", device="cpu", wait=False)
-    yield served.local_url.rstrip("/")
-    served.close(verbose=False)
-
-
-def run_page(page: str, address: str | None = None) -> tuple[dict, str]:
+def run_page(page: str) -> tuple[dict, str]:
     """Runs the Python of a page; the names that it leaves behind, and what it printed.
 
     A block of `text` behind one of Python is what that prints.
@@ -82,8 +65,6 @@ def run_page(page: str, address: str | None = None) -> tuple[dict, str]:
         if block.language != "python":
             continue
         text = block.text.replace(*OTHERWISE[page]) if page in OTHERWISE else block.text
-        if address:
-            text = text.replace(ADDRESS, address)
         code = compile("\n" * (block.line - 1) + text, str(ROOT / page), "exec")  # errors name the page's line
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(code, names)
@@ -117,10 +98,10 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page not in ELSEWHERE])
-def test_python_runs(page, workplace, address):
+def test_python_runs(page, workplace):
     for package in WANTED.get(page, ()):
         pytest.importorskip(package, reason="pip install '.[test]'")
-    names, printed = run_page(page, address)
+    names, printed = run_page(page)
     if page in PRINTS:
         tables = [line for line in printed.splitlines() if line.startswith("|")]
         shown = (ROOT / page).read_text()
