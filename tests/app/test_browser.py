@@ -46,7 +46,7 @@ def open_page(page, chromium):
         contexts.append(context)
         context.route("**/*", route)
         window = context.new_page()
-        window.set_default_timeout(20_000)
+        window.set_default_timeout(60_000)
         window.on("pageerror", lambda error: broken.append(str(error)))
         window.goto(page.local_url)
         return window
