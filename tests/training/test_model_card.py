@@ -2,6 +2,7 @@
 """Model cards: numbers reach the Hub's `model-index` and the section Evaluation, with protocol and intervals."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,8 +123,17 @@ def test_evaluate_fills_the_checkpoints_card(chain, row, tmp_path):
     assert done.exit_code == 2 and "card: got" in done.output
 
 
-@pytest.mark.parametrize("name", ["llmi3d-tiny"])
-def test_cards_that_come_along_are_read_by_the_hub(name):
-    path = Path(__file__).parents[2] / "model_cards" / name / "README.md"
-    data = ModelCard.load(path).data
-    assert data.license == "apache-2.0" and data.pipeline_tag == "image-text-to-text"
+def test_the_card_that_comes_along_tells_the_hub_what_its_tables_say():
+    folder = Path(__file__).parents[2] / "model_cards" / "llmi3d-tiny"
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.license, card.data.pipeline_tag) == ("apache-2.0", "image-text-to-text")
+    results = {(one.dataset_config, one.metric_type): one for one in card.data.eval_results}
+    rows = {("ig3d-synth", name): name for name in ("acc@0.25", "acc@0.5", "f1@0.25", "expected_calibration_error")}
+    rows["ig3d-synth[mode=generate]", "abstention_f1"] = "refusals of absent objects, f1"
+    for key, name in rows.items():
+        row = re.search(rf"^\| {name} \(%\) \| (.*) \| (.*) to (.*) \| (.*) \|$", card.text, re.MULTILINE)
+        arguments = results[key].metric_args
+        told = (results[key].metric_value, arguments["low"], arguments["high"], arguments["count"])
+        assert [float(cell) for cell in row.groups()] == pytest.approx(told, abs=0.06)  # to one decimal
+    stored = json.loads((folder / "processor_config.json").read_text())
+    assert f"score_temperature {stored['score_temperature']:.3f}" in card.text
