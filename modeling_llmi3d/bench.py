@@ -71,7 +71,7 @@ class StageTimer:
     def __init__(self, model: Model, clock: Callable[[], float] | None = None):
         self.spent = dict.fromkeys(STAGES, 0.0)
         self._model, self._device, self._clock = model, model.device, clock or time.perf_counter
-        self._open, self._since, self._passes, self._handles = [], 0.0, 0, []
+        self._open, self._since, self._handles = [], 0.0, []
 
     def __enter__(self) -> "StageTimer":
         core = self._model.model
@@ -85,7 +85,7 @@ class StageTimer:
         for name, part in parts.items():
             self._hook(part, lambda *_, name=name: self._enter(name))
         for part in (self._model, core):
-            self._hook(part, self._enter_pass)
+            self._hook(part, self._enter_pass, with_kwargs=True)
         return self
 
     def __exit__(self, *_) -> None:
@@ -101,15 +101,18 @@ class StageTimer:
         finally:
             self._leave()
 
-    def _hook(self, part: torch.nn.Module, enter: Callable) -> None:
-        self._handles.append(part.register_forward_pre_hook(enter))
+    def _hook(self, part: torch.nn.Module, enter: Callable, with_kwargs: bool = False) -> None:
+        self._handles.append(part.register_forward_pre_hook(enter, with_kwargs=with_kwargs))
         self._handles.append(part.register_forward_hook(lambda *_: self._leave(), always_call=True))
 
-    def _enter_pass(self, *_) -> None:
-        """A pass over the prompt, or over a word written since. `generate` passes through the outer model too."""
+    def _enter_pass(self, part: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        """A pass over the prompt, in two where phrases share its start, or over a word written since.
+
+        `generate` passes through the outer model too.
+        """
         within = self._open[-1:] in (["llm"], ["decoding"])
-        self._passes += not within
-        self._enter(self._open[-1] if within else "llm" if self._passes == 1 else "decoding")
+        given = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
+        self._enter(self._open[-1] if within else "llm" if given.shape[1] > 1 else "decoding")
 
     def _enter(self, name: str) -> None:
         self._charge()

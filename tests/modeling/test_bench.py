@@ -50,7 +50,8 @@ def test_stages_sum_to_the_whole(report):
         assert (parts["decoding"] > 0) == (result["mode"] == "generate")
 
 
-def test_every_part_has_its_own_time(chain, files, monkeypatch):
+@pytest.mark.parametrize(("phrases", "prompt"), [(["it"], 1), (["it", "the longer one"], 2)])
+def test_every_part_has_its_own_time(chain, files, monkeypatch, phrases, prompt):
     """Time is a clock that ticks in the parts alone: each stage gets its own ticks, nested or not."""
     model, processor = chain
     clock, passes = [0.0], []
@@ -67,11 +68,11 @@ def test_every_part_has_its_own_time(chain, files, monkeypatch):
         part.register_forward_hook(lambda *_, s=seconds: tick(s), prepend=True) for part, seconds in ticks.values()
     ]
     with StageTimer(model) as timer:
-        answer(model, processor, files, ["it"], "generate", 4, timer.stage)
+        answer(model, processor, files, phrases, "generate", 4, timer.stage)
     for hook in hooks:
         hook.remove()
-    assert passes.count(1000) == 4  # the prompt, and three words of the four
-    wanted = {"vit": 1, "cnn": 10, "mining": 100, "llm": 1000, "decoding": 3000, "heads": 10_000}
+    assert passes.count(1000) == prompt + 3  # the prompt, its start apart where phrases share it, and three words
+    wanted = {"vit": 1, "cnn": 10, "mining": 100, "llm": 1000 * prompt, "decoding": 3000, "heads": 10_000}
     assert {name: seconds for name, seconds in timer.spent.items() if seconds} == wanted
 
 
