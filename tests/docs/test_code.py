@@ -15,6 +15,7 @@ ELSEWHERE = {
     "docs/your_data.md": "tests/test_docs.py",
     "docs/offline.md": "tests/processing/test_offline.py",
     "docs/page.md": "tests/app/test_server.py",
+    "docs/speed.md": "tests/modeling/test_export.py, where there is an export",
     "examples/tiny/card.md": "model_cards/llmi3d-tiny/README.md, which is made of it",
 }
 LANGUAGES = {"python", "bash", "json", "yaml", "text", ""}

@@ -6,6 +6,7 @@ their own parsers: the scripts' argparse, accelerate's and torchrun's, make, bas
 """
 
 import argparse
+import dataclasses
 import re
 import runpy
 import shlex
@@ -21,7 +22,7 @@ from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
 from llmi3d.cli import app
-from llmi3d.training.recipe import read_recipe
+from llmi3d.training.recipe import ARGUMENTS, read_recipe
 
 ClickException = typer.BadParameter.mro()[2]  # typer brings a click of its own
 # Commands of `llmi3d` that are parsed and not run, by how they begin, and why.
@@ -32,13 +33,13 @@ PARSED = {
     "convert": "its original is a download; tests/bases/ has small ones",
     "data build kitti": "its source is a download; tests/training/test_kitti.py has one of that form",
     "calibrate": "wants many answers; tests/training/test_calibration.py has them",
-    "demo": "serves until it is stopped",
-    "chat": "reads lines until it is stopped",
-    "export": "takes long, and wants packages of its own",
+    "demo": "serves until it is stopped; tests/app/ asks it",
+    "chat": "reads lines until it is stopped; tests/app/ talks to it",
+    "export": "wants packages of its own; tests/modeling/test_export.py exports",
 }
 # What is asked for in smaller numbers.
 SMALLER = {"train:200,test:40": "train:2,test:1", "long_side=320": "long_side=64", "--num-proc 2": "--num-proc 1"}
-SMALLER["--robustness"] = "--condition focal-0.7"
+SMALLER |= {"--robustness": "--condition focal-0.7"}
 # What stands for a choice.
 CHOICES = {"NAME": "mining"}
 # Pages with a test of their own, which does more.
@@ -225,10 +226,9 @@ def test_commands_within_sentences(command, workplace, monkeypatch):
             group = group.commands[word]
         options.add(word.split("=")[0])
     options = {one for one in options if one.startswith("-")}
-    if group.name == "train":
-        given = {name for name in options if name not in ("--plan", "--dry_run", "--help")}
-        fields = read_recipe(["--model_name_or_path", "CHECKPOINT", "--output_dir", "out", "CONFIG.yaml"])
-        assert fields and given <= {"--model_name_or_path"}, f"{' '.join(command)}: say it in a block of code"
+    if group.name == "train":  # whose options are fields
+        known = {f"--{field.name}" for kind in ARGUMENTS for field in dataclasses.fields(kind)}
+        assert options <= known | {"--help"}, f"{' '.join(command)}: no field {options - known}"
         return
     known = {name for one in group.params for name in (*one.opts, *one.secondary_opts)} | {"--help"}
     assert options <= known, f"{' '.join(command)}: no option {options - known}"
