@@ -10,6 +10,7 @@ Shapes: B pictures, T tokens of a sequence, Q 3D query tokens of a sequence (pad
 call; the size of the pictures is the model's.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,6 +139,8 @@ def export(model: Model, processor: LLMI3DProcessor, out: str | Path, format: st
     if model.config.has_qwen_vision:
         raise ValueError("model: got Qwen-VL's encoder, whose shapes depend on its data; want CLIP's or SigLIP's.")
     processor.check_model(model.config)
+    processor = copy.deepcopy(processor)
+    processor.image_processor.crop_padding = False  # the graph has one canvas: the square
     if format == "onnx":
         import onnxruntime  # noqa: F401  (better missed now than after the work)
         import onnxscript  # noqa: F401
@@ -189,9 +192,14 @@ class ExportedGrounding:
 
     @torch.no_grad()
     def ground(self, **inputs: Tensor) -> LLMI3DCausalLMOutputWithPast:
-        """As the model's own `ground`: `boxes_3d`, one row a sequence, or a phrase where several share a sequence."""
+        """As the model's own `ground`: `boxes_3d`, one row a sequence, or a phrase where several share a sequence.
+
+        Raises:
+            ValueError: pictures of another size than the graph's, or more words or phrases than it takes.
+        """
         given, mask = graph_inputs(inputs, self.processor.box_3d_token_id)
         given = {name: given[name] for name in self.description["inputs"]}
+        self._check(given)
         if self._program is not None:
             values = self._program(**given)
         else:
@@ -201,6 +209,18 @@ class ExportedGrounding:
         if "phrase_ids" in inputs:
             boxes = {name: value[mask][:, None] for name, value in boxes.items()}
         return LLMI3DCausalLMOutputWithPast(boxes_3d=Box3DHeadOutput(**boxes))
+
+    def _check(self, given: dict[str, Tensor]) -> None:
+        for name, said in self.description["inputs"].items():
+            sides = [side for side in said["shape"] if isinstance(side, int)]
+            if sides and list(given[name].shape[1:]) != sides:
+                raise ValueError(
+                    f"{name}: got {list(given[name].shape[1:])}, want {sides}, for which it was exported."
+                )
+        for name, which in (("input_ids", "tokens"), ("query_positions", "queries")):
+            count, (least, most) = given[name].shape[1], self.description[which]
+            if not least <= count <= most:
+                raise ValueError(f"{name}: got {count} {which} in a sequence, want {least} to {most}.")
 
 
 def _sample(model: Model, processor: LLMI3DProcessor, pictures: int, phrases: int) -> dict[str, Tensor]:

@@ -83,6 +83,23 @@ def test_the_model_is_saved_as_before(compiled, tmp_path, tiny_inputs):
 
 
 @pytest.mark.slow
+def test_each_canvas_is_a_graph_of_its_own(compiled, tiny_inputs):
+    """Pictures without their padding: 2x4, 4x2 and 2x2 of the 4x4 tokens."""
+    inputs = tiny_inputs(batch=1, queries=1)
+    for rows, columns in ((4, 4), (2, 4), (4, 2), (2, 2)):
+        low, high = inputs["pixel_values"], inputs["high_res_pixel_values"]
+        kept = [*range(1 + rows * columns), *range(17, inputs["input_ids"].shape[1])]
+        asked = {
+            **{name: inputs[name][:, kept] for name in ("input_ids", "attention_mask")},
+            "pixel_values": low[..., : 4 * rows, : 4 * columns],
+            "high_res_pixel_values": high[..., : 16 * rows, : 16 * columns],
+        }
+        for _ in range(2):
+            assert_the_same(compiled, asked)
+    assert graphs() <= 4
+
+
+@pytest.mark.slow
 def test_inductor_answers_the_same(new_tiny_model, tiny_model, tiny_inputs):
     torch._dynamo.reset()
     model = new_tiny_model()
