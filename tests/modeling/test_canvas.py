@@ -2,6 +2,7 @@
 """The middle of the square in place of the whole: what is there is as in the square, but for what padding gave it."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -262,6 +263,41 @@ def test_an_answer_can_be_written_about_the_middle(cropping_pipeline, photograph
     together = cropping_pipeline([wide, high], prompt="the car", batch_size=2, **settings)
     for got, picture in zip(together, (wide, high), strict=True):
         assert got["text"] == cropping_pipeline(picture, prompt="the car", **settings)["text"]
+
+
+def test_phrases_about_one_middle_are_written_as_alone(chain, photograph):
+    model, processor = chain
+    wide, phrases = photograph.resize((320, 60)), ["the car", "a much longer phrase", "it"]
+    settings = {"mode": "generate", "fov_deg": 60, "crop_padding": True}
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    inputs = processor.grounding_inputs(wide, phrases, share_pictures=True, **settings)
+    assert len(inputs["pixel_values"]) == 1
+    together = model.generate_boxes(**inputs, **options).sequences[:, -4:]
+    for got, phrase in zip(together, phrases, strict=True):
+        alone = processor.grounding_inputs(wide, phrase, **settings)
+        assert got.tolist() == model.generate_boxes(**alone, **options).sequences[0, -4:].tolist()
+
+
+def test_commands_can_switch_it_on(chain, photograph, tmp_path):
+    from transformers import pipeline
+    from typer.testing import CliRunner
+
+    from llmi3d.cli import app
+
+    for part in chain:
+        part.save_pretrained(tmp_path / "checkpoint")
+    photograph.resize((320, 60)).save(tmp_path / "wide.png")
+    found = {}
+    for name, more in (("square", []), ("cropped", ["--crop-padding"])):
+        asked = ["predict", str(tmp_path / "wide.png"), "--prompt", "the car", "--fov", "60", "--device", "cpu", *more]
+        places = ["--checkpoint", str(tmp_path / "checkpoint"), "--out", str(tmp_path / name)]
+        done = CliRunner().invoke(app, [*asked, *places])
+        assert done.exit_code == 0, done.output
+        found[name] = json.loads((tmp_path / name / "wide.json").read_text())["answers"][0]
+    assert np.abs(numbers(found["square"]) - numbers(found["cropped"])).max() > 1e-4
+    ground = pipeline("image-3d-grounding", model=chain[0], processor=chain[1], device="cpu")
+    want = ground(str(tmp_path / "wide.png"), prompt="the car", fov_deg=60, crop_padding=True)
+    np.testing.assert_allclose(numbers(found["cropped"]), numbers(want), rtol=1e-4, atol=1e-5)
 
 
 def test_half_the_focal_length_is_half_the_depth(chain, photograph):
