@@ -289,6 +289,19 @@ def test_frames_of_any_size_are_drawn_with_even_sides(size):
     assert drawn.width % 2 == drawn.height % 2 == 0 and drawn.width < 2600
 
 
+def test_boxes_of_large_frames_shrink_with_them():
+    from llmi3d.processing.video import DRAWN_SIDE, Frame
+
+    k = [[2000.0, 0.0, 1000.0], [0.0, 2000.0, 500.0], [0.0, 0.0, 1.0]]
+    box = {"label": "", "center_tracked": [0.0, 0.0, 10.0], "size": [2.0, 2.0, 0.1], "rotation": np.eye(3).tolist()}
+    frame, boxes = Frame(0, 0.0, Image.new("RGB", (2000, 1000))), [{**box, "center": [9.0, 9.0, 9.0], "track": 1}]
+    drawn, empty = (np.asarray(draw_frame(frame, some, k, [], 20.0), int) for some in (boxes, []))
+    rows, columns = (np.abs(drawn - empty)[:640, :DRAWN_SIDE].max(-1) > 60).nonzero()
+    reach = DRAWN_SIDE / 2000 * 2000 / 9.95  # pixels of a metre on its near face
+    assert (columns.min(), columns.max()) == pytest.approx((640 - reach, 640 + reach), abs=5)
+    assert rows.max() == pytest.approx(320 + reach, abs=5)
+
+
 # -------------------------------------------------------------------------------------------------------- command line
 
 

@@ -68,6 +68,7 @@ def test_the_triangles_of_each_box_cover_it_once():
     for mesh in (front, rest):
         triangles = np.stack((mesh.i, mesh.j, mesh.k), -1)
         assert (triangles // 8 == triangles[:, :1] // 8).all()  # none spans two boxes
+        assert len({frozenset(triangle) for triangle in triangles.tolist()}) == len(triangles)
         a, b, c = camera_frame(mesh)[triangles].transpose(1, 0, 2)
         np.add.at(areas, triangles[:, 0] // 8, np.linalg.norm(np.cross(b - a, c - a), axis=-1) / 2)
     assert areas == pytest.approx([2 * (4.0 * 1.5 + 1.5 * 1.8 + 1.8 * 4.0), 2 * (1 * 2 + 2 * 3 + 3 * 1)])
