@@ -126,7 +126,8 @@ class Conversation:
         asked = {"inputs": kept, "cameras": inputs.cameras, "prompts": [names[0] if len(names) == 1 else "box"]}
         outputs = self.ground.forward(asked, mode="generate", max_new_tokens=max_new_tokens, **generate_kwargs)
         written = self._with_placeholders(outputs["sequences"][0])
-        (answer,) = self.ground.postprocess(outputs, mode="generate", threshold=None)
+        # The model says itself what is not there: no score decides it once more.
+        (answer,) = self.ground.postprocess(outputs, mode="generate", threshold=0.0)
         boxes, spoken_of = answer["boxes"], []
         if len(names) == len(boxes):
             boxes = [{**box, "label": name} for box, name in zip(boxes, names, strict=True)]

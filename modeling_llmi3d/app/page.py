@@ -266,6 +266,7 @@ def serve(
         max_file_size=MAX_FILE_SIZE,
         footer_links=["api"],
         run_history=False,
+        enable_monitoring=False,
         ssr_mode=False,
         pwa=False,
         theme=THEME,

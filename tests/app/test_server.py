@@ -198,6 +198,18 @@ def test_an_upload_is_served_back_and_does_not_leave_its_folder(page):
         assert fetch(page, f"/gradio_api/file={kept}")[0] == 200
 
 
+def test_uploads_are_deleted_and_examples_stay(page, client, tmp_path, pictures):
+    COLOURS.save(tmp_path / "mine.png")
+    client.predict(gradio_client.handle_file(str(tmp_path / "mine.png")), api_name="/camera")
+    route_utils = pytest.importorskip("gradio.route_utils")
+    kept = Path(page.GRADIO_CACHE)
+    assert list(kept.rglob("mine.png"))
+    route_utils.delete_files_created_by_app(page, age=0)  # as the page does every hour, of files of that age
+    assert not list(kept.rglob("mine.png"))
+    names = {path.name for path in kept.rglob("*.jpg")}
+    assert {path.name for path in pictures.glob("*.jpg")} <= names and page.delete_cache == (3600, 3600)
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../../../etc/passwd", "http://127.0.0.1:9/a.png"])
 def test_a_picture_must_be_an_upload(page, path):
     """Asked over plain HTTP: the client would upload it."""
