@@ -4,6 +4,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor
 from llmi3d.cli import app
 from llmi3d.export import INPUTS, OUTPUTS, ExportedGrounding, export, graph_inputs
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", params=[pytest.param("onnx", marks=pytest.mark.slow), "torch"])
@@ -110,6 +113,21 @@ def test_onnx_is_sound_and_has_the_shapes_that_are_said(chain, exported):
         assert found == {name: [side if isinstance(side, int) else None for side in said[name]] for name in said}
 
 
+def test_the_page_runs(exported, chain, photograph, tmp_path, monkeypatch):
+    """The Python of docs/speed.md, block after block."""
+    pytest.importorskip("torchao", reason="needs pip install 'llmi3d[quantize]'")
+    monkeypatch.chdir(tmp_path)
+    for part in chain:
+        part.save_pretrained("CHECKPOINT")
+    (tmp_path / "exported").symlink_to(exported[1])
+    photograph.save("street.jpg")
+    page = (ROOT / "docs" / "speed.md").read_text()
+    names = {}
+    for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(text, names)
+    assert names["answer"]["centers"].shape == (1, 3)
+
+
 @pytest.mark.slow
 def test_without_high_resolution_branch(new_tiny_model, tokenizer, tmp_path):
     model = new_tiny_model(
@@ -153,6 +171,16 @@ def test_what_cannot_be_exported_is_refused(chain, qwen_chain, tmp_path):
     half = LLMI3DForConditionalGeneration(chain[0].config).to(torch.bfloat16)
     with pytest.raises(ValueError, match=r"model: got torch.bfloat16, want torch.float32"):
         export(half, chain[1], tmp_path / "out")
+
+
+def test_other_sizes_and_counts_than_the_graphs_are_refused(exported, photograph):
+    graph = exported[2]
+    inputs = dict(ask(graph.processor, photograph, "the car"))
+    with pytest.raises(ValueError, match=r"pixel_values: got \[3, 16, 8\], want \[3, 16, 16\]"):
+        graph.ground(**{**inputs, "pixel_values": inputs["pixel_values"][..., :8]})
+    many = ask(graph.processor, photograph, *["a"] * 65)
+    with pytest.raises(ValueError, match=r"input_ids: got \d+ tokens in a sequence, want 18 to 1024"):
+        graph.ground(**many)
 
 
 def test_an_export_that_differs_is_not_left_behind(traced, chain, tmp_path, monkeypatch):
