@@ -23,6 +23,8 @@ from . import answers as forms
 
 MAX_FILE_SIZE = "20mb"
 MAX_WAITING = 32
+# Browsers and clients that are remembered; no conversation is kept with them.
+MAX_SESSIONS = 500
 # Uploads and drawings older than this are deleted, seconds.
 KEEP_FILES = 3600
 MAX_NEW_TOKENS = 128
@@ -266,6 +268,7 @@ def serve(
         max_file_size=MAX_FILE_SIZE,
         footer_links=["api"],
         run_history=False,
+        state_session_capacity=MAX_SESSIONS,
         enable_monitoring=False,
         ssr_mode=False,
         pwa=False,
