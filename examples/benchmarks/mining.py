@@ -1,12 +1,15 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Cross-branch attention at the paper's size: the folded `forward` against the plain `reference_forward`.
+"""Feature mining at the paper's size, as it is and in the plain form, and its share of all vision.
 
     python examples/benchmarks/mining.py
     python examples/benchmarks/mining.py --device cuda --dtype bfloat16 --batch 8 --repeats 20
 
-For each task (forward alone, forward and backward, the same with a frozen CNN) it measures the time and the peak of
-memory above weights and inputs (all gradients included), and, on the same inputs, the largest difference of values and
-gradients. Every variant runs in a process of its own, so that no peak hides behind another's.
+In the plain form all CNN stages are upsampled to the finest and concatenated, and keys and values are projected from
+every cell; what is here never makes such cells. For each task (forward alone, forward and backward, the same with a
+frozen CNN) it measures the time and the peak of memory above weights and inputs (all gradients included), and, on the
+same inputs, the largest difference of values and gradients. Then ViT, CNN and mining in turn on one picture, and the
+peak of the three together with either form of mining. Every variant runs in a process of its own, so that no peak
+hides behind another's.
 """
 
 import argparse
@@ -20,47 +23,61 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
-from llmi3d.feature_mining_llmi3d import CrossBranchAttention
+from llmi3d import LLMI3DConfig, LLMI3DModel
+from llmi3d.feature_mining_llmi3d import FeatureMining, MinedFeatures, cells_of
 
-# 24x24 tokens of CLIP ViT-L, 8x8 cells of ConvNeXt-L's four stages (192 + 384 + 768 + 1536 channels) for each.
-SHAPES = {"tokens": 576, "dim": 1024, "cells": 64, "cell_dim": 2880, "depth_dim": 128}
-SMALL_SHAPES = {"tokens": 4, "dim": 1024, "cells": 4, "cell_dim": 2880, "depth_dim": 128}
+# The language model is not asked.
+NO_WORDS = {
+    **{"model_type": "llama", "vocab_size": 32064, "hidden_size": 64, "intermediate_size": 64},
+    **{"num_hidden_layers": 1, "num_attention_heads": 4},
+}
+CHANNELS = (192, 384, 768, 1536)  # of ConvNeXt-L's stages
 
-# Whether there is a backward pass, and whether the cells get a gradient from it.
+# Whether there is a backward pass, and whether the CNN's stages get a gradient from it.
 TASKS = {"forward": (False, False), "forward+backward": (True, True), "forward+backward, CNN frozen": (True, False)}
-VARIANTS = {"folded": "forward", "reference": "reference_forward"}
+VARIANTS = ("here", "plain")
 
 
-def make_inputs(args, shapes: dict[str, int], cells_need_grad: bool) -> dict[str, torch.Tensor]:
+def plain_form(mining: FeatureMining, tokens: torch.Tensor, stages: list[torch.Tensor]) -> torch.Tensor:
+    """What `FeatureMining` computes, as one would write it down."""
+    size = stages[0].shape[-2:]
+
+    def windows(*maps: torch.Tensor) -> torch.Tensor:
+        upsampled = [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in maps]
+        return cells_of(torch.cat(upsampled, 1), size, mining.window).values
+
+    shares = mining.depth_predictor(stages).float().softmax(1).to(tokens.dtype)
+    depth = windows(torch.einsum("bdhw,de->behw", shares, mining.depth_embedding.weight))
+    return tokens + mining.attention.reference_forward(tokens, windows(*stages), depth)
+
+
+def make_inputs(args, side: int, stages_need_grad: bool) -> list[torch.Tensor]:
+    """Tokens and the stages of a picture of `side` pixels."""
     torch.manual_seed(args.seed)
-    sizes = {
-        "tokens": (args.batch, shapes["tokens"], shapes["dim"]),
-        "cells": (args.batch, shapes["tokens"], shapes["cells"], shapes["cell_dim"]),
-        "depth": (args.batch, shapes["tokens"], shapes["cells"], shapes["depth_dim"]),
-    }
-    return {
-        name: torch.randn(
-            size, device=args.device, dtype=args.torch_dtype, requires_grad=cells_need_grad or name != "cells"
-        )
-        for name, size in sizes.items()
-    }
+    sizes = [(args.batch, (side // 32) ** 2, 1024)]
+    sizes += [(args.batch, channels, side // (4 << i), side // (4 << i)) for i, channels in enumerate(CHANNELS)]
+    return [
+        torch.randn(size, device=args.device, dtype=args.torch_dtype, requires_grad=stages_need_grad or i == 0)
+        for i, size in enumerate(sizes)
+    ]
 
 
-def make_attention(args) -> CrossBranchAttention:
+def make_mining(args) -> FeatureMining:
+    """The paper's, with weights that are not neutral."""
     torch.manual_seed(args.seed)
-    attention = CrossBranchAttention(SHAPES["dim"], SHAPES["cell_dim"], SHAPES["depth_dim"])
-    return attention.to(args.device, args.torch_dtype)
+    mining = FeatureMining(LLMI3DConfig(text_config=NO_WORDS), list(CHANNELS))
+    return mining.to(args.device, args.torch_dtype)
 
 
-def run(
-    attention: CrossBranchAttention, variant: str, inputs: dict[str, torch.Tensor], backward: bool
-) -> torch.Tensor:
+def run(mining: FeatureMining, variant: str, inputs: list[torch.Tensor], backward: bool) -> torch.Tensor:
     """One pass; gradients of an earlier one are dropped first."""
-    for tensor in (*attention.parameters(), *inputs.values()):
+    for tensor in (*mining.parameters(), *inputs):
         tensor.grad = None
+    tokens, *stages = inputs
     with torch.set_grad_enabled(backward):
-        mined = getattr(attention, VARIANTS[variant])(**inputs)
+        mined = mining(tokens, stages).tokens if variant == "here" else plain_form(mining, tokens, stages)
     if backward:
         # Another weight for every output, so that no gradient cancels to rounding error.
         mined.backward(torch.randn(mined.shape, generator=torch.Generator().manual_seed(1)).to(mined))
@@ -81,47 +98,87 @@ def peak_bytes(args) -> int:
 
 def measure(args, variant: str, task: str) -> dict[str, float]:
     """Time and peak memory of one variant at one task; only in a fresh process is the peak its own."""
-    backward, cells_need_grad = TASKS[task]
-    attention = make_attention(args)
+    backward, stages_need_grad = TASKS[task]
+    mining = make_mining(args)
     # A small pass first: the buffers of the libraries are not the variant's.
-    run(attention, variant, make_inputs(args, SMALL_SHAPES, cells_need_grad), backward)
-    for parameter in attention.parameters():
+    run(mining, variant, make_inputs(args, 64, stages_need_grad), backward)
+    for parameter in mining.parameters():
         parameter.grad = None
-    inputs = make_inputs(args, SHAPES, cells_need_grad)
+    inputs = make_inputs(args, 768, stages_need_grad)
+    found = {"peak_mib": peak_of(args, lambda: run(mining, variant, inputs, backward))}
+    for _ in range(args.warmup - 1):  # the pass above was the first
+        run(mining, variant, inputs, backward)
+    seconds = [timed(args, lambda: run(mining, variant, inputs, backward)) for _ in range(args.repeats)]
+    return {
+        **{f"seconds_{name}": of(seconds) for name, of in (("median", statistics.median), ("min", min), ("max", max))},
+        **found,
+    }
+
+
+def timed(args, work) -> float:
+    """Seconds."""
+    synchronize(args)
+    start = time.perf_counter()
+    work()
+    synchronize(args)
+    return time.perf_counter() - start
+
+
+def peak_of(args, work) -> float:
+    """MiB above what was reached before."""
     synchronize(args)
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     before = peak_bytes(args)
-    run(attention, variant, inputs, backward)
+    work()
     synchronize(args)
-    peak = peak_bytes(args) - before
+    return (peak_bytes(args) - before) / 2**20
 
-    for _ in range(args.warmup - 1):  # the pass above was the first
-        run(attention, variant, inputs, backward)
-    seconds = []
-    for _ in range(args.repeats):
-        synchronize(args)
-        start = time.perf_counter()
-        run(attention, variant, inputs, backward)
-        synchronize(args)
-        seconds.append(time.perf_counter() - start)
-    return {
-        "seconds_median": statistics.median(seconds),
-        "seconds_min": min(seconds),
-        "seconds_max": max(seconds),
-        "peak_mib": peak / 2**20,
-    }
+
+@torch.no_grad()
+def vision(args, variant: str) -> dict[str, float]:
+    """Peak memory of ViT, CNN and mining together, and with `here` the time of each, in turn."""
+    torch.manual_seed(args.seed)
+    torch.set_default_dtype(args.torch_dtype)
+    with torch.device(args.device):
+        model = LLMI3DModel._from_config(LLMI3DConfig(text_config=NO_WORDS), dtype=args.torch_dtype).eval()
+        low, high = torch.randn(args.batch, 3, 336, 336), torch.randn(args.batch, 3, 768, 768)
+    mining = model.feature_mining
+
+    def cnn() -> list[torch.Tensor]:
+        seen = model.high_res_tower(high, output_hidden_states=[0, 1, 2, 3], output_attentions=False, do_pooling=False)
+        return [seen.hidden_states[stage] for stage in range(4)]
+
+    def vit() -> torch.Tensor:
+        return model.vision_tower(low, output_hidden_states=True).hidden_states[-2][:, 1:]
+
+    if variant == "plain":
+        mining.forward = lambda tokens, stages: MinedFeatures(plain_form(mining, tokens, stages), None)
+    run(mining, variant, make_inputs(args, 64, False), False)
+    found = {"peak_mib": peak_of(args, lambda: model.get_image_features(low, high))}
+    if variant == "here":
+        inputs = [vit(), *cnn()]
+        parts = {"vit": vit, "cnn": cnn, "mining": lambda: run(mining, "here", inputs, False)}
+        parts["plain mining"] = lambda: run(mining, "plain", inputs, False)
+        spent = {name: [] for name in parts}
+        for _ in range(args.repeats):
+            for name, part in parts.items():
+                spent[name].append(timed(args, part))
+        found |= {f"{name}_seconds": statistics.median(each) for name, each in spent.items()}
+    return found
 
 
 def compare(args) -> dict[str, float]:
-    """Largest difference of value and gradients, relative to the largest entry of the reference."""
-    attention, inputs = make_attention(args), make_inputs(args, SHAPES, cells_need_grad=True)
-    tensors = {**inputs, **dict(attention.named_parameters())}
-    reference = {"value": run(attention, "reference", inputs, True), **{name: x.grad for name, x in tensors.items()}}
-    folded = {"value": run(attention, "folded", inputs, True), **{name: x.grad for name, x in tensors.items()}}
+    """Largest difference of value and gradients, relative to the largest entry of the plain form."""
+    mining, inputs = make_mining(args), make_inputs(args, 768, True)
+    tensors = {f"input {i}": x for i, x in enumerate(inputs)} | dict(mining.named_parameters())
+    want, got = (
+        {"value": run(mining, variant, inputs, True), **{name: x.grad for name, x in tensors.items()}}
+        for variant in ("plain", "here")
+    )
     return {
-        name: ((folded[name] - want).abs().max() / want.abs().max()).item()
-        for name, want in ((name, x.float()) for name, x in reference.items())
+        name: ((got[name] - x).abs().max() / x.abs().max()).item()
+        for name, x in ((name, x.float()) for name, x in want.items())
     }
 
 
@@ -158,22 +215,32 @@ def main():
     args.torch_dtype = getattr(torch, args.dtype)
     torch.set_num_threads(args.threads)
     if args.only:
-        print(json.dumps(compare(args) if args.only == ["difference"] else measure(args, *args.only)))
+        kinds = {"difference": compare, "vision": vision}
+        what, *rest = args.only
+        print(json.dumps(kinds[what](args, *rest) if what in kinds else measure(args, *args.only)))
         return
 
     settings = {name: getattr(args, name) for name in ("dtype", "batch", "warmup", "repeats", "threads", "seed")}
-    result = {"command": " ".join(sys.argv), **machine(args), **settings, "shapes": SHAPES, "tasks": {}}
+    result = {"command": " ".join(sys.argv), **machine(args), **settings, "tasks": {}}
     print(", ".join(f"{name} {value}" for name, value in {**machine(args), **settings}.items()))
-    print(f"{'':<30}{'folded':>22}{'reference':>22}{'faster':>9}{'less memory':>13}")
+    print(f"{'':<30}{'here':>22}{'plain':>22}{'faster':>9}{'less memory':>13}")
     for task in TASKS:
         measured = {variant: in_fresh_process(variant, task) for variant in VARIANTS}
-        faster, less = (measured["reference"][key] / measured["folded"][key] for key in ("seconds_median", "peak_mib"))
+        faster, less = (measured["plain"][key] / measured["here"][key] for key in ("seconds_median", "peak_mib"))
         result["tasks"][task] = {**measured, "times_faster": faster, "times_less_memory": less}
         cells = [f"{m['seconds_median']:.3f} s {m['peak_mib']:.0f} MiB" for m in measured.values()]
         print(f"{task:<30}{cells[0]:>22}{cells[1]:>22}{faster:>8.1f}x{less:>12.1f}x", flush=True)
     result["largest_relative_difference"] = difference = in_fresh_process("difference")
     worst = max(difference.keys() - {"value"}, key=difference.get)
     print(f"largest relative difference: value {difference['value']:.1e}, gradients {difference[worst]:.1e} ({worst})")
+    result["vision"] = seen = {variant: in_fresh_process("vision", variant) for variant in VARIANTS}
+    times = {name.removesuffix("_seconds"): value for name, value in seen["here"].items() if name.endswith("_seconds")}
+    together = times["vit"] + times["cnn"]
+    print(", ".join(f"{name} {value:.3f} s" for name, value in times.items()))
+    share, plain = (100 * times[name] / together for name in ("mining", "plain mining"))
+    print(f"mining takes {share:.1f} % of the time of ViT and CNN, plain {plain:.1f} %")
+    here, plain = (seen[variant]["peak_mib"] for variant in VARIANTS)
+    print(f"peak of all vision {here:.0f} MiB, plain {plain:.0f} MiB: {plain / here:.1f}x less")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {args.out}")
