@@ -1,6 +1,7 @@
 # Every target runs in the project's own virtual environment, made on first use.
 VENV ?= .venv
 PYTHON ?= python3
+EXTRAS ?= test
 BIN := $(VENV)/bin
 
 .PHONY: install chromium demo test conformance lint experiments clean
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 $(VENV)/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
 install: $(VENV)/installed

@@ -3,6 +3,7 @@
 
 import json
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def plot(result: dict) -> Figure | None:
         metric = group[0]["plot"]
         if metric == "columns":
             _plot_columns(axis, group[0])
-            axis.set_title(title, fontsize=9)
+            axis.set_title(textwrap.fill(title, 50), fontsize=9)
             continue
         unit, factor, _ = unit_of(metric)
         for one, color in zip(group, COLORS, strict=False):
@@ -192,7 +193,7 @@ def plot(result: dict) -> Figure | None:
         axis.set_xlim(**start)
         if axis.lines:
             axis.set_ylim(bottom=0)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(textwrap.fill(title, 50), fontsize=9)
         axis.grid(alpha=0.3)
     for axis in axes[len(panels) :]:
         axis.remove()
