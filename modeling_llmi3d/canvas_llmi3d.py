@@ -30,7 +30,8 @@ def token_grid(pixel_values: Tensor, high_res_pixel_values: Tensor | None, confi
     grid, side, large = config.image_grid_size, config.visual_token_side, config.high_res_image_size
     height, width = pixel_values.shape[-2:]
     rows, columns = height // side, width // side
-    whole = (height, width) == (rows * side, columns * side)
+    # Of pictures of the base's own size the ViT does not see what makes no whole token (384 pixels, patches of 14).
+    whole = (height, width) == (rows * side, columns * side) or rows == columns == grid
     if not whole or not all(0 < tokens <= grid and (grid - tokens) % 2 == 0 for tokens in (rows, columns)):
         raise ValueError(
             f"pixel_values: got pictures of {height}x{width} pixels, want {config.image_size}x{config.image_size}, or "

@@ -100,7 +100,8 @@ def test_checkpointing_keeps_less_and_computes_more(config):
 
 def test_activations_grow_with_the_batch_and_weights_do_not(config):
     one, four = plan(config), plan(config, batch_size=4)
-    assert four.activations == pytest.approx(4 * one.activations, rel=0.02)
+    # But for what all pictures share: how mining interpolates.
+    assert 3.8 * one.activations < four.activations <= 4 * one.activations
     assert four.weights == one.weights
 
 
