@@ -11,7 +11,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-# Several processes run the tests (`pytest -n 0`: one); they and the programs they start have a share of the cores each.
+# Several processes run the tests (`pytest -n 0`: one); they and what they start have a share of the cores each.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(workers))))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
