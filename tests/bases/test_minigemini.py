@@ -2,6 +2,7 @@
 """Conversion of Mini-Gemini, against its published arithmetic written out here and its list of weights at 7B."""
 
 import hashlib
+import gc
 import json
 import math
 import re
@@ -574,11 +575,12 @@ def test_memory_does_not_grow_with_depth(tmp_path, monkeypatch):
         sizes = {**TINY, "layers": layers, "intermediate": 32768}
         src = write_original(tmp_path / f"src{layers}", original_state(sizes), sizes, shards=2)
         seen.clear()
+        gc.collect()  # what was left over from before would be given back in between
         start = now()
         convert_minigemini(src, tmp_path / f"out{layers}", dtype=torch.bfloat16)
         peaks[layers] = max(seen) - start
     # Ten layers are 120 MiB in the source and 60 MiB in what is written.
-    assert peaks[12] - peaks[2] < 40 * 2**20, peaks
+    assert peaks[12] - max(peaks[1], peaks[2]) < 40 * 2**20, peaks
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
