@@ -1,8 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Conversion of Mini-Gemini, against its published arithmetic written out here and its list of weights at 7B."""
 
-import hashlib
 import gc
+import hashlib
 import json
 import math
 import re
