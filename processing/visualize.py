@@ -170,7 +170,7 @@ def draw_answer(image: Image.Image, answer: dict | list, ground_truth=(), svg: b
     page_width = image.width + margin + view_size[0]
     lines = []
     for answer in answers:
-        said = f"{' '.join(answer['prompt'].split())}: {_count(answer['boxes'])}"
+        said = ": ".join(filter(None, (" ".join(answer["prompt"].split()), _count(answer["boxes"]))))
         # Letters differ in width: a tenth is kept free.
         letters = 0.9 * (page_width - 2 * margin) * len(said) / max(1.0, font.getlength(said))
         color = WHITE if answer["boxes"] else PALETTE[0]
