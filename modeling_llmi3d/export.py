@@ -111,7 +111,7 @@ def graph_inputs(inputs: Mapping[str, Tensor], box_3d_token_id: int) -> tuple[di
         position_ids = (phrase_ids.cumsum(-1) - 1).clamp(min=0)
     positions, mask = find_queries(inputs["input_ids"] == box_3d_token_id)
     made = {"phrase_ids": phrase_ids, "position_ids": position_ids, "query_positions": positions}
-    return {**{name: made.get(name, inputs.get(name)) for name in INPUTS}}, mask
+    return {name: made.get(name, inputs.get(name)) for name in INPUTS}, mask
 
 
 def export(model: Model, processor: LLMI3DProcessor, out: str | Path, format: str = "onnx") -> dict:

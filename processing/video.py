@@ -5,6 +5,7 @@ One camera serves all frames, and the frames are upright: K is of what a player 
 the length of a video. Needs PyAV and Stone Soup: pip install 'llmi3d[video]'.
 """
 
+import itertools
 import json
 import logging
 import re
@@ -292,11 +293,6 @@ def _natural(name: str) -> list:
 
 
 def _batches(frames: VideoFrames, size: int) -> Iterator[list[Frame]]:
-    batch = []
-    for frame in frames:
-        batch.append(frame)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    rest = iter(frames)
+    while batch := list(itertools.islice(rest, size)):
         yield batch

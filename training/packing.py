@@ -20,7 +20,7 @@ import torch
 import torchvision.transforms.v2.functional as tvF
 from torch import Tensor
 
-from llmi3d.modeling_llmi3d import phrase_mask
+from llmi3d.phrases_llmi3d import phrase_mask
 from llmi3d.processing.geometry_llmi3d import encode_boxes
 from llmi3d.training.collator import _open, _pad
 from llmi3d.training.ig3d.schema import BOX_PLACEHOLDER, IMAGE_PLACEHOLDER

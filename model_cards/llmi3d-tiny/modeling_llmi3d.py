@@ -301,7 +301,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
     Example:
 
     ```python
-    >>> inputs = processor(images=image, text=processor.direct_prompt("the red car"), intrinsics=intrinsics)
+    >>> inputs = processor.grounding_inputs(image, "the red car", intrinsics=intrinsics)
     >>> outputs = model(**inputs, logits_to_keep=1)
     >>> answer = processor.post_process_grounding_3d(outputs, inputs.cameras)
     ```
@@ -456,7 +456,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
             else:
                 input_ids, attention_mask, picture_index = split_phrases(input_ids, phrase_ids)
                 position_ids = None
-        rows, columns = (side // self.config.visual_token_side for side in pixel_values.shape[-2:])
+        rows, columns = token_grid(pixel_values, None, self.config)
         self.model.check_placeholders(input_ids == self.config.image_token_id, len(input_ids), rows * columns)
         positions, mask = find_queries(input_ids == self.config.box_3d_token_id)
         outputs = self.ground_at(
