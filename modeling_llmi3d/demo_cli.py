@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import fail
+from .console import fail, open_pipeline
 
 # Where a clone of the repository has them; an installed package has neither.
 _ROOT = Path(__file__).parents[1]
@@ -68,16 +68,12 @@ def chat(
     except ValueError as error:
         fail(error)
 
-    from transformers import pipeline
-
-    from . import register
     from .processing.chat import Conversation, describe
     from .processing.image_processing_llmi3d import load_image
 
-    register()
     try:
         picture = load_image(image)
-        talk = Conversation(pipeline("image-3d-grounding", model=chosen, device=device), picture, camera, fov)
+        talk = Conversation(open_pipeline(chosen, device), picture, camera, fov)
     except (ValueError, OSError) as error:
         fail(error)
     failed = False

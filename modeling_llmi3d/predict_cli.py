@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .console import fail
+from .console import fail, open_pipeline
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
@@ -163,7 +163,7 @@ def _predict_video(source, frames: dict, out: Path, checkpoint, prompts, device,
 
     try:
         frames = VideoFrames(source, **frames)
-        report = track_video(frames, out, _pipeline(checkpoint, device), prompts, **asked)
+        report = track_video(frames, out, open_pipeline(checkpoint, device), prompts, **asked)
     except (ValueError, OSError) as error:
         fail(error)
     if as_json:
@@ -177,15 +177,6 @@ def _predict_video(source, frames: dict, out: Path, checkpoint, prompts, device,
 def _want_prompts(prompts) -> None:
     if not prompts:
         fail("--prompt: got none, want what to find, such as 'the nearest car'.")
-
-
-def _pipeline(checkpoint, device):
-    from transformers import pipeline
-
-    from . import register
-
-    register()
-    return pipeline("image-3d-grounding", model=checkpoint, device=device)
 
 
 def _predict_pictures(
@@ -212,7 +203,7 @@ def _predict_pictures(
         except ModuleNotFoundError as error:
             fail(f"{error.name} is not installed; --html needs pip install 'llmi3d[plot]'.")
         from .processing.visualize_3d import draw_3d
-    ground = _pipeline(checkpoint, device)
+    ground = open_pipeline(checkpoint, device)
     for source, target in zip(images, targets, strict=True):
         try:
             image = load_image(source)

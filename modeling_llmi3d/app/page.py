@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 from transformers import Pipeline
 
+from llmi3d.console import open_pipeline
 from llmi3d.processing.chat import Conversation, describe
 from llmi3d.processing.visualize import draw_birds_eye_view, draw_boxes
 from llmi3d.processing.visualize_3d import draw_3d
@@ -245,18 +246,13 @@ def serve(
     Returns:
         the page, with its address as `local_url`; `close()` stops it.
     """
-    from transformers import pipeline
-
-    from llmi3d import register
-
-    register()
     note = None
     if Path(checkpoint).name == "llmi3d-tiny":
         note = (
             "This is **LLMI3D-tiny**, the checkpoint that comes along: it has learned rendered pictures, and most of "
             "its boxes are still wrong. **On photographs it only guesses.**"
         )
-    page = build_page(pipeline("image-3d-grounding", model=checkpoint, device=device), note, pictures)
+    page = build_page(open_pipeline(checkpoint, device), note, pictures)
     page.launch(
         server_name=host,
         server_port=port,
