@@ -19,16 +19,14 @@ from tqdm.auto import tqdm
 
 from .cameras_llmi3d import exif_focal_length, resolve_camera
 from .canvas import RasterCanvas
-from .geometry_llmi3d import Camera, check_intrinsics, transform_intrinsics
+from .geometry_llmi3d import Camera
 from .image_processing_llmi3d import load_image
 from .jobs import whole_file
 from .pictures import FolderPictures
 from .tracking import BoxTracker
-from .visualize import ABSENT, BACKGROUND, TEXT, draw_birds_eye_view, draw_boxes
+from .visualize import ABSENT, BACKGROUND, TEXT, draw_birds_eye_view, draw_boxes, shrunk
 
 logger = logging.getLogger(__name__)
-
-DRAWN_SIDE = 1280  # pixels of the longer side that overlays of larger frames are shrunk to
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,12 +207,7 @@ def draw_frame(frame: Frame, boxes: list[dict], intrinsics, absent: list[str], r
         absent: phrases without a box.
         reach: metres that the bird's-eye view shows at least.
     """
-    image, intrinsics = frame.image.convert("RGB"), check_intrinsics(intrinsics)
-    shrink = min(1.0, DRAWN_SIDE / max(image.size))
-    if shrink < 1:
-        size = [max(1, round(shrink * side)) for side in image.size]
-        scale = [new / old for new, old in zip(size, image.size, strict=True)]
-        image, intrinsics = image.resize(size), transform_intrinsics(intrinsics, scale, (0, 0))
+    image, intrinsics = shrunk(frame.image, intrinsics)
     shown = [{**box, "center": box["center_tracked"]} for box in boxes]
     side = max(240, min(image.size))
     view = draw_birds_eye_view(shown, intrinsics, image.size, size=(side, max(side, image.height)), reach=reach)

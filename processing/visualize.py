@@ -41,6 +41,7 @@ WHITE, DARK = (255, 255, 255), (15, 17, 20)
 BACKGROUND, GRID, HORIZON, TEXT = (30, 34, 40), (58, 64, 73), (120, 127, 138), (205, 210, 217)
 FRONT_FACE = (1, 2, 6, 5)  # the four corners of the +x face, in order around it
 ABSENT = "not in the picture"
+DRAWN_SIDE = 1280  # pixels of the longer side that `shrunk` leaves
 
 
 def draw_boxes(
@@ -187,6 +188,14 @@ def draw_answer(image: Image.Image, answer: dict | list, ground_truth=(), svg: b
     for i, (line, color) in enumerate(lines):
         page.text((margin, view_size[1] + margin + i * step), line, color, "la")
     return page.finish()
+
+
+def shrunk(image: Image.Image, intrinsics) -> tuple[Image.Image, Tensor]:
+    """An upright RGB picture of at most 1280 pixels along its longer side, and its K [3, 3]: enough to look at."""
+    image, intrinsics = ImageOps.exif_transpose(image).convert("RGB"), check_intrinsics(intrinsics)
+    width, height = image.size
+    image.thumbnail((DRAWN_SIDE, DRAWN_SIDE))
+    return image, transform_intrinsics(intrinsics, (image.width / width, image.height / height), (0, 0))
 
 
 def montage(images: list[Image.Image], width: int = 1400, gap: int = 12) -> Image.Image:

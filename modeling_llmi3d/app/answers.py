@@ -5,7 +5,7 @@ import html
 import math
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import Pipeline
 
 from llmi3d.processing.cameras_llmi3d import DEFAULT_FOV_DEG, exif_focal_length, exif_orientation, resolve_camera
@@ -15,8 +15,6 @@ from llmi3d.processing.image_processing_llmi3d import load_image
 MAX_PIXELS = 51_000_000
 MAX_PROMPTS = 16
 MAX_LETTERS = 500
-# Longest side of what is drawn, pixels.
-DRAWN_SIDE = 1280
 # Where K comes from: the picture's EXIF data or a default; a field of view; K itself.
 CAMERAS = ("auto", "fov", "intrinsics")
 
@@ -135,17 +133,6 @@ def find(ground: Pipeline, path: str | None, prompts: str | None, camera: tuple,
     answers = ground(image, prompt=phrases, mode=mode, threshold=threshold, **given_camera(*camera, size=image.size))
     shared = {name: answers[0][name] for name in ("image_size", "intrinsics", "intrinsics_source")}
     return {**shared, "answers": answers}
-
-
-def drawable(path: str, intrinsics: list, image_size: list[int]) -> tuple[Image.Image, list]:
-    """The upright picture, no larger than the page shows it, and its K."""
-    image = ImageOps.exif_transpose(open_picture(path)).convert("RGB")
-    image.thumbnail((DRAWN_SIDE, DRAWN_SIDE))
-    factors = [drawn / full for drawn, full in zip(image.size, image_size, strict=True)]
-    return image, [
-        *([value * factor for value in row] for row, factor in zip(intrinsics, factors, strict=False)),
-        intrinsics[2],
-    ]
 
 
 def camera_in_words(answer: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from transformers import Pipeline
 
 from llmi3d.console import open_pipeline
 from llmi3d.processing.chat import Conversation, describe
-from llmi3d.processing.visualize import draw_birds_eye_view, draw_boxes
+from llmi3d.processing.visualize import draw_birds_eye_view, draw_boxes, shrunk
 from llmi3d.processing.visualize_3d import draw_3d
 
 from . import answers as forms
@@ -293,7 +293,7 @@ def _at_work(function: Callable) -> Callable:
 
 def _drawings(path: str, answer: dict[str, Any], boxes: list) -> tuple:
     """Overlay, bird's-eye view and 3D figure."""
-    image, intrinsics = forms.drawable(path, answer["intrinsics"], answer["image_size"])
+    image, intrinsics = shrunk(forms.open_picture(path), answer["intrinsics"])
     above = draw_birds_eye_view(boxes, intrinsics, image.size, size=(720, 720))
     return draw_boxes(image, boxes, intrinsics), above, draw_3d(image, boxes, intrinsics)
 

@@ -2,9 +2,6 @@
 """What a form holds becomes what the pipeline takes, and its answers become words."""
 
 import pytest
-from PIL import Image
-
-from llmi3d.processing.geometry_llmi3d import project
 
 pytest.importorskip("gradio", reason="needs pip install 'llmi3d[app]'")
 forms = pytest.importorskip("llmi3d.app.answers")
@@ -62,18 +59,6 @@ def test_a_picture_is_named_without_its_folder(tmp_path):
 
 def test_prompts_are_lines():
     assert forms.split_prompts(" the cup \n\nthe car\r\n") == ["the cup", "the car"]
-
-
-def test_drawings_have_their_k(tmp_path):
-    Image.new("RGB", (4000, 3000), "grey").save(tmp_path / "large.jpg")
-    k = [[3000.0, 0, 2000], [0, 3000, 1500], [0, 0, 1]]
-    image, small = forms.drawable(str(tmp_path / "large.jpg"), k, [4000, 3000])
-    assert image.size == (1280, 960)
-    import torch
-
-    point = torch.tensor([[1.0, -0.5, 4.0]], dtype=torch.float64)
-    full, drawn = (project(point, torch.tensor(one, dtype=torch.float64))[0] for one in (k, small))
-    assert (full * 0.32).tolist() == pytest.approx(drawn.tolist())
 
 
 def test_words_tell_distance_absence_and_no_markup():

@@ -290,7 +290,8 @@ def test_frames_of_any_size_are_drawn_with_even_sides(size):
 
 
 def test_boxes_of_large_frames_shrink_with_them():
-    from llmi3d.processing.video import DRAWN_SIDE, Frame
+    from llmi3d.processing.video import Frame
+    from llmi3d.processing.visualize import DRAWN_SIDE
 
     k = [[2000.0, 0.0, 1000.0], [0.0, 2000.0, 500.0], [0.0, 0.0, 1.0]]
     box = {"label": "", "center_tracked": [0.0, 0.0, 10.0], "size": [2.0, 2.0, 0.1], "rotation": np.eye(3).tolist()}

@@ -29,6 +29,7 @@ from llmi3d.processing.visualize import (
     draw_birds_eye_view,
     draw_boxes,
     montage,
+    shrunk,
 )
 
 INTRINSICS = [[520.0, 0.0, 310.0], [0.0, 540.0, 250.0], [0.0, 0.0, 1.0]]
@@ -535,3 +536,13 @@ def test_montage_holds_every_picture():
     counts = {color: count for count, color in sheet.getcolors(100)}
     assert sheet.width == 612
     assert [counts[255 - i, 0, 0] for i in range(3)] == [300 * 225, 300 * 400, 300 * 75]
+
+
+def test_a_shrunk_picture_has_its_k():
+    k = [[3000.0, 0, 2000], [0, 3000, 1500], [0, 0, 1]]
+    image, small = shrunk(Image.new("L", (4000, 3000)), k)
+    assert image.size == (1280, 960) and image.mode == "RGB"
+    point = torch.tensor([[1.0, -0.5, 4.0]], dtype=torch.float64)
+    full, drawn = (project(point, torch.as_tensor(one, dtype=torch.float64))[0] for one in (k, small))
+    assert (full * 0.32).tolist() == pytest.approx(drawn.tolist())
+    assert shrunk(Image.new("RGB", SIZE), INTRINSICS)[1].tolist() == INTRINSICS
