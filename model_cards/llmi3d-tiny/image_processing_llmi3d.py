@@ -284,8 +284,8 @@ class LLMI3DImageProcessor(TorchvisionBackend):
             images = [self.rescale(image, rescale_factor) for image in images]
         kind = {"dtype": torch.float32 if do_normalize else images[0].dtype, "device": images[0].device}
         # Zeros are the mean colour.
-        high = torch.zeros(len(images), len(images[0]), canvas_height, canvas_width, **kind)
-        low = torch.zeros(len(images), len(images[0]), size.height, size.width, **kind)
+        high = _zeros(len(images), len(images[0]), canvas_height, canvas_width, **kind)
+        low = _zeros(len(images), len(images[0]), size.height, size.width, **kind)
         moved = []
         for image, camera, large, small in zip(images, cameras, high, low, strict=True):
             (width, height), (new_height, new_width) = camera.image_size, image.shape[-2:]
@@ -368,6 +368,13 @@ def _middle(pixels: torch.Tensor, margins: Sequence[int]) -> torch.Tensor:
     """Pictures [I, C, H, W] without as many rows and columns on either side."""
     (top, left), (height, width) = margins, pixels.shape[-2:]
     return pixels[..., top : height - top, left : width - left].contiguous()
+
+
+def _zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """`torch.zeros`, but on a CPU what is never written takes no time: numpy gets its zeros from the system."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(shape, torch.empty(0, dtype=dtype).numpy().dtype))
 
 
 def _in_threads(function: Callable, items: Iterable) -> list:
