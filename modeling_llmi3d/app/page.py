@@ -110,7 +110,12 @@ def build_page(ground: Pipeline, note: str | None = None, pictures: Path | None 
         with gr.Row():
             with gr.Column(min_width=300):
                 picture = Picture(
-                    label="Picture", sources=["upload", "webcam", "clipboard"], elem_id="picture", height=320
+                    label="Picture",
+                    sources=["upload", "webcam", "clipboard"],
+                    # Mirrored, "the left one" would be the right one.
+                    webcam_options=gr.WebcamOptions(mirror=False),
+                    elem_id="picture",
+                    height=320,
                 )
                 known = gr.HTML(elem_id="known-camera")
                 with gr.Accordion("Camera", open=False, elem_id="camera"):

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),  # a webcam that shows a test picture
 )
 SCREENSHOTS = Path(os.environ.get("LLMI3D_SCREENSHOTS", Path(__file__).parents[2] / "outputs" / "screenshots"))
 DESK, PHONE = {"width": 1280, "height": 1000}, {"width": 390, "height": 844}
@@ -162,6 +163,22 @@ def test_exif_is_read_and_the_picture_turned(open_page, pictures, tmp_path):
     find(window, "the stool")
     window.wait_for_function("() => document.querySelector('#overlay img').naturalWidth")
     assert window.evaluate("() => document.querySelector('#overlay img').naturalWidth") == 530
+
+
+def test_a_picture_of_the_webcam(open_page):
+    window = open_page(DESK)
+    picture = window.locator("#picture")
+    picture.get_by_label("Capture from camera").click()
+    picture.get_by_text("Click to Access Webcam").click()
+    window.wait_for_function("() => document.querySelector('#picture video')?.videoWidth > 0")
+    assert "-1" not in window.evaluate("() => getComputedStyle(document.querySelector('#picture video')).transform")
+    picture.get_by_label("capture photo").click()
+    window.wait_for_function("() => document.querySelector('#known-camera').innerText.includes('does not say')")
+    find(window, "the red mug")
+    width, height = (int(side) for side in re.search(r"(\d+) x (\d+)", window.inner_text("#used-camera")).groups())
+    assert width >= 640 and height >= 480 and len(distances(window)) == 1
+    window.wait_for_selector("#overlay img")
+    keep(window, "webcam")
 
 
 def test_what_is_not_there_is_said(open_page, pictures, ground):
