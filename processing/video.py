@@ -8,12 +8,14 @@ the length of a video. Needs PyAV and Stone Soup: pip install 'llmi3d[video]'.
 import itertools
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
@@ -21,7 +23,7 @@ from .cameras_llmi3d import exif_focal_length, resolve_camera
 from .canvas import RasterCanvas
 from .geometry_llmi3d import Camera
 from .image_processing_llmi3d import load_image
-from .jobs import whole_file
+from .jobs import checkpoint_fingerprint, refuse_other, whole_file, write_whole
 from .pictures import FolderPictures
 from .tracking import BoxTracker
 from .visualize import ABSENT, BACKGROUND, TEXT, draw_birds_eye_view, draw_boxes, shrunk
@@ -86,6 +88,14 @@ class VideoFrames:
         if not self.source.exists():
             raise FileNotFoundError(f"video: got {source!r}, and there is no such file or folder.")
 
+    def identity(self) -> dict:
+        """What tells these frames from others."""
+        if self.source.is_dir():
+            held = FolderPictures(self.source).digest
+        else:
+            held = [self.source.stat().st_size, self.source.stat().st_mtime_ns]
+        return {"held": held, "fps": self.fps, "every": self.every, "max_frames": self.max_frames}
+
     def __iter__(self) -> Iterator[Frame]:
         self.problem, size, count = None, None, 0
         frames = self._of_folder() if self.source.is_dir() else self._of_file()
@@ -149,7 +159,8 @@ def track_video(
 
     Each line of `NAME.jsonl` is a frame: `frame`, `time_s`, `intrinsics`, and `boxes` as the pipeline answers, each
     with its `prompt` and with `track`, `center_tracked` and `velocity` as in `BoxTracker.update`. The overlay draws
-    boxes at `center_tracked`. Both files appear when they are complete.
+    boxes at `center_tracked`. Both files appear when they are complete. Until then answers are kept in
+    `NAME.mp4.unfinished`: the same call goes on from there and asks about no frame twice.
 
     Args:
         ground: the pipeline `image-3d-grounding`, or what answers as it does.
@@ -163,7 +174,8 @@ def track_video(
         asked: further arguments of the pipeline, such as `mode` and `threshold`.
 
     Raises:
-        ValueError: frames, cameras or phrases that cannot be used; files that are there already.
+        ValueError: frames, cameras or phrases that cannot be used; files that are there already; an unfinished video
+            of that name which was begun otherwise.
     """
     targets = [out, out.with_name(f"{out.stem}.jsonl")]
     if out.suffix != ".mp4" or out.resolve() == frames.source.resolve():
@@ -172,16 +184,27 @@ def track_video(
         if target.exists() and not overwrite:
             raise ValueError(f"out: {target} is there already; choose another name or overwrite it.")
     tracker, count, boxes_count, camera, reach = BoxTracker(max_gap_s), 0, 0, None, 0.0
+    model = getattr(ground, "model", None)
+    job = {
+        "frames": frames.identity(),
+        "checkpoint": model and checkpoint_fingerprint(model.name_or_path, model.config),
+        "intrinsics": None if intrinsics is None else np.asarray(intrinsics).tolist(),
+        **{"fov_deg": fov_deg, "prompts": list(prompts), "asked": asked},
+    }
+
+    def ask(batch: list[Frame]) -> list[list[dict]]:
+        images, phrases = [frame.image for frame in batch], [list(prompts)] * len(batch)
+        answers = ground(images, prompt=phrases, intrinsics=[k] * len(batch), batch_size=len(batch), **asked)
+        return [[{"prompt": one["prompt"], "boxes": one["boxes"]} for one in of_frame] for of_frame in answers]
+
     bar = tqdm(desc=out.name, unit=" frames", disable=not progress)
-    with whole_file(targets[1]) as lines, whole_file(out, "wb") as file, VideoWriter(file) as video, bar:
+    kept = KeptAnswers(out.with_name(f"{out.name}.unfinished"), job, ask)
+    with kept, whole_file(targets[1]) as lines, whole_file(out, "wb") as file, VideoWriter(file) as video, bar:
         for batch in _batches(frames, batch_size):
             if camera is None:
                 camera = _one_camera(batch[0].image, intrinsics, fov_deg)
                 k = [list(row) for row in camera.intrinsics]
-            images = [frame.image for frame in batch]
-            phrases = [list(prompts)] * len(batch)
-            answers = ground(images, prompt=phrases, intrinsics=[k] * len(batch), batch_size=len(batch), **asked)
-            for frame, of_frame in zip(batch, answers, strict=True):
+            for frame, of_frame in zip(batch, kept(batch), strict=True):
                 found = [{**box, "prompt": one["prompt"]} for one in of_frame for box in one["boxes"]]
                 boxes = tracker.update(found, frame.time_s)
                 reach = max([reach, *(1.1 * box["center_tracked"][2] for box in boxes)])
@@ -228,6 +251,55 @@ def _one_camera(image: Image.Image, intrinsics, fov_deg: float | None) -> Camera
     """The camera that holds for all frames, from what is given or the first frame says; a guess is warned of once."""
     focal_length = None if intrinsics is not None or fov_deg is not None else exif_focal_length(image)
     return resolve_camera(image.size, 1, intrinsics, fov_deg, focal_length)
+
+
+class KeptAnswers:
+    """Asks about frames in their order, and keeps the answers in a file until all are there.
+
+    The file's first line is the job, each further one a frame's answers. A killed process may leave half a line.
+
+    Args:
+        path: of that file.
+        job: what decides the answers.
+        ask: frames to a list of answers each.
+
+    Raises:
+        ValueError: when it is entered: the file was begun for another job.
+    """
+
+    def __init__(self, path: Path, job: dict, ask: Callable[[list[Frame]], list]):
+        self.path, self.job, self.ask, self._known, self._count = path, job, ask, 0, 0
+
+    def __enter__(self) -> "KeptAnswers":
+        if not self.path.exists():
+            write_whole(self.path, json.dumps(self.job) + "\n")
+        with self.path.open("rb") as file:
+            refuse_other(self.path, "a video", json.loads(file.readline()), self.job, "name, or delete it")
+            whole = file.tell()
+            for line in file:
+                if line.endswith(b"\n"):
+                    whole, self._known = whole + len(line), self._known + 1
+        os.truncate(self.path, whole)
+        self._before, self._file = self.path.open(), self.path.open("a")
+        self._before.readline()
+        return self
+
+    def __call__(self, frames: list[Frame]) -> list:
+        """Their answers; those that are known are read."""
+        answers = [json.loads(self._before.readline()) for _ in frames[: max(0, self._known - self._count)]]
+        if new := frames[len(answers) :]:
+            found = self.ask(new)
+            self._file.writelines(json.dumps(one) + "\n" for one in found)
+            self._file.flush()
+            answers += found
+        self._count += len(frames)
+        return answers
+
+    def __exit__(self, kind, error, trace):
+        self._before.close()
+        self._file.close()
+        if error is None or not max(self._known, self._count):
+            self.path.unlink()
 
 
 class VideoWriter:

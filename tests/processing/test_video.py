@@ -257,6 +257,48 @@ def test_what_is_there_is_not_lost(tmp_path):
         track(source, tmp_path / "out.avi")
 
 
+PLAYED = ("out.mp4", "whole.mp4")
+
+
+class Killed(BaseException):
+    """Not an error that anything handles."""
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_an_interrupted_video_goes_on_and_asks_about_no_frame_twice(tmp_path, half):
+    source = write_video(tmp_path / "a.mp4")
+    track(source, tmp_path / "whole.mp4", batch_size=4)
+    ground, out = Ground(), tmp_path / "out.mp4"
+    more = {"batch_size": 4}
+
+    def break_off(images, *args, **asked):
+        if len(ground.seen) == 8:
+            raise Killed
+        return ground(images, *args, **asked)
+
+    with pytest.raises(Killed):
+        track(source, out, break_off, **more)
+    unfinished = tmp_path / "out.mp4.unfinished"
+    assert not out.exists() and len(unfinished.read_text().splitlines()) == 1 + 8
+    if half:  # of a line is what a killed process may leave
+        unfinished.write_bytes(unfinished.read_bytes()[:-30])
+        ground.seen.pop()
+    with pytest.raises(ValueError, match=r"unfinished holds a video with other prompts; choose a new name, or"):
+        track(source, out, ground, prompts=["the cone"], **more)
+    report = track(source, out, ground, **more)
+    assert report.frames == len(ground.seen) == 12
+    assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert not unfinished.exists()
+    drawn, whole = ([np.asarray(one.image, int) for one in VideoFrames(str(tmp_path / name))] for name in PLAYED)
+    assert len(drawn) == 12 and np.abs(np.stack(drawn) - np.stack(whole)).mean() < 0.1  # x264 is not exact
+
+
+def test_what_failed_at_once_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="principal point"):
+        track(write_video(tmp_path / "a.mp4"), tmp_path / "out.mp4", intrinsics=[[300, 0, 900], *K[1:]])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
 def test_no_more_than_a_batch_of_frames_is_held(tmp_path):
     alive, most = weakref.WeakSet(), 0
 
