@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from llmi3d.cli import app
 from llmi3d.training.ig3d.build import build, open_source
-from llmi3d.training.ig3d.dataset import load_split
+from llmi3d.training.ig3d.dataset import find_splits, load_split
 from llmi3d.training.ig3d.inspect import contact_sheet, draw_row, find_row, statistics, validate
 from llmi3d.training.ig3d.jsonl import JsonLines
 from llmi3d.training.ig3d.schema import IG3D_FEATURES, validate_row
@@ -300,6 +300,24 @@ def test_open_vocabulary_split_keeps_novel_names_out_of_training(built, tmp_path
         split_by_category(built, tmp_path / "split", novel=["barrel"])
     with pytest.raises(ValueError, match="novel: got"):
         split_by_category(built, tmp_path / "other", novel=["dragon"])
+
+
+def test_columns_of_ones_own_pass_into_a_split(built, tmp_path):
+    mine = load_split(built, "train")
+    mine = mine.add_column("weather", [f"rain {i}" for i in range(len(mine))])
+    mine = mine.map(
+        lambda row: {"mask": row["image"]}, features=datasets.Features(mine.features, mask=datasets.Image())
+    )
+    first, *others = find_splits(built)["train"]
+    for path in others:
+        path.unlink()
+    mine.to_parquet(first)
+    split_by_category(built, tmp_path / "split", novel=["barrel"])
+    by_id = {row["image_id"]: row for row in mine}
+    for row in load_split(tmp_path / "split", "train"):
+        held = by_id[row["image_id"]]
+        assert row["weather"] == held["weather"] and row["mask"].tobytes() == held["mask"].tobytes()
+    assert "weather" in (tmp_path / "split" / "README.md").read_text()
 
 
 def test_given_phrases_that_name_a_novel_category_are_no_training(row):

@@ -120,7 +120,8 @@ def split_by_category(
             f"SPLIT_novel for {', '.join(held)}. `splits.json` lists both."
         )
         source = "own" if recipe["converter"] == "JsonLines" else recipe["source"]
-        write_dataset_card(work, work / DATA_FOLDER, source, record["rows"], IG3D_FEATURES, made)
+        features = load_split(folder, next(iter(splits))).features
+        write_dataset_card(work, work / DATA_FOLDER, source, record["rows"], features, made)
         work.rename(out)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
@@ -131,19 +132,23 @@ def split_by_category(
 def _write(folder: str | Path, split: str, path: Path, held: set[str], novel: bool) -> int:
     import datasets
 
-    rows = load_split(folder, split).cast_column("image", datasets.Image(decode=False))
+    rows = load_split(folder, split)
+    extra = {name: feature for name, feature in rows.features.items() if name not in IG3D_FEATURES}
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):  # as it is stored
+            rows = rows.cast_column(name, datasets.Image(decode=False))
     count, group = 0, []
-    with pq.ParquetWriter(path, make_table([]).schema) as writer:
+    with pq.ParquetWriter(path, make_table([], extra).schema) as writer:
         for row in rows:
             kept = keep_turns(row, held, novel)
             if kept is not None:
                 group.append(kept)
                 count += 1
             if len(group) == ROWS_PER_GROUP:
-                writer.write_table(make_table(group))
+                writer.write_table(make_table(group, extra))
                 group = []
         if group:
-            writer.write_table(make_table(group))
+            writer.write_table(make_table(group, extra))
     return count
 
 
