@@ -8,9 +8,25 @@ import base64
 import html
 import io
 import math
+import os
 from itertools import pairwise
 
 from PIL import Image, ImageDraw, ImageFont
+
+
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of drawn letters, `size` pixels high: Pillow's own, which has ASCII alone, or the file in LLMI3D_FONT.
+
+    Raises:
+        ValueError: a file that Pillow cannot read.
+    """
+    path = os.environ.get("LLMI3D_FONT")
+    if not path:
+        return ImageFont.load_default(size)
+    try:
+        return ImageFont.truetype(path, size)
+    except OSError as error:
+        raise ValueError(f"LLMI3D_FONT: got {path!r}, want a TrueType or OpenType file ({error}).") from error
 
 
 class Canvas:
@@ -22,7 +38,7 @@ class Canvas:
 
     def __init__(self, image: Image.Image):
         self.size = width, height = image.size
-        self.font = ImageFont.load_default(max(11, round(0.019 * math.sqrt(width * height))))
+        self.font = load_font(max(11, round(0.019 * math.sqrt(width * height))))
         self.line_width = max(1.25, 0.0024 * math.sqrt(width * height))
 
     @staticmethod

@@ -546,3 +546,20 @@ def test_a_shrunk_picture_has_its_k():
     full, drawn = (project(point, torch.as_tensor(one, dtype=torch.float64))[0] for one in (k, small))
     assert (full * 0.32).tolist() == pytest.approx(drawn.tolist())
     assert shrunk(Image.new("RGB", SIZE), INTRINSICS)[1].tolist() == INTRINSICS
+
+
+def test_letters_of_a_font_of_ones_own(monkeypatch, tmp_path):
+    import matplotlib
+
+    box = make_box((0, 0, 12), label="\u0436\u0449")
+
+    def label():
+        return draw_boxes(Image.new("RGB", SIZE), [box], INTRINSICS).tobytes()
+
+    without = label()
+    monkeypatch.setenv("LLMI3D_FONT", str(matplotlib.get_data_path() + "/fonts/ttf/DejaVuSans.ttf"))
+    assert label() != without
+    (tmp_path / "broken.ttf").write_text("no font")
+    monkeypatch.setenv("LLMI3D_FONT", str(tmp_path / "broken.ttf"))
+    with pytest.raises(ValueError, match="LLMI3D_FONT: got"):
+        label()
