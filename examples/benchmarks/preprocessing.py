@@ -72,12 +72,12 @@ def measure(paths: list[str], batch_size: int, warm_up: int = 2) -> dict:
     orders = itertools.cycle(itertools.permutations(named))
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     wall, cpu = ({name: [] for name in named} for _ in range(2))
-    for number, batch in enumerate([*batches[:warm_up], *batches]):
+    for number, batch in enumerate([*batches[:warm_up], *batches], -len(batches[:warm_up])):
         for name in next(orders):
             start, start_cpu = time.perf_counter(), time.process_time()
             named[name](batch)
             took = time.perf_counter() - start, time.process_time() - start_cpu
-            if number >= warm_up:
+            if number >= 0:
                 wall[name].append(took[0])
                 cpu[name].append(took[1])
     return {

@@ -6,11 +6,11 @@ import shutil
 
 import datasets
 import pytest
-import timm
 import torch
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from small_bases import build_convnext
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from typer.testing import CliRunner
@@ -198,15 +198,8 @@ def test_a_base_without_template_needs_one_unless_it_is_a_llava_of_old(bases, tm
 @pytest.fixture(scope="module")
 def convnext(tmp_path_factory):
     """A tiny ConvNeXt in OpenCLIP's naming, and its file."""
-    model = timm.create_model("convnext_large_mlp", depths=[1, 1, 1, 1], dims=[8, 12, 16, 20], num_classes=0)
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
     path = tmp_path_factory.mktemp("convnext") / "open_clip_model.safetensors"
-    weights = model.state_dict()
-    save_file({f"visual.trunk.{name}": weights[name] for name in weights if not name.startswith("head.")}, path)
-    return model.eval(), path
+    return build_convnext(path), path
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_onevision"])

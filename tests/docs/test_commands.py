@@ -1,20 +1,25 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Every command of the pages is run, or taken apart by the parser that it would meet.
+"""Every command of the pages is run in this process, in the folder of `workplace`, unless `PARSED` says why not.
 
-A `llmi3d` command is run in the folder of `workplace`, as it stands, unless `PARSED` says why not. Other programs meet
-their own parsers: the scripts' argparse, accelerate's and torchrun's, make, bash, and the extras of the package.
+What asks for much is given smaller numbers. A launcher's options meet its own parser, and what it would start is run
+once. Each command is also taken apart by the parsers below, which the commands within sentences meet alone.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import re
 import runpy
 import shlex
+import socket
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from doc_pages import PAGES, ROOT, commands, prose
@@ -25,52 +30,82 @@ from llmi3d.cli import app
 from llmi3d.training.recipe import ARGUMENTS, read_recipe
 
 ClickException = typer.BadParameter.mro()[2]  # typer brings a click of its own
-# Commands of `llmi3d` that are parsed and not run, by how they begin, and why.
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+# Commands that are parsed and not run, by how they begin, and why.
 PARSED = {
-    "train": "tests/training/test_train.py trains; test_recipes.py has dry runs of the recipes",
-    "bench": "tests/modeling/test_bench.py measures",
-    "init": "its base is on the Hub; tests/bases/test_init.py has small ones",
-    "convert": "its original is a download; tests/bases/ has small ones",
-    "data build kitti": "its source is a download; tests/training/test_kitti.py has one of that form",
-    "calibrate": "wants many answers; tests/training/test_calibration.py has them",
-    "demo": "serves until it is stopped; tests/app/ asks it",
-    "chat": "reads lines until it is stopped; tests/app/ talks to it",
-    "export": "wants packages of its own; tests/modeling/test_export.py exports",
+    "pip install": "the tests run in what it installs; .ci/run installs it anew",
+    "make test": "it runs the tests",
+    "llmi3d data build sunrgbd-votenet": "a download; tests/training/test_sunrgbd.py has one of that form",
+    "llmi3d data build nuscenes": "a download; tests/training/test_nuscenes.py has one of that form",
+    "llmi3d data build objectron": "a download; tests/training/test_objectron.py has one of that form",
 }
 # What is asked for in smaller numbers.
-SMALLER = {"train:200,test:40": "train:2,test:1", "long_side=320": "long_side=64", "--num-proc 2": "--num-proc 1"}
-SMALLER |= {"--robustness": "--condition focal-0.7"}
-# What stands for a choice.
-CHOICES = {"NAME": "mining"}
-# Pages with a test of their own, which does more.
-ELSEWHERE = {
-    "docs/your_data.md": "tests/test_docs.py",
-    **{
-        f"examples/recipes/{name}.md": "tests/training/test_recipes.py"
-        for name in ("ig3d", "kitti", "multi_node", "own_pictures")
-    },
+SMALLER = {
+    **{"train:200,test:40": "train:2,test:1", "train:40,validation:10,test:60": "train:2,validation:1,test:1"},
+    **{f"--num-proc {count}": "--num-proc 1" for count in (2, 8, 16)},
+    **{"long_side=320": "long_side=64", "--robustness": "--condition focal-0.7", "--threads 1 2": "--threads 1"},
+    **{"--batch-size 1 4 --phrases 1 16": "--batch-size 1 2 --phrases 1 2", "--size tiny small": "--size tiny"},
+    "--pictures 60 --rows 600 --steps 150": "--pictures 1 --rows 2 --steps 1",
+    "model_cards/llmi3d-7b": "model_cards/llmi3d-tiny-random",  # a config.json alone, too
+    "CONVNEXT": "open_clip_model.safetensors",  # a name that tells the format
+    "--port 8000": f"--port {free_port()}",
 }
+# Options that make a command small, by how it begins.
+MORE = {
+    "llmi3d init --base llava-hf/llava-1.5-7b-hf": "--high-res-weights open_clip_model.safetensors",
+    "llmi3d bench": "--repeats 1 --warm-up 1 --new-tokens 2 --picture 320x96",
+    **dict.fromkeys(
+        ("llmi3d train", "python -m llmi3d.training.train"),
+        "--max_steps 1 --max_eval_rows 1 --per_device_train_batch_size 1 --dataloader_num_workers 0 --use_cpu",
+    ),
+    "python examples/benchmarks/canvas.py": "--repeats 1",
+    "python examples/benchmarks/efficiency.py": "--rows 2 --steps 6 --base BASE",
+    "python examples/benchmarks/latency.py": "--phrases 2 --new-tokens 2 --repeats 1 --warm-up 0",
+    "python examples/benchmarks/preprocessing.py": "--count 2 --batch-size 1",
+    "python examples/benchmarks/throughput.py": "--rows 2 --only sample",
+}
+# What a command leaves behind, by how it begins, beside what follows `--out`.
+LEAVES = {
+    "llmi3d convert": "base/config.json",
+    "llmi3d export CHECKPOINT exported": "exported*/export.json",
+    "python examples/benchmarks/": "outputs/benchmarks/*.json",
+    "python examples/demo.py": "outputs/demo/results.json",
+    "python examples/space/build.py": "outputs/space/app.py",
+}
+# What takes too long for every run, by how it begins; `pytest -m slow` runs it.
+SLOW = {"llmi3d export": "it traces; tests/modeling/test_export.py exports something smaller"}
+# Packages of extras that are wanted by commands in which such words stand.
+WANTED = {
+    **{".mp4": ("av", "stonesoup"), "--html": ("plotly",), "llmi3d demo": ("gradio",)},
+    "llmi3d export": ("onnx", "onnxruntime", "onnxscript"),
+}
+# What stands for a choice, and for the rest of a page's neighbouring command.
+CHOICES = {"NAME": "mining"}
+REST = ["--prompt", "the nearest car", "--checkpoint", "CHECKPOINT", "--out", "boxes.parquet"]
+# What has been run: what several pages say, behind whatever launcher, is run once.
+DONE: set[str] = set()
+# Pages with a test of their own, which does more.
+ELSEWHERE = {"docs/your_data.md": "tests/test_docs.py"}
+SAID = "Locate the nearest car in 3D.\n\n"  # to a command that listens
 
 
-def why_parsed(arguments: list[str]) -> str | None:
-    """Why a `llmi3d` command is not run; None if it is."""
-    return next((why for start, why in PARSED.items() if arguments[: len(start.split())] == start.split()), None)
-
-
-# Packages of extras that are wanted by commands in which such a word stands.
-WANTED = {".mp4": ("av", "stonesoup"), "--html": ("plotly",)}
-
-
-def smaller(command: str) -> str:
-    for given, less in SMALLER.items():
-        command = command.replace(given, less)
-    return command
+def of_beginning(table: dict[str, str], command: list[str]) -> str | None:
+    """The entry of a table by how commands begin."""
+    return next((one for start, one in table.items() if " ".join(command).startswith(start)), None)
 
 
 def named(page: str, command: list[str]):
     """A command as a parameter; those that are run and those that are parsed are told apart by their names."""
-    run = command[0] == "llmi3d" and why_parsed(command[1:]) is None
-    return pytest.param(command, id=f"{page}-{'run' if run else 'parsed'}-{' '.join(command)[:60]}")
+    how = "run" if of_beginning(PARSED, command) is None else "parsed"
+    marks = pytest.mark.slow if of_beginning(SLOW, command) else ()
+    return pytest.param(command, id=f"{page}-{how}-{' '.join(command)[:60]}", marks=marks)
 
 
 # -------------------------------------------------------------------------------------------------------- the parsers
@@ -91,13 +126,25 @@ def parse_llmi3d(arguments: list[str]) -> None:
 
 
 def parse_module(module: str, arguments: list[str]) -> None:
-    if arguments[-1:] == ["..."]:  # the rest is the page's neighbouring command
-        arguments = [*arguments[:-1], "--checkpoint", "CHECKPOINT", "--out", "boxes.parquet"]
     if module == "llmi3d.training.train":
         read_recipe(arguments)
     else:
         assert module == "llmi3d", module
         parse_llmi3d(arguments)
+
+
+@contextlib.contextmanager
+def as_program(script: Path, arguments: list[str], monkeypatch) -> Iterator[None]:
+    """What a script finds when it is started: its arguments, and its neighbours, which have plain names."""
+    known = set(sys.modules)
+    monkeypatch.setattr(sys, "argv", list(arguments))
+    monkeypatch.syspath_prepend(script.parent)
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - known:
+            if str(ROOT / "examples") in str(getattr(sys.modules[name], "__file__", "")):
+                del sys.modules[name]
 
 
 class Parsed(Exception):
@@ -112,22 +159,19 @@ def parse_script(arguments: list[str], monkeypatch) -> None:
         assert arguments[1:] == []
         compile(script.read_text(), str(script), "exec")
         return
-    parse, known = argparse.ArgumentParser.parse_args, set(sys.modules)
+    parse = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(self, *args, **kwargs):
         parse(self, *args, **kwargs)
         raise Parsed
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    monkeypatch.setattr(sys, "argv", list(arguments))
-    monkeypatch.syspath_prepend(script.parent)
-    try:
-        with pytest.raises((Parsed, SystemExit)) as stopped:
-            runpy.run_path(str(script), run_name="__main__")
-    finally:
-        for name in set(sys.modules) - known:  # scripts' neighbours have plain names
-            if str(ROOT / "examples") in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
+    with (
+        monkeypatch.context() as patch,
+        as_program(script, arguments, patch),
+        pytest.raises((Parsed, SystemExit)) as stopped,
+    ):
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        runpy.run_path(str(script), run_name="__main__")
     assert stopped.type is Parsed or stopped.value.code == 0, f"{arguments}: exit code {stopped.value.code}"
 
 
@@ -142,36 +186,48 @@ def parse_pip(arguments: list[str]) -> None:
             assert re.fullmatch(r"\.|-e|--editable|--no-deps|-r|[\w.-]+([<>=]=?[\d.]+)?", target), target
 
 
+def started(command: list[str]) -> list[str]:
+    """What is started in the end: behind settings of the environment, and behind launchers, whose options are read.
+
+    Raises:
+        AssertionError, SystemExit, CalledProcessError: a launcher's options that would not be understood.
+    """
+    while re.fullmatch(r"[A-Z_0-9]+=\S*", command[0]):  # NAME=value program ...
+        command = command[1:]
+    program, *arguments = command
+    if program == "srun":
+        assert arguments[-3:-1] == ["bash", "-c"]
+        return started(shlex.split(re.sub(r"\$\(\(.*?\)\)|\$\(.*?\)|\$\w+", "1", arguments[-1])))
+    if program in ("accelerate", "torchrun"):
+        if program == "accelerate":
+            assert arguments[0] == "launch"
+            launched = _validate_launch_command(launch_command_parser().parse_args(arguments[1:]))[0]
+        else:
+            launched = get_args_parser().parse_args(arguments)
+        assert launched.module
+        command = ["python", "-m", launched.training_script, *launched.training_script_args]
+    if command[-1] == "...":
+        command = [*command[:-1], *REST]
+    if program == "make":
+        steps = subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        if arguments[0] == "demo":
+            command = ["python", *shlex.split(steps.splitlines()[-1])[1:]]
+    return command
+
+
 def parse(command: list[str], monkeypatch) -> None:
     """Whatever program a page calls; an unknown one fails, and wants a way here.
 
     Raises:
         AssertionError, SystemExit, ClickException: a command that would not be understood.
     """
-    while re.fullmatch(r"[A-Z_0-9]+=\S*", command[0]):  # NAME=value program ...
-        command = command[1:]
-    program, *arguments = command
+    program, *arguments = started(command)
     if program == "llmi3d":
         parse_llmi3d(arguments)
     elif program == "python" and arguments[0] == "-m":
         parse_module(arguments[1], arguments[2:])
     elif program == "python":
         parse_script(arguments, monkeypatch)
-    elif program == "accelerate":
-        assert arguments[0] == "launch"
-        launched = _validate_launch_command(launch_command_parser().parse_args(arguments[1:]))[0]
-        assert launched.module
-        parse_module(launched.training_script, launched.training_script_args)
-    elif program == "torchrun":
-        launched = get_args_parser().parse_args(arguments)
-        assert launched.module
-        parse_module(launched.training_script, launched.training_script_args)
-    elif program == "srun":
-        assert arguments[-3:-1] == ["bash", "-c"]
-        inner = re.sub(r"\$\(\(.*?\)\)|\$\(.*?\)|\$\w+", "1", arguments[-1])
-        parse(shlex.split(inner), monkeypatch)
-    elif program == "make":
-        subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program == "bash":
         subprocess.run(["bash", "-n", *arguments], cwd=ROOT, check=True)
     elif program == "pip":
@@ -180,8 +236,78 @@ def parse(command: list[str], monkeypatch) -> None:
         assert not Path(arguments[0]).is_absolute()
     elif program == "git":
         assert arguments[0] in ("clone", "push", "add", "commit", "lfs"), arguments
-    else:
+    elif program != "make":
         pytest.fail(f"{program}: no way to check it; add one to tests/docs/test_commands.py")
+
+
+# -------------------------------------------------------------------------------------------------------- the runners
+
+
+def smaller(command: list[str]) -> list[str]:
+    """The same with less to do."""
+    text = shlex.join(command)
+    for given, less in SMALLER.items():
+        text = text.replace(given, less)
+    return shlex.split(f"{text} {of_beginning(MORE, command) or ''}")
+
+
+def run_llmi3d(arguments: list[str], monkeypatch) -> None:
+    seen = []
+
+    def ask_and_stop(page) -> None:
+        """Instead of serving a page until Ctrl+C: asks for it once."""
+        try:
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(page.local_url, timeout=60) as answer:
+                seen.append((answer.status, b"<html" in answer.read()))
+        finally:
+            page.close(verbose=False)
+
+    if arguments[0] == "demo":
+        import gradio
+
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(Path("uploads").absolute()))
+        monkeypatch.setattr(gradio.Blocks, "block_thread", ask_and_stop)
+    done = CliRunner().invoke(app, arguments, input=SAID)
+    assert done.exit_code == 0, f"{' '.join(arguments)}: {done.output} {done.exception!r}"
+    assert seen == [(200, True)] * (arguments[0] == "demo")
+
+
+def in_this_process(work, *arguments) -> dict[str, float]:
+    """Instead of `measured` of examples/benchmarks/data.py, whose new process imports everything first."""
+    work(*arguments)
+    return {"peak_mb": 0.0}
+
+
+def run_python(arguments: list[str], monkeypatch) -> None:
+    """A script of examples/, or a module of the package."""
+    module, threads = arguments[0] == "-m", torch.get_num_threads()
+    arguments = arguments[1:] if module else arguments
+    script = ROOT / arguments[0]
+    with as_program(script, arguments, monkeypatch):
+        try:
+            if not module and "from data import measured" in script.read_text():
+                monkeypatch.setattr("data.measured", in_this_process)
+            if module:
+                runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as done:
+            assert not done.code, f"{' '.join(arguments)}: exit code {done.code}"
+        finally:
+            torch.set_num_threads(threads)
+
+
+def left_behind(command: list[str]) -> list[str]:
+    """Patterns of files and folders that are there when a command is done."""
+    patterns = [command[i + 1] for i, word in enumerate(command) if word == "--out"]
+    trained = ["llmi3d", "train"] if command[0] == "llmi3d" else ["python", "-m", "llmi3d.training.train"]
+    arguments = command[len(trained) :]
+    if command[: len(trained)] == trained and not {"--dry_run", "--plan"} & set(arguments):
+        patterns.append(f"{read_recipe(arguments).output_dir}/final/config.json")
+    if "--help" not in command and (leaves := of_beginning(LEAVES, command)):
+        patterns.append(leaves)
+    return patterns
 
 
 # ---------------------------------------------------------------------------------------------------------- the tests
@@ -191,13 +317,19 @@ def parse(command: list[str], monkeypatch) -> None:
     "command", [named(page, command) for page in PAGES if page not in ELSEWHERE for command in commands(page)]
 )
 def test_commands_of_the_pages(command, workplace, monkeypatch):
-    parse(command, monkeypatch)
     for package in {name for part, names in WANTED.items() if part in " ".join(command) for name in names}:
         pytest.importorskip(package, reason="pip install '.[test]'")
-    if command[0] != "llmi3d" or why_parsed(command[1:]):
+    parse(command, monkeypatch)
+    if of_beginning(PARSED, command):
         return
-    done = CliRunner().invoke(app, shlex.split(smaller(shlex.join(command[1:]))))
-    assert done.exit_code == 0, f"{' '.join(command)}: {done.output} {done.exception!r}"
+    program, *arguments = smaller(started(command))
+    whole = shlex.join([program, *arguments])
+    if whole in DONE:
+        return
+    {"llmi3d": run_llmi3d, "python": run_python}[program](arguments, monkeypatch)
+    for pattern in left_behind([program, *arguments]):
+        assert list(workplace.glob(pattern)), f"{' '.join(command)}: {pattern} is not there"
+    DONE.add(whole)
 
 
 def inline_commands() -> list:
@@ -236,7 +368,7 @@ def test_commands_within_sentences(command, workplace, monkeypatch):
 
 def test_other_tests_are_there():
     assert all((ROOT / page).is_file() and (ROOT / test).is_file() for page, test in ELSEWHERE.items())
-    for why in PARSED.values():
+    for why in (*PARSED.values(), *SLOW.values()):
         for test in re.findall(r"tests/[\w/]+(?:\.py)?", why):
             assert (ROOT / test).exists(), test
 

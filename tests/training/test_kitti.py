@@ -2,10 +2,12 @@
 """The KITTI reader: against real frames, against misreadings of the format, and on small frames made here."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from datasets import Dataset
+from kitti_frames import label_line, write_frames
 from PIL import Image
 
 from llmi3d.processing.geometry_llmi3d import box_corners, matrix_to_yaw, project, project_box_2d, yaw_to_matrix
@@ -17,28 +19,11 @@ from llmi3d.training.ig3d.kitti import (
 )
 from llmi3d.training.ig3d.schema import IG3D_FEATURES, validate_row
 
-CALIBRATION = "P2: 700 0 600 45 0 710 180 -0.3 0 0 1 0.005\n"
-
-
-def label_line(category="Car", x=1.0, z=20.0, yaw=0.3, truncation=0.0, occlusion=0):
-    alpha = yaw - math.atan2(x, z)
-    return f"{category} {truncation} {occlusion} {alpha} 500 150 600 250 1.5 1.8 4.2 {x} 1.7 {z} {yaw}"
-
 
 @pytest.fixture
 def make_frames(tmp_path):
     """Writes frames of label lines under tmp_path/training; returns tmp_path."""
-
-    def make(**frames):
-        for folder in ("image_2", "calib", "label_2"):
-            (tmp_path / "training" / folder).mkdir(parents=True, exist_ok=True)
-        for frame_id, lines in frames.items():
-            Image.new("RGB", (1200, 360)).save(tmp_path / "training" / "image_2" / f"{frame_id[1:]}.png")
-            (tmp_path / "training" / "calib" / f"{frame_id[1:]}.txt").write_text(CALIBRATION)
-            (tmp_path / "training" / "label_2" / f"{frame_id[1:]}.txt").write_text("\n".join(lines) + "\n")
-        return tmp_path
-
-    return make
+    return partial(write_frames, tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------- real frames
