@@ -205,9 +205,9 @@ def started(command: list[str]) -> list[str]:
         else:
             launched = get_args_parser().parse_args(arguments)
         assert launched.module
-        command = ["python", "-m", launched.training_script, *launched.training_script_args]
-    if command[-1] == "...":
-        command = [*command[:-1], *REST]
+        arguments = launched.training_script_args
+        rest = [*arguments[:-1], *REST] if arguments[-1] == "..." else arguments
+        command = ["python", "-m", launched.training_script, *rest]
     if program == "make":
         steps = subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
         if arguments[0] == "demo":
