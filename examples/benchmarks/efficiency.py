@@ -152,6 +152,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/efficiency.json"))
     arguments = parser.parse_args()
+    if arguments.steps <= WARM_UP:
+        parser.error(f"--steps: got {arguments.steps}, want more than the {WARM_UP} that warm up.")
     report = {"base": arguments.base.name, "steps": arguments.steps, "batch_size": BATCH, "warm_up": WARM_UP}
     report |= {"threads": torch.get_num_threads(), "rows": arguments.rows, "results": []}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

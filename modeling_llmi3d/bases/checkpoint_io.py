@@ -22,6 +22,7 @@ FILE_NAMES = (
     *("model.safetensors", "pytorch_model.bin"),
     *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
 )
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -106,6 +107,8 @@ class CheckpointReader:
     def _find_files(self) -> tuple[list[Path], dict[str, Path] | None]:
         """(files of weights, the index's file of each tensor or None)."""
         if self.path.is_file():
+            if self.path.suffix not in SUFFIXES:
+                raise ValueError(f"{self.path}: got suffix '{self.path.suffix}', want one of {', '.join(SUFFIXES)}.")
             return [self.path], None
         for name in INDEX_NAMES:
             if (self.path / name).is_file():

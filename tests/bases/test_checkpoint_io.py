@@ -155,6 +155,12 @@ def test_pickles_of_something_else(content, message, tmp_path):
         CheckpointReader(tmp_path)
 
 
+def test_a_file_of_another_kind_is_refused_by_its_suffix(tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"weights: got suffix '', want one of .safetensors, .bin"):
+        CheckpointReader(tmp_path / "weights")
+
+
 def test_a_folder_without_weights(tmp_path):
     with pytest.raises(ValueError, match=r"got no weights, want one of model.safetensors.index.json"):
         CheckpointReader(tmp_path)

@@ -73,7 +73,7 @@ MORE = {
 }
 # What a command leaves behind, by how it begins, beside what follows `--out`.
 LEAVES = {
-    "llmi3d convert": "base/config.json",
+    "llmi3d convert": "paper_base/config.json",
     "llmi3d export CHECKPOINT exported": "exported*/export.json",
     "python examples/benchmarks/": "outputs/benchmarks/*.json",
     "python examples/demo.py": "outputs/demo/results.json",

@@ -1,6 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """The short scripts and the notebook of examples/ run; the diagram of docs/cameras.md can be drawn."""
 
+import json
 import runpy
 import sys
 
@@ -89,3 +90,15 @@ def test_diagram(tmp_path, monkeypatch):
     run("docs/images/cameras.py", "--out", str(out), monkeypatch=monkeypatch)
     with Image.open(out) as drawn, Image.open(ROOT / "docs" / "images" / "cameras.png") as kept:
         assert drawn.size == kept.size
+
+
+@pytest.mark.parametrize("name", ["synthetic", "tracked"])
+def test_pictures_of_the_pages(name):
+    """Those that need no browser can be drawn, as large as those that are kept."""
+    for package in ("av", "stonesoup", "playwright"):
+        pytest.importorskip(package, reason="pip install '.[test]'")
+    drawing = runpy.run_path(str(ROOT / "docs" / "images" / "pictures.py"))
+    entries = {one["image"]: one for one in json.loads((ROOT / "examples/pictures/pictures.json").read_text())}
+    given = entries if name == "synthetic" else entries["driving-000041.jpg"]
+    with Image.open(ROOT / "docs" / "images" / f"{name}.jpg") as kept:
+        assert drawing[f"draw_{name}"](given).size == kept.size
