@@ -210,7 +210,7 @@ def _plot_columns(axis, one: dict) -> None:
         axis.fill_between(x, *ends, color=color, alpha=0.12)
     axis.set(xlabel=one["xlabel"], ylabel=one["ylabel"])
     axis.set_ylim(bottom=0)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))  # beside: lines may be anywhere
     axis.grid(alpha=0.3)
 
 

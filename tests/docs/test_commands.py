@@ -209,7 +209,9 @@ def started(command: list[str]) -> list[str]:
         rest = [*arguments[:-1], *REST] if arguments[-1] == "..." else arguments
         command = ["python", "-m", launched.training_script, *rest]
     if program == "make":
-        steps = subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        # The tests themselves may have been started by make, which then tells of folders.
+        dry = ["make", "-n", "--no-print-directory", *arguments]
+        steps = subprocess.run(dry, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         if arguments[0] == "demo":
             command = ["python", *shlex.split(steps.splitlines()[-1])[1:]]
     return command
