@@ -212,6 +212,7 @@ def test_a_missing_prompt_and_a_bad_file_are_named(open_page, pictures, tmp_path
 
 
 def test_a_conversation(open_page, pictures):
+    answered = "#chat .bot.message:not(.pending)"
     window = open_page(DESK)
     upload(window, pictures / "indoor-000020.jpg")
     window.wait_for_selector("#known-camera .camera")
@@ -219,7 +220,7 @@ def test_a_conversation(open_page, pictures):
     for number, question in enumerate(("How far is the black plant from the purple table?", "How far is it?"), 1):
         window.fill("#question textarea", question)
         window.click("#ask")
-        window.wait_for_function("n => document.querySelectorAll('#chat .bot.message').length === n", arg=number)
+        window.wait_for_function(f"() => document.querySelectorAll({answered!r}).length === {number}")
         if number == 1:
             said = window.inner_text("#chat")
             assert "[1] the black plant:" in said and "[2] the purple table:" in said
