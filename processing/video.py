@@ -268,17 +268,18 @@ class KeptAnswers:
     """
 
     def __init__(self, path: Path, job: dict, ask: Callable[[list[Frame]], list]):
-        self.path, self.job, self.ask, self._known, self._count = path, job, ask, 0, 0
+        self.path, self.job, self.ask = path, job, ask
+        self._left = 0  # known answers that are still to be read
 
     def __enter__(self) -> "KeptAnswers":
         if not self.path.exists():
             write_whole(self.path, json.dumps(self.job) + "\n")
         with self.path.open("rb") as file:
             refuse_other(self.path, "a video", json.loads(file.readline()), self.job, "name, or delete it")
-            whole = file.tell()
+            whole = self._begun = file.tell()
             for line in file:
                 if line.endswith(b"\n"):
-                    whole, self._known = whole + len(line), self._known + 1
+                    whole, self._left = whole + len(line), self._left + 1
         os.truncate(self.path, whole)
         self._before, self._file = self.path.open(), self.path.open("a")
         self._before.readline()
@@ -286,19 +287,19 @@ class KeptAnswers:
 
     def __call__(self, frames: list[Frame]) -> list:
         """Their answers; those that are known are read."""
-        answers = [json.loads(self._before.readline()) for _ in frames[: max(0, self._known - self._count)]]
+        answers = [json.loads(self._before.readline()) for _ in frames[: self._left]]
+        self._left -= len(answers)
         if new := frames[len(answers) :]:
             found = self.ask(new)
             self._file.writelines(json.dumps(one) + "\n" for one in found)
             self._file.flush()
             answers += found
-        self._count += len(frames)
         return answers
 
     def __exit__(self, kind, error, trace):
         self._before.close()
         self._file.close()
-        if error is None or not max(self._known, self._count):
+        if error is None or self.path.stat().st_size == self._begun:  # the job alone
             self.path.unlink()
 
 

@@ -9,16 +9,15 @@ window that moves over a still picture, whose camera seems to turn.
 
 import argparse
 import io
+import itertools
 import json
 import tempfile
 from pathlib import Path
 
-import av
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from transformers import pipeline
 
-import llmi3d  # noqa: F401 (registers the pipeline)
+from llmi3d.console import open_pipeline
 from llmi3d.processing.video import VideoFrames, VideoWriter, track_video
 from llmi3d.processing.visualize import BACKGROUND, draw_birds_eye_view, draw_boxes, montage
 from llmi3d.processing.visualize_3d import draw_3d
@@ -98,11 +97,9 @@ def draw_tracked(entry: dict) -> Image.Image:
                 left = round((image.width - WINDOW[0]) * i / FRAMES)
                 video.write(image.crop((left, top, left + WINDOW[0], image.height)), i / FPS)
         k[0][2] = WINDOW[0] / 2
-        ground = pipeline("image-3d-grounding", model=str(ROOT / "model_cards" / "llmi3d-tiny"), device="cpu")
+        ground = open_pipeline(str(ROOT / "model_cards" / "llmi3d-tiny"), "cpu")
         track_video(VideoFrames(str(clip)), out, ground, PHRASES, intrinsics=k, threshold=0.05)
-        with av.open(str(out)) as file:
-            frames = [frame.to_image() for frame in file.decode(video=0)]
-    return frames[23]
+        return next(itertools.islice(VideoFrames(str(out)), 23, None)).image
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from small_bases import build_base, build_convnext
 
 from llmi3d.bench_models import load
+from llmi3d.processing.video import VideoWriter
 from llmi3d.training.ig3d.dataset import DATA_FOLDER, shard_name
 from llmi3d.training.ig3d.schema import IG3D_FEATURES, grounding_conversation, make_object
 from llmi3d.training.recipe import read_recipe
@@ -74,16 +75,11 @@ def write_data(
 def write_video(path: Path, picture: Image.Image, frames: int = 3) -> None:
     """A clip of one picture that moves to the left; nothing where PyAV is not installed."""
     try:
-        import av
+        with VideoWriter(path) as video:
+            for i in range(frames):
+                video.write(picture.resize((340, 96)).crop((2 * i, 0, 2 * i + 320, 96)), i / 10)
     except ModuleNotFoundError:
         return
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("mpeg4", rate=10)
-        stream.width, stream.height = 320, 96
-        for i in range(frames):
-            frame = picture.resize((340, 96)).crop((2 * i, 0, 2 * i + 320, 96))
-            file.mux(stream.encode(av.VideoFrame.from_image(frame)))
-        file.mux(stream.encode(None))
 
 
 @pytest.fixture(scope="session")
