@@ -12,9 +12,12 @@ import torch
 from doc_pages import ROOT
 from kitti_frames import label_line, write_frames
 from minigemini_originals import TINY, original_state, write_original
+from nuscenes_tables import write_tables
+from objectron_videos import write_video as write_objectron
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_bases import build_base, build_convnext
+from sunrgbd_scenes import write_votenet
 
 from llmi3d.bench_models import load
 from llmi3d.processing.video import VideoWriter
@@ -134,6 +137,18 @@ def write_kitti(here: Path) -> None:
     (here / "val.txt").write_text("000001\n")
 
 
+def write_nuscenes(here: Path) -> None:
+    """A download of two scenes, with a list of their splits."""
+    write_tables(here / "nuscenes", "scene-0001", "scene-0002")
+    (here / "splits.json").write_text(json.dumps({"train": ["scene-0001"], "val": ["scene-0002"]}))
+
+
+def link_the_repository(here: Path) -> None:
+    """What `pip install .` reads, for a clone's folder."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "modeling_llmi3d", "processing", "training"):
+        (here / name).symlink_to(ROOT / name)
+
+
 def take_the_base(here: Path) -> None:
     """Lets CHECKPOINT be smaller yet, with drawn weights, for what takes long."""
     (here / "CHECKPOINT").unlink()
@@ -189,6 +204,10 @@ WHEN_NAMED: dict[str, Callable[[Path], object]] = {
     "--model_name_or_path base": lambda here: (here / "base").symlink_to("BASE"),
     **dict.fromkeys(("llmi3d export", "llmi3d bench CHECKPOINT", "--model_name_or_path CHECKPOINT"), take_the_base),
     "--root kitti": write_kitti,
+    "--root sunrgbd": lambda here: write_votenet(here / "sunrgbd"),
+    "--root nuscenes": write_nuscenes,
+    "--root objectron": lambda here: write_objectron(here / "objectron"),
+    "pip install .": link_the_repository,
     "--root pictures.jsonl": write_own_pictures,
     "llmi3d calibrate": write_held_out,
     **{f"recipes/{name}.yaml": write_recipe_data(name) for name in ("ig3d", "kitti", "multi_node", "own_pictures")},

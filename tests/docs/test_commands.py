@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Every command of the pages is run in this process, in the folder of `workplace`, unless `PARSED` says why not.
+"""Every command of the pages is run, ours in this process, in the folder of `workplace`, unless `PARSED` says why not.
 
 What asks for much is given smaller numbers. A launcher's options meet its own parser, and what it would start is run
 once. Each command is also taken apart by the parsers below, which the commands within sentences meet alone.
@@ -8,6 +8,7 @@ once. Each command is also taken apart by the parsers below, which the commands 
 import argparse
 import contextlib
 import dataclasses
+import os
 import re
 import runpy
 import shlex
@@ -39,13 +40,7 @@ def free_port() -> int:
 
 
 # Commands that are parsed and not run, by how they begin, and why.
-PARSED = {
-    "pip install": "the tests run in what it installs; .ci/run installs it anew",
-    "make test": "it runs the tests",
-    "llmi3d data build sunrgbd-votenet": "a download; tests/training/test_sunrgbd.py has one of that form",
-    "llmi3d data build nuscenes": "a download; tests/training/test_nuscenes.py has one of that form",
-    "llmi3d data build objectron": "a download; tests/training/test_objectron.py has one of that form",
-}
+PARSED = {"pip install flash-attn": "it wants a network and CUDA"}
 # What is asked for in smaller numbers.
 SMALLER = {
     **{"train:200,test:40": "train:2,test:1", "train:40,validation:10,test:60": "train:2,validation:1,test:1"},
@@ -57,8 +52,13 @@ SMALLER = {
     "CONVNEXT": "open_clip_model.safetensors",  # a name that tells the format
     "--port 8000": f"--port {free_port()}",
 }
+DRY = "--dry-run --no-index --no-build-isolation"
 # Options that make a command small, by how it begins.
 MORE = {
+    # All but writing it down; what it needs must be here, but for two extras that the tests go without.
+    **dict.fromkeys(("pip install .[quantize]", "pip install .[flash]"), f"{DRY} --no-deps"),
+    "pip install": DRY,
+    "make test": f"VENV={sys.prefix} --old-file={sys.prefix}/installed",  # which is not to be made
     "llmi3d init --base llava-hf/llava-1.5-7b-hf": "--high-res-weights open_clip_model.safetensors",
     "llmi3d bench": "--repeats 1 --warm-up 1 --new-tokens 2 --picture 320x96",
     **dict.fromkeys(
@@ -300,6 +300,22 @@ def run_python(arguments: list[str], monkeypatch) -> None:
             torch.set_num_threads(threads)
 
 
+def run_program(command: list[str], where: Path | str, **variables: str) -> None:
+    """A program that is no part of this package."""
+    variables = {name: value for name, value in {**os.environ, **variables}.items() if "XDIST" not in name}
+    done = subprocess.run(command, cwd=where, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout} {done.stderr}"
+
+
+def run_pip(arguments: list[str], monkeypatch) -> None:
+    run_program([sys.executable, "-m", "pip", *arguments], ".")
+
+
+def run_make(arguments: list[str], monkeypatch) -> None:
+    """Of the repository's tests, those of one module."""
+    run_program(["make", *arguments], ROOT, PYTEST_ADDOPTS="tests/docs/test_links.py -n 0 -p no:cacheprovider")
+
+
 def left_behind(command: list[str]) -> list[str]:
     """Patterns of files and folders that are there when a command is done."""
     patterns = [command[i + 1] for i, word in enumerate(command) if word == "--out"]
@@ -328,7 +344,7 @@ def test_commands_of_the_pages(command, workplace, monkeypatch):
     whole = shlex.join([program, *arguments])
     if whole in DONE:
         return
-    {"llmi3d": run_llmi3d, "python": run_python}[program](arguments, monkeypatch)
+    {"llmi3d": run_llmi3d, "python": run_python, "pip": run_pip, "make": run_make}[program](arguments, monkeypatch)
     for pattern in left_behind([program, *arguments]):
         assert list(workplace.glob(pattern)), f"{' '.join(command)}: {pattern} is not there"
     DONE.add(whole)

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from nuscenes_tables import ABOVE, DISTANCE, SIZE, write_tables
 from scipy.spatial.transform import Rotation
 
 from llmi3d.processing.geometry_llmi3d import box_corners, project_box_2d
@@ -135,6 +136,18 @@ def test_categories():
 def test_splits_by_scene(samples):
     named = NuScenes(samples / "nuscenes", splits={"val": ["scene-0061"]})
     assert {name.split("/")[1] for name in named.ids()} == {"val"} and len(named.ids()) == 6
+
+
+def test_a_car_ahead_is_where_it_was_put(tmp_path):
+    source = NuScenes(write_tables(tmp_path, "a", "b"), splits={"train": ["a"], "val": ["b"]})
+    assert source.ids() == ["nuscenes/train/a-data", "nuscenes/val/b-data"]
+    for image_id in source.ids():
+        [entry] = source.read(image_id)["objects"]
+        width, length, height = SIZE
+        assert entry["category"] == "car" and entry["size"] == pytest.approx([length, height, width])
+        assert entry["center"] == pytest.approx([0.0, ABOVE, DISTANCE])
+        # Its front is away from the camera, and its side is across.
+        torch.testing.assert_close(torch.tensor(entry["rotation"]), torch.tensor([[0, 0, -1.0], [0, 1, 0], [1, 0, 0]]))
 
 
 # ------------------------------------------------------------------------------------------------------------ damage

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy.io import savemat
+from sunrgbd_scenes import CENTER, HALF, HEADING, INTRINSICS, PICTURE, TILT, write_votenet
 
 from llmi3d.processing.geometry_llmi3d import box_corners, project_box_2d
 from llmi3d.training.ig3d.sunrgbd import DEPTH_TO_CAMERA, SunRgbdVoteNet
@@ -99,36 +99,21 @@ def test_front_of_the_bed_faces_along_its_orientation(labelled):
 
 # ------------------------------------------------------------------------------------------------- the three layouts
 
-K = np.array([[529.5, 0, 365], [0, 529.5, 265], [0, 0, 1.0]])
-ANGLE = 0.2
-# Turns the depth frame (x, forward, up) about x: a camera that looks down.
-TILT = np.array([[1, 0, 0], [0, np.cos(ANGLE), -np.sin(ANGLE)], [0, np.sin(ANGLE), np.cos(ANGLE)]])
 AXES = DEPTH_TO_CAMERA.numpy()
-CENTER, HALF = np.array([0.3, 3.0, -0.4]), np.array([0.5, 0.9, 0.35])  # half sizes (w, l, h)
-HEADING = np.array([np.sin(0.4), -np.cos(0.4)])
 
 
 @pytest.fixture
 def layouts(tmp_path):
     """One scene in all three layouts; {layout: source}."""
-    image = Image.new("RGB", (730, 530))
-    text = tmp_path / "votenet"
-    for name in ("image", "calib", "label"):
-        (text / name).mkdir(parents=True)
-    image.save(text / "image" / "000001.jpg")
-    lines = [" ".join(map(str, matrix.T.ravel())) for matrix in (TILT, K)]
-    (text / "calib" / "000001.txt").write_text("\n".join(lines))
-    numbers = [0, 0, 10, 10, *CENTER, *HALF, *HEADING]
-    (text / "label" / "000001.txt").write_text("chair " + " ".join(map(str, numbers)))
-
+    text = write_votenet(tmp_path / "votenet")
     name = "SUNRGBD/kv2/kinect2data/000001"
     for root in ("raw", "mat"):
         (tmp_path / root / name / "image").mkdir(parents=True)
-        image.save(tmp_path / root / name / "image" / "0000001.jpg")
+        PICTURE.save(tmp_path / root / name / "image" / "0000001.jpg")
     folder = tmp_path / "raw" / name
     (folder / "extrinsics").mkdir()
     (folder / "annotation3Dfinal").mkdir()
-    (folder / "intrinsics.txt").write_text(" ".join(map(str, K.ravel())))
+    (folder / "intrinsics.txt").write_text(" ".join(map(str, INTRINSICS.ravel())))
     # Rtilt = A^T E A with the camera's turn E.
     turn = np.hstack([AXES @ TILT @ AXES.T, np.zeros((3, 1))])
     (folder / "extrinsics" / "20150101000000.txt").write_text("\n".join(" ".join(map(str, r)) for r in turn))
@@ -143,7 +128,7 @@ def layouts(tmp_path):
     (folder / "annotation3Dfinal" / "index.json").write_text(json.dumps({"objects": objects}))
 
     box = {"classname": "chair", "centroid": CENTER, "coeffs": HALF, "orientation": np.array([*HEADING, 0.0])}
-    record = {"sequenceName": name, "rgbname": "0000001.jpg", "K": K, "Rtilt": TILT, "groundtruth3DBB": [box]}
+    record = {"sequenceName": name, "rgbname": "0000001.jpg", "K": INTRINSICS, "Rtilt": TILT, "groundtruth3DBB": [box]}
     savemat(tmp_path / "mat" / "SUNRGBDMeta3DBB_v2.mat", {"SUNRGBDMeta": [record]})
     savemat(
         tmp_path / "allsplit.mat",
