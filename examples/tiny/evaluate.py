@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Evaluates the tiny checkpoint on the test split and writes its card.
+"""Evaluates the tiny checkpoint on the test split and writes its card, or prints what was measured.
 
 python examples/tiny/evaluate.py --data DATA --out OUT --card model_cards/llmi3d-tiny
 """
@@ -32,6 +32,7 @@ from llmi3d.training.packing import turns_of
 
 CARD = Path(__file__).parent / "card.md"
 RELATIVE = "depth_error, median share of the distance"
+MEASURED = ("metrics", "domains", "distances", "kinds", "categories", "answers")  # what the card's tables are called
 ABSTENTION = ("abstention_precision", "abstention_recall", "abstention_f1")
 
 
@@ -116,10 +117,8 @@ def share_of_right(asked: list[dict]) -> dict:
     return asdict(estimate(right, [one["image_id"] for one in asked]))
 
 
-def write_card(out: Path, card: Path) -> None:
-    """README.md: the text of card.md with every number read from the reports and the log."""
-    reports = {mode: Report.load(out / f"report_{mode}" / "report_domains.json") for mode in ("direct", "generate")}
-    direct, refusals = reports["direct"], reports["generate"]
+def fields_of(out: Path, card: Path, direct: Report, refusals: Report) -> dict[str, str]:
+    """What stands in the card for each [[name]] of card.md, every number read from the reports and the log."""
     answers = json.loads((out / "answers.json").read_text())
     log = json.loads((card / "training_log.json").read_text())
     config = LLMI3DConfig.from_pretrained(card)
@@ -130,7 +129,7 @@ def write_card(out: Path, card: Path) -> None:
     metrics += [(f"{name}, answer left to the model", refusals.metrics[name]) for name in ("acc@0.25",)]
     metrics += [(f"refusals of absent objects, {name[11:]}", refusals.metrics[name]) for name in ABSTENTION]
     metrics.append((RELATIVE, relative_depth_error(out / "report_direct")))
-    fields = {
+    return {
         "parameters": f"{model.num_parameters():,}",
         "megabytes": f"{(card / 'model.safetensors').stat().st_size / 1e6:.1f}",
         "tokens": f"{config.image_seq_length}",
@@ -184,11 +183,15 @@ def write_card(out: Path, card: Path) -> None:
             [estimate_row(name, Estimate(**one)) for name, one in answers.items()],
         ),
     }
+
+
+def write_card(card: Path, fields: dict[str, str], reports: list[Report]) -> None:
+    """README.md: the text of card.md with its fields, and the reports in the Hub's form."""
     text = CARD.read_text()
     for name, value in fields.items():
         text = text.replace(f"[[{name}]]", value)
     written = ModelCard(text)
-    merge_results(written, [direct, refusals], "llmi3d-tiny")
+    merge_results(written, reports, "llmi3d-tiny")
     write_whole(card / "README.md", str(written))
 
 
@@ -255,9 +258,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/tiny"))
     parser.add_argument("--card", type=Path, default=Path("model_cards/llmi3d-tiny"), help="folder of the checkpoint")
     parser.add_argument("--limit", type=int, help="pictures to evaluate on; all by default")
+    parser.add_argument("--print", action="store_true", help="print the card's tables, and leave the card as it is")
     options = parser.parse_args()
     evaluate(options.data, options.out, options.card, options.limit)
-    write_card(options.out, options.card)
+    modes = ("direct", "generate")
+    reports = [Report.load(options.out / f"report_{mode}" / "report_domains.json") for mode in modes]
+    fields = fields_of(options.out, options.card, *reports)
+    if options.print:
+        print("\n\n".join(fields[name] for name in MEASURED))
+    else:
+        write_card(options.card, fields, reports)
 
 
 if __name__ == "__main__":

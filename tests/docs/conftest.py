@@ -21,6 +21,7 @@ from sunrgbd_scenes import write_votenet
 
 from llmi3d.bench_models import load
 from llmi3d.processing.video import VideoWriter
+from llmi3d.training.ig3d.build import build, open_source
 from llmi3d.training.ig3d.dataset import DATA_FOLDER, shard_name
 from llmi3d.training.ig3d.schema import IG3D_FEATURES, grounding_conversation, make_object
 from llmi3d.training.recipe import read_recipe
@@ -149,6 +150,12 @@ def link_the_repository(here: Path) -> None:
         (here / name).symlink_to(ROOT / name)
 
 
+def write_rendered(here: Path) -> None:
+    """Two pictures of what the tiny checkpoint is judged by."""
+    source = open_source("synth", None, frames="test:2", long_side=64)
+    build(source, here / "outputs" / "tiny_test", max_turns=4)
+
+
 def take_the_base(here: Path) -> None:
     """Lets CHECKPOINT be smaller yet, with drawn weights, for what takes long."""
     (here / "CHECKPOINT").unlink()
@@ -207,6 +214,7 @@ WHEN_NAMED: dict[str, Callable[[Path], object]] = {
     "--root sunrgbd": lambda here: write_votenet(here / "sunrgbd"),
     "--root nuscenes": write_nuscenes,
     "--root objectron": lambda here: write_objectron(here / "objectron"),
+    "--data outputs/tiny_test": write_rendered,
     "pip install .": link_the_repository,
     "--root pictures.jsonl": write_own_pictures,
     "llmi3d calibrate": write_held_out,

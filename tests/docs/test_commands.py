@@ -47,6 +47,7 @@ SMALLER = {
     **{f"--num-proc {count}": "--num-proc 1" for count in (2, 8, 16)},
     **{"long_side=320": "long_side=64", "--robustness": "--condition focal-0.7", "--threads 1 2": "--threads 1"},
     **{"--batch-size 1 4 --phrases 1 16": "--batch-size 1 2 --phrases 1 2", "--size tiny small": "--size tiny"},
+    "frames=test:1000": "frames=test:2",
     "--pictures 60 --rows 600 --steps 150": "--pictures 1 --rows 2 --steps 1",
     "model_cards/llmi3d-7b": "model_cards/llmi3d-tiny-random",  # a config.json alone, too
     "CONVNEXT": "open_clip_model.safetensors",  # a name that tells the format
