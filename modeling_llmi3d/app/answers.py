@@ -153,21 +153,19 @@ def known_camera_in_words(camera: dict[str, Any]) -> str:
 
 
 def answers_in_words(answers: list[dict[str, Any]]) -> str:
-    """HTML: a row a box, and one for each phrase that means nothing in the picture."""
+    """HTML: a row a box, and one for each phrase that means nothing in the picture; what was said under its phrase."""
     rows = []
     for answer in answers:
-        said = html.escape(answer["text"])
+        said = f'<div class="said">{html.escape(answer["text"])}</div>' if answer["text"] else ""
         for box in answer["boxes"]:
             numbers = [f"{math.hypot(*box['center']):.2f}", ", ".join(f"{value:+.2f}" for value in box["center"])]
             numbers += [" x ".join(f"{value:.2f}" for value in box["size"]), f"{box['score']:.2f}"]
-            rows.append((html.escape(box["label"]), *numbers, said))
+            rows.append((html.escape(box["label"]) + said, *numbers))
+            said = ""
         if not answer["boxes"]:
-            rows.append(
-                (html.escape(answer["prompt"]), '<span class="absent">not in the picture</span>', "", "", "", said)
-            )
-    head = ["phrase", "distance, m", "right, down, forward, m", "length x height x width, m", "score", "in words"]
-    if not any(answer["text"] for answer in answers):
-        head, rows = head[:-1], [row[:-1] for row in rows]
+            absent = '<span class="absent">not in the picture</span>'
+            rows.append((html.escape(answer["prompt"]) + said, absent, "", "", ""))
+    head = ("phrase", "distance, m", "right, down, forward, m", "length x height x width, m", "score")
     lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     top = "".join(f"<th>{name}</th>" for name in head)

@@ -33,6 +33,7 @@ MAX_NEW_TOKENS = 128
 CSS = """
 .warning { border-left: 4px solid #d55e00; background: #fbe9dd; color: #3b1d00; padding: 6px 10px; margin: 6px 0; }
 .absent { font-style: italic; }
+.said { font-size: smaller; }
 .wide { overflow-x: auto; max-width: 100%; }
 .answers th, .answers td { padding: 3px 8px; text-align: left; white-space: nowrap; }
 .answers td:first-child { white-space: normal; min-width: 8em; }

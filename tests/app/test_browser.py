@@ -72,7 +72,8 @@ def find(window, prompts: str) -> None:
     window.fill("#prompts textarea", prompts)
     window.click("button#find")
     window.wait_for_function(
-        "first => document.querySelector('#table tbody td')?.innerText === first", arg=prompts.splitlines()[0]
+        "first => document.querySelector('#table tbody td')?.firstChild.textContent === first",
+        arg=prompts.splitlines()[0],
     )
 
 
@@ -194,6 +195,9 @@ def test_what_is_not_there_is_said(open_page, pictures, ground):
     window.get_by_label("Generate: may say it is not there").check()
     find(window, entry["absent"])
     assert "not in the picture" in window.inner_text("#table .absent")
+    assert window.inner_text("#table .said") == answer["text"]
+    said, table = (window.locator(f"#table {name}").bounding_box() for name in (".said", ".wide"))
+    assert said["x"] + said["width"] <= table["x"] + table["width"]  # seen without scrolling
     keep(window, "absent")
 
 

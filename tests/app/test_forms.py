@@ -65,9 +65,12 @@ def test_words_tell_distance_absence_and_no_markup():
     table = forms.answers_in_words([answer(box(label="<b>cup</b>")), answer(prompt="<i>", text="It is not there.")])
     assert "<td>5.00</td>" in table and "1.00 x 2.00 x 3.00" in table
     assert "&lt;b&gt;cup&lt;/b&gt;" in table and "<b>cup" not in table
-    assert '&lt;i&gt;</td><td><span class="absent">not in the picture</span>' in table
-    assert "It is not there." in table
-    assert "in words" not in forms.answers_in_words([answer(box())])
+    assert '&lt;i&gt;<div class="said">It is not there.</div></td><td><span class="absent">not in the picture' in table
+
+
+def test_what_was_said_stands_once_and_only_if_something_was():
+    assert forms.answers_in_words([answer(box(), box(), text="Two cups.")]).count("Two cups.") == 1
+    assert "said" not in forms.answers_in_words([answer(box(), text="")])
 
 
 @pytest.mark.parametrize("source", ["given", "fov", "exif", "default"])
