@@ -230,7 +230,7 @@ def test_a_conversation(open_page, pictures):
             assert "[1] the black plant:" in said and "[2] the purple table:" in said
             assert re.search(r"From the centre of \[1\] to that of \[2\]: [\d.]+ m", said)
             window.wait_for_selector("#chat-overlay img")
-    keep(window, "chat")
+            keep(window, "chat")
     window.click("#new")
     window.wait_for_function("() => !document.querySelector('#chat .bot.message')")
 
