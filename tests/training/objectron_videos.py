@@ -17,11 +17,12 @@ VIEW = np.eye(4)
 VIEW[:3, :3] = Rotation.from_euler("xyz", [0.1, -0.1, 1.5]).as_matrix()
 VIEW[:3, 3] = [0.05, 0.02, -0.3]
 VIDEO = "chair/batch-0/3"
+# The centre and the corners of the unit cube, x slowest.
+UNIT = [[0, 0, 0], *([x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5))]
 
 
 def key_points():
-    unit = [[0, 0, 0], *([x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5))]
-    return (np.array(unit) * SCALE) @ TURN.T + PLACE
+    return (np.array(UNIT) * SCALE) @ TURN.T + PLACE
 
 
 def tutorial_points(points):

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from objectron_videos import SCALE, key_points, tutorial_points, write_video
+from objectron_videos import SCALE, UNIT, key_points, tutorial_points, write_video
 
 from llmi3d.training.ig3d.objectron import Objectron
 
@@ -26,8 +26,7 @@ def test_box_projects_to_the_annotated_points(video):
     center, turn = np.array(entry["center"]), np.array(entry["rotation"])
     assert np.linalg.det(turn) == pytest.approx(1, abs=1e-5)
     # Objectron's box in our axes: the front (+z there) is our x, up is our -y, its x is our z.
-    unit = [[0, 0, 0], *([x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5))]
-    local = np.array([[z * length, -y * height, x * width] for x, y, z in unit])
+    local = np.array([[z * length, -y * height, x * width] for x, y, z in UNIT])
     pixels = (local @ turn.T + center) @ K.T
     pixels = pixels[:, :2] / pixels[:, 2:]
     assert np.abs(pixels - tutorial_points(key_points()) * [360, 480]).max() < 0.01

@@ -80,10 +80,12 @@ def cycle(draw: Random, paint: str) -> tuple[list[Part], dict[str, np.ndarray]]:
 
 
 def bicycle(draw: Random) -> list[Part]:
+    """A bicycle without a rider, its frame in the body's paint."""
     return cycle(draw, "body")[0]
 
 
 def motorcycle(draw: Random) -> list[Part]:
+    """A motorcycle, or a scooter with a shield and a floor."""
     base, radius, high, grip = sizes(draw, 1.4, 0.31, 0.8, 0.36, common=0.13)
     scooter = draw.random() < 0.35
     if scooter:

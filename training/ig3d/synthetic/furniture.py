@@ -17,6 +17,7 @@ def four_legs(length: float, width: float, height: float, thick: float, paint: s
 
 
 def table(draw: Random) -> list[Part]:
+    """A dining, coffee or side table: round on a foot or legs, or with corners on legs or trestles."""
     kind = draw.choice(("dining", "dining", "coffee", "side"))
     typical = {"dining": (1.35, 0.74, 0.82), "coffee": (0.95, 0.43, 0.56), "side": (0.52, 0.54, 0.44)}[kind]
     length, height, width = sizes(draw, *typical, common=0.17)
@@ -74,6 +75,7 @@ def _doors(x: float, y: tuple[float, float], z: tuple[float, float], count: int,
 
 
 def desk(draw: Random) -> list[Part]:
+    """A desk with a chest of drawers at one end or both, otherwise on a board or legs."""
     depth, height, width = sizes(draw, 0.65, 0.75, 1.3)
     half, wide, under = depth / 2, width / 2, height - 0.035
     legs = draw.choice(("trim", "metal", "dark_metal"))
@@ -96,6 +98,7 @@ def desk(draw: Random) -> list[Part]:
 
 
 def bed(draw: Random) -> list[Part]:
+    """A single or double bed with headboard, blanket and pillows; with or without legs and a footboard."""
     single = draw.random() < 0.45
     length, height, width = sizes(draw, 2.02, 0.95, 0.98 if single else 1.55, common=0.11)
     half, wide = length / 2, width / 2
@@ -122,6 +125,7 @@ def bed(draw: Random) -> list[Part]:
 
 
 def wardrobe(draw: Random) -> list[Part]:
+    """A wardrobe of one to three doors; with or without a drawer below and a cornice."""
     doors = draw.choice((1, 2, 2, 3))
     depth, height, width = sizes(draw, 0.56, 1.85, 0.3 + 0.38 * doors)
     half, wide = depth / 2, width / 2
@@ -138,6 +142,7 @@ def wardrobe(draw: Random) -> list[Part]:
 
 
 def cabinet(draw: Random) -> list[Part]:
+    """A cabinet, high or low, of doors, drawers or both."""
     typical = draw.choice(((0.42, 1.25, 0.75), (0.42, 0.78, 1.05), (0.42, 0.78, 1.05), (0.4, 0.66, 0.62)))
     depth, height, width = sizes(draw, *typical, common=0.16)
     half, wide = depth / 2, width / 2
@@ -167,6 +172,7 @@ def cabinet(draw: Random) -> list[Part]:
 
 
 def night_stand(draw: Random) -> list[Part]:
+    """A night stand of two drawers, or of one over an open shelf."""
     depth, height, width = sizes(draw, 0.4, 0.56, 0.46, common=0.2)
     half, wide = depth / 2, width / 2
     foot = draw.choice((0.03, 0.14, 0.14))
@@ -185,6 +191,7 @@ def night_stand(draw: Random) -> list[Part]:
 
 
 def bookshelf(draw: Random) -> list[Part]:
+    """An open shelf of three rows of books or more, none of them full."""
     depth, height, width = sizes(draw, 0.3, 1.6, 0.8, common=0.2)
     half, wide, board = depth / 2, width / 2, 0.025
     parts = both_sides([block((-half, half), (wide - board, wide), (0, height), "body")])

@@ -11,6 +11,7 @@ from .shapes import Part, block, ellipsoid, hoop, lathe, placed, sizes, tube, tu
 
 
 def lamp(draw: Random) -> list[Part]:
+    """A floor or table lamp with an open shade, or a reading lamp with a bent neck."""
     kind = draw.choice(("floor", "floor", "table", "table", "reading"))
     height, across = sizes(draw, *((1.5, 0.4) if kind != "table" else (0.52, 0.3)), common=0.18)
     pole = draw.choice(("metal", "dark_metal", "wood"))
@@ -46,6 +47,7 @@ def lamp(draw: Random) -> list[Part]:
 
 
 def plant(draw: Random) -> list[Part]:
+    """A plant in a pot: broad leaves, leaves like swords, a palm or a bush."""
     height, across = sizes(draw, draw.choice((0.35, 0.6, 0.9, 1.2)), 1.0, common=0.2)
     across = height * draw.uniform(0.5, 0.75)
     pot = height * draw.uniform(0.22, 0.32)
@@ -87,6 +89,7 @@ def plant(draw: Random) -> list[Part]:
 
 
 def television(draw: Random) -> list[Part]:
+    """A television on two feet or a plate."""
     height, width = sizes(draw, *draw.choice(((0.45, 0.75), (0.6, 1.0), (0.7, 1.2))), common=0.16)
     deep, foot = draw.uniform(0.03, 0.06), draw.uniform(0.04, 0.1)
     half = width / 2
@@ -107,6 +110,7 @@ def television(draw: Random) -> list[Part]:
 
 
 def waste_bin(draw: Random) -> list[Part]:
+    """A waste bin: a pail, one with a pedal, with a swing lid, or on wheels."""
     kind = draw.choice(("pail", "pedal", "swing", "wheels"))
     if kind == "wheels":  # rubbish bin with a lid, hinged at the back
         depth, height, width = sizes(draw, 0.55, 0.95, 0.5, common=0.17)
@@ -175,6 +179,7 @@ def waste_bin(draw: Random) -> list[Part]:
 
 
 def suitcase(draw: Random) -> list[Part]:
+    """An upright suitcase on wheels with pockets or ribs, its handle pulled out or not."""
     depth, height, width = sizes(draw, 0.25, 0.58, 0.4, common=0.18)
     half, wide, foot = depth / 2, width / 2, 0.05
     top = foot + height

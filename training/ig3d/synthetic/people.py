@@ -64,6 +64,7 @@ def _figure(draw: Random, tall: float, joint: dict[str, np.ndarray], helmet: boo
 
 
 def pedestrian(draw: Random) -> list[Part]:
+    """An adult or a child who stands or walks; some in a coat or skirt, with a bag, or on the telephone."""
     child = draw.random() < 0.22
     tall = draw.uniform(1.0, 1.5) if child else draw.uniform(1.52, 1.93)
     stride = draw.choice((0.0, 1.0, 1.0)) * draw.uniform(0.3, 1) * draw.choice((1, -1))
@@ -127,6 +128,7 @@ def _bent(a: np.ndarray, b: np.ndarray, upper: float, lower: float, toward: np.n
 
 
 def cyclist(draw: Random) -> list[Part]:
+    """A person on a bicycle, clothes in the body's paint; some with a helmet."""
     parts, place = cycle(draw, draw.choice(("dark_metal", "metal", "cover_red", "cover_blue")))
     tall = draw.uniform(1.55, 1.9)
     hip = place["seat"] + [0.0, 0, 0.1]

@@ -9,6 +9,7 @@ from .shapes import Part, block, lathe, panel, prism, sizes, tube
 
 
 def traffic_cone(draw: Random) -> list[Part]:
+    """A traffic cone with one band or two, on a square plate."""
     height, across = sizes(draw, draw.choice((0.4, 0.55, 0.75)), 0.36, common=0.16)
     foot = across / 2 * (0.6 + 0.6 * height)
     plate, r0, r1 = 0.04 * height + 0.01, 0.72 * foot, 0.09 * foot + 0.01
@@ -21,6 +22,7 @@ def traffic_cone(draw: Random) -> list[Part]:
 
 
 def barrier(draw: Random) -> list[Part]:
+    """A barrier, long along y: of concrete or plastic, of striped boards, or a fence."""
     kind = draw.choice(("jersey", "planks", "fence", "jersey"))
     if kind == "jersey":  # of concrete or plastic, wide below
         deep, height, width = sizes(draw, 0.52, 0.86, 1.9, common=0.17, own=0.1)
@@ -60,6 +62,3 @@ def barrier(draw: Random) -> list[Part]:
         parts.append(block((-0.3, 0.3), (y - 0.025, y + 0.025), (0, 0.025), "metal"))
         parts.append(tube([(0, y, 0.02), (0, y, low)], 0.02, "metal", 4))
     return parts
-
-
-# Scenery: drawn, never labelled.

@@ -23,6 +23,7 @@ def _swivel_base(height: float, radius: float, arms: int = 5) -> list[Part]:
 
 
 def chair(draw: Random) -> list[Part]:
+    """A chair on legs, bent tubes or castors; its back solid, of slats or of rails; with or without arms."""
     depth, width, height, seat = sizes(draw, 0.46, 0.46, 0.9, 0.45)
     style = draw.choice(("legs", "legs", "legs", "frame", "swivel"))
     seat = min(seat, 0.62 * height)
@@ -99,17 +100,20 @@ def _upholstered(draw: Random, depth: float, width: float, height: float, seats:
 
 
 def armchair(draw: Random) -> list[Part]:
+    """An upholstered chair with arms."""
     depth, width, height = sizes(draw, 0.84, 0.84, 0.86)
     return _upholstered(draw, depth, width, height, 1)
 
 
 def sofa(draw: Random) -> list[Part]:
+    """A sofa for two or three."""
     seats = draw.choice((2, 2, 3))
     depth, width, height = sizes(draw, 0.88, 0.55 + 0.5 * seats, 0.82)
     return _upholstered(draw, depth, width, height, seats)
 
 
 def stool(draw: Random) -> list[Part]:
+    """A stool, round or with corners, on four legs or one foot."""
     height, across = sizes(draw, draw.choice((0.45, 0.5, 0.7)), draw.choice((0.34, 0.4)))
     r, thick = across / 2, draw.uniform(0.03, 0.07)
     under = height - thick
@@ -134,6 +138,7 @@ def stool(draw: Random) -> list[Part]:
 
 
 def bench(draw: Random) -> list[Part]:
+    """A bench of one board or several, with or without a back; with a back, arms or none."""
     depth, seat, width = sizes(draw, 0.44, 0.45, 1.45, common=0.17)
     half, wide = depth / 2, width / 2
     frame = draw.choice(("metal", "dark_metal", "trim", "wood"))

@@ -16,6 +16,7 @@ def _vessel(outer, wall: float, paint: str, sides: int = 14) -> Part:
 
 
 def mug(draw: Random) -> list[Part]:
+    """A mug with a handle, full or empty."""
     height, across = sizes(draw, 0.1, 0.085, common=0.16)
     r = across / 2
     waist = draw.choice((1.0, 0.92, 1.06))
@@ -37,6 +38,7 @@ def mug(draw: Random) -> list[Part]:
 
 
 def bottle(draw: Random) -> list[Part]:
+    """A bottle with a cap, with or without a label."""
     height, across = sizes(draw, 0.26, draw.choice((0.07, 0.085)), common=0.17)
     r = across / 2
     shoulder = draw.uniform(0.5, 0.72)
@@ -62,6 +64,7 @@ def bottle(draw: Random) -> list[Part]:
 
 
 def bowl(draw: Random) -> list[Part]:
+    """A bowl, empty or with fruit."""
     height, across = sizes(draw, 0.08, 0.19, common=0.2, own=0.12)
     r = across / 2
     foot = draw.uniform(0.35, 0.5) * r
@@ -78,6 +81,7 @@ def bowl(draw: Random) -> list[Part]:
 
 
 def book(draw: Random) -> list[Part]:
+    """A closed book, lying or standing."""
     length, thick, width = sizes(draw, 0.22, 0.032, 0.155, common=0.17, own=0.1)
     thick *= draw.choice((0.7, 1, 1.5))
     half, wide, board = length / 2, width / 2, 0.1 * thick
@@ -99,6 +103,7 @@ def book(draw: Random) -> list[Part]:
 
 
 def laptop(draw: Random) -> list[Part]:
+    """An open laptop."""
     deep, width = sizes(draw, 0.23, 0.33)
     half, wide, thick = deep / 2, width / 2, 0.018
     case = [block((-half, half), (-wide, wide), (0, thick), "body", bevel=0.004)]
@@ -111,6 +116,7 @@ def laptop(draw: Random) -> list[Part]:
 
 
 def vase(draw: Random) -> list[Part]:
+    """A vase of one of four shapes, empty or with flowers."""
     height, across = sizes(draw, 0.26, draw.choice((0.1, 0.13)), common=0.2, own=0.14)
     r = across / 2
     kind = draw.choice(("belly", "pear", "flared", "cylinder"))
@@ -142,6 +148,7 @@ def vase(draw: Random) -> list[Part]:
 
 
 def monitor(draw: Random) -> list[Part]:
+    """A computer's monitor on a round foot or one with corners."""
     height, width = sizes(draw, 0.33, 0.56, common=0.17)
     deep, foot = draw.uniform(0.025, 0.05), draw.uniform(0.08, 0.14)
     half, edge = width / 2, draw.uniform(0.01, 0.02)
@@ -164,6 +171,7 @@ def monitor(draw: Random) -> list[Part]:
 
 
 def cereal_box(draw: Random) -> list[Part]:
+    """A box of cereals, printed on all four sides."""
     deep, height, width = sizes(draw, 0.065, 0.28, 0.19, common=0.17)
     half, wide = deep / 2, width / 2
     parts = [block((-half, half), (-wide, wide), (0, height), "body")]
@@ -181,6 +189,7 @@ def cereal_box(draw: Random) -> list[Part]:
 
 
 def ball(draw: Random) -> list[Part]:
+    """A ball: plain, with a band, or with spots."""
     (across,) = sizes(draw, draw.choice((0.12, 0.17, 0.22, 0.26)), common=0.12)
     r = across / 2
     kind = draw.choice(("plain", "bands", "spots"))
@@ -214,6 +223,7 @@ def _spot(at: np.ndarray, radius: float) -> Part:
 
 
 def camera(draw: Random) -> list[Part]:
+    """A camera that looks forward, its lens long or short."""
     width, height, deep = sizes(draw, 0.13, 0.085, 0.06, common=0.17)
     half, wide = deep / 2, width / 2
     parts = [block((-half, half), (-wide, wide), (0, 0.8 * height), "body", bevel=0.008)]
@@ -237,6 +247,7 @@ def camera(draw: Random) -> list[Part]:
 
 
 def kettle(draw: Random) -> list[Part]:
+    """A kettle with a short or a long spout; its handle behind, or a bow over the lid."""
     height, across = sizes(draw, 0.21, 0.16, common=0.17)
     r, low = across / 2, 0.025
     top = draw.uniform(0.6, 0.8) * r
@@ -266,6 +277,7 @@ def kettle(draw: Random) -> list[Part]:
 
 
 def shoe(draw: Random) -> list[Part]:
+    """A shoe or a boot, its toe forward."""
     length, height, width = sizes(draw, 0.28, 0.11, 0.1, common=0.17)
     half, wide = length / 2, width / 2
     sole = [(-1, 0.6), (-0.85, 0.8), (-0.3, 0.72), (0.35, 1), (0.75, 0.85), (1, 0.35)]  # (x, half width)

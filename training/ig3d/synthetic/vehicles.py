@@ -33,6 +33,7 @@ def _lights(front: float, back: float, wide: float, front_z: float, back_z: floa
 
 
 def car(draw: Random) -> list[Part]:
+    """A car: saloon, hatchback, estate or sport utility vehicle."""
     style = draw.choice(("saloon", "hatchback", "estate", "suv"))
     typical = {
         "saloon": (4.6, 1.45, 1.8),
@@ -119,6 +120,7 @@ def _slope(a: tuple, b: tuple, wide_a: float, wide_b: float, paint: str = "glass
 
 
 def van(draw: Random) -> list[Part]:
+    """A van, small or large, for people or for parcels."""
     small = draw.random() < 0.45
     length, height, width = sizes(draw, *((4.5, 1.82, 1.82) if small else (5.4, 2.25, 1.98)), common=0.1, own=0.06)
     half, wide = length / 2, width / 2 - 0.015
@@ -182,6 +184,7 @@ def van(draw: Random) -> list[Part]:
 
 
 def truck(draw: Random) -> list[Part]:
+    """A truck of three sizes with a box, a tipper or a tank."""
     length, height, width = sizes(
         draw, *draw.choice(((5.8, 2.5, 2.05), (7.4, 3.1, 2.35), (9.0, 3.5, 2.5))), common=0.1
     )
@@ -250,6 +253,7 @@ def truck(draw: Random) -> list[Part]:
 
 
 def bus(draw: Random) -> list[Part]:
+    """A bus of three sizes, its doors on the right."""
     kind = draw.choice(((6.8, 2.65, 2.2), (10.5, 3.05, 2.5), (11.5, 3.15, 2.5)))
     length, height, width = sizes(draw, *kind, common=0.1, own=0.05)
     half, wide = length / 2, width / 2
