@@ -19,7 +19,7 @@ chromium:
 	@command -v chromium > /dev/null \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
 			&& apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core > /dev/null; } \
-		|| echo "no chromium: the tests in tests/app/test_browser.py will be skipped"
+		|| echo "no chromium: the tests in tests/apps/test_browser.py will be skipped"
 
 # make demo ARGS='photo.jpg --prompt "the red mug" --fov 65' asks about your own picture.
 demo: install

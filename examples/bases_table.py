@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
 from llmi3d.bases import llava, qwen_vl
-from llmi3d.bases.init import count_parts
+from llmi3d.bases.assemble import count_parts
 from llmi3d.training.plan import plan_inference, plan_training
 
 CLIP_L = {

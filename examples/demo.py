@@ -20,9 +20,9 @@ from PIL import Image
 from transformers import pipeline
 
 import llmi3d  # noqa: F401 (registers the pipeline)
+from llmi3d.processing.drawing.overlays import draw_answer, montage
 from llmi3d.processing.geometry_llmi3d import box_corners
 from llmi3d.processing.image_processing_llmi3d import load_image
-from llmi3d.processing.visualize import draw_answer, montage
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE.parent / "model_cards" / "llmi3d-tiny"
@@ -30,7 +30,7 @@ CHECKPOINT = HERE.parent / "model_cards" / "llmi3d-tiny"
 
 def iou_with(box: dict, truth: dict) -> float:
     """Exact 3D IoU of an answered box with the true one."""
-    from llmi3d.training.metrics.iou3d import box3d_iou
+    from llmi3d.evaluation.iou3d import box3d_iou
 
     true = box_corners(*(torch.tensor(truth[name], dtype=torch.float64) for name in ("center", "size", "rotation")))
     return box3d_iou(torch.tensor([box["corners"]], dtype=torch.float64), true[None], paired=True).item()

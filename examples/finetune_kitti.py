@@ -28,12 +28,12 @@ from llmi3d import (
     LLMI3DTrainer,
     LLMI3DTrainingArguments,
 )
-from llmi3d.processing.visualize import draw_answer
+from llmi3d.data.schema import grounding_conversation, grounding_pairs
+from llmi3d.data.sources.kitti import read_kitti_frames
+from llmi3d.evaluation import box3d_iou
+from llmi3d.processing.drawing.overlays import draw_answer
 from llmi3d.training.collator import LLMI3DDataCollator
-from llmi3d.training.ig3d.kitti import read_kitti_frames
-from llmi3d.training.ig3d.schema import grounding_conversation, grounding_pairs
 from llmi3d.training.lora import lora_config
-from llmi3d.training.metrics import box3d_iou
 
 SEED = 0
 

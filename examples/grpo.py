@@ -29,16 +29,16 @@ from text_baseline import run, train_text, trainer_settings
 from trl import GRPOConfig
 
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor
+from llmi3d.data.jobs import write_whole
+from llmi3d.data.schema import IG3D_FEATURES, grounding_conversation, grounding_pairs, make_object
+from llmi3d.evaluation.plots import BLUE, ORANGE
+from llmi3d.evaluation.protocols import get_protocol
+from llmi3d.evaluation.report import compare
+from llmi3d.evaluation.runner import evaluate
 from llmi3d.processing.geometry_llmi3d import transform_intrinsics
-from llmi3d.processing.jobs import write_whole
-from llmi3d.training.grpo import LLMI3DGRPOTrainer, box_rewards, grounding_prompts
-from llmi3d.training.ig3d.schema import IG3D_FEATURES, grounding_conversation, grounding_pairs, make_object
-from llmi3d.training.metrics.plots import BLUE, ORANGE
-from llmi3d.training.metrics.protocols import get_protocol
-from llmi3d.training.metrics.report import compare
-from llmi3d.training.metrics.runner import evaluate
-from llmi3d.training.text_baseline import TEXT_PARTS, TextPredictor, text_lora_config
-from llmi3d.training.text_boxes import BoxText
+from llmi3d.training.experimental.grpo import LLMI3DGRPOTrainer, box_rewards, grounding_prompts
+from llmi3d.training.experimental.text_baseline import TEXT_PARTS, TextPredictor, text_lora_config
+from llmi3d.training.experimental.text_boxes import BoxText
 
 HERE = Path(__file__).parent
 FORM = "numbers"

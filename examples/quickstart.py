@@ -12,8 +12,8 @@ from PIL import ImageOps
 from transformers import pipeline
 
 import llmi3d  # noqa: F401 (registers the pipeline)
+from llmi3d.processing.drawing.overlays import draw_answer
 from llmi3d.processing.image_processing_llmi3d import load_image
-from llmi3d.processing.visualize import draw_answer
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "pictures" / "surround-000022.jpg"

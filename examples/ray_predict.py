@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from llmi3d.processing.offline import SCHEMA, BatchPredictor
-from llmi3d.processing.pictures import SUFFIXES
+from llmi3d.apps.image_sources import SUFFIXES
+from llmi3d.apps.offline import SCHEMA, BatchPredictor
 
 
 class FilePredictor(BatchPredictor):

@@ -48,11 +48,11 @@ def register() -> None:
     )
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .configuration_llmi3d import LLMI3DConfig
-    from .modeling_llmi3d import LLMI3DForConditionalGeneration, LLMI3DModel
-    from .processing.image_processing_llmi3d import LLMI3DImageProcessor
-    from .processing.pipeline_llmi3d import Image3DGroundingPipeline
-    from .processing.processing_llmi3d import LLMI3DProcessor
+    from llmi3d.configuration_llmi3d import LLMI3DConfig
+    from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration, LLMI3DModel
+    from llmi3d.processing.image_processing_llmi3d import LLMI3DImageProcessor
+    from llmi3d.processing.pipeline_llmi3d import Image3DGroundingPipeline
+    from llmi3d.processing.processing_llmi3d import LLMI3DProcessor
 
     AutoConfig.register(LLMI3DConfig.model_type, LLMI3DConfig, exist_ok=True)
     AutoModel.register(LLMI3DConfig, LLMI3DModel, exist_ok=True)

@@ -11,9 +11,9 @@ from transformers.cache_utils import DynamicCache
 from transformers.utils import logging
 
 from .box_heads_llmi3d import gather_queries
-from .canvas_llmi3d import positions_in_the_square, token_grid
 from .outputs_llmi3d import LLMI3DGenerateOutput, LLMI3DImageFeatures
 from .phrases_llmi3d import pad_behind, shared_start
+from .token_grid_llmi3d import positions_in_the_square, token_grid
 
 logger = logging.get_logger(__name__)
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """The form of every checkpoint's model card, and the card that `save_pretrained` writes where there is none.
 
-Trained checkpoints fill the same form (`llmi3d.training.card`); `llmi3d evaluate --card` fills in its section
+Trained checkpoints fill the same form (`llmi3d.training.training_card`); `llmi3d evaluate --card` fills in its section
 Evaluation.
 """
 

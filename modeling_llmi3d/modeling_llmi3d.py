@@ -23,18 +23,14 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import maybe_install_capturing_hooks, select_hidden_states
 
 from .box_heads_llmi3d import Box3DHead, Box3DHeadOutput, find_queries, gather_queries, states_at
-from .canvas_llmi3d import positions_in_the_square, positions_of_the_middle, token_grid
 from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import FeatureMining
 from .generation_llmi3d import LLMI3DGenerationMixin
-from .outputs_llmi3d import (
-    LLMI3DCausalLMOutputWithPast,
-    LLMI3DImageFeatures,
-    LLMI3DModelOutputWithPast,
-)
+from .outputs_llmi3d import LLMI3DCausalLMOutputWithPast, LLMI3DImageFeatures, LLMI3DModelOutputWithPast
 from .phrases_llmi3d import ANY_MASK, phrase_mask, split_phrases
 from .pretrained_llmi3d import LLMI3DPreTrainedModel
 from .qwen_vl_llmi3d import patches_of, rope_positions
+from .token_grid_llmi3d import positions_in_the_square, positions_of_the_middle, token_grid
 
 
 class LLMI3DMultiModalProjector(nn.Module):

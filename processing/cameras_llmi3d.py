@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .geometry_llmi3d import (
-    Camera,
-    check_intrinsics,
-    intrinsics_from_focal,
-    intrinsics_from_fov,
-    orient_intrinsics,
-)
+from .geometry_llmi3d import Camera, check_intrinsics, intrinsics_from_focal, intrinsics_from_fov, orient_intrinsics
 
 logger = logging.getLogger(__name__)
 

@@ -84,7 +84,7 @@ def photograph() -> Image.Image:
 @pytest.fixture
 def row(photograph) -> dict:
     """An IG3D row with two objects, both asked for."""
-    from llmi3d.training.ig3d.schema import grounding_conversation, make_object
+    from llmi3d.data.schema import grounding_conversation, make_object
 
     intrinsics = [[250.0, 0.0, 150.0], [0.0, 260.0, 110.0], [0.0, 0.0, 1.0]]
     turn = [[0.8, 0.0, 0.6], [0.0, 1.0, 0.0], [-0.6, 0.0, 0.8]]

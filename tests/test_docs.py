@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from llmi3d.cli import app
-from llmi3d.training.ig3d.build import SOURCES
-from llmi3d.training.metrics.protocols import PROTOCOLS
+from llmi3d.data.build import SOURCES
+from llmi3d.evaluation.protocols import PROTOCOLS
 
 DOCS = ROOT / "docs"
 PAGE = "docs/your_data.md"

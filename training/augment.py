@@ -28,6 +28,7 @@ import torchvision.transforms.v2.functional as tvF
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from llmi3d.data.schema import upright_image
 from llmi3d.processing.geometry_llmi3d import (
     box_corners,
     check_intrinsics,
@@ -36,9 +37,14 @@ from llmi3d.processing.geometry_llmi3d import (
     project_box_2d,
     transform_intrinsics,
 )
-
-from .augment_words import UncertainError, cut_turns, keep_turns, mirror_conversation, names_color, speaks_of_pixels
-from .ig3d.schema import upright_image
+from llmi3d.training.augment_words import (
+    UncertainError,
+    cut_turns,
+    keep_turns,
+    mirror_conversation,
+    names_color,
+    speaks_of_pixels,
+)
 
 Row = dict[str, Any]
 

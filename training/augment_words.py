@@ -14,11 +14,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .ig3d.expressions.conversation import _as_row
-from .ig3d.expressions.forms import X_MARGIN, Checker, make_things
-from .ig3d.expressions.nouns import words
-from .ig3d.expressions.wording import ORDINALS
-from .packing import turns_of
+from llmi3d.data.expressions.forms import X_MARGIN, Checker, make_things
+from llmi3d.data.expressions.nouns import words
+from llmi3d.data.expressions.scene_conversation import _as_row
+from llmi3d.data.expressions.wording import ORDINALS
+from llmi3d.training.packing import turns_of
 
 Row = dict[str, Any]
 

@@ -8,14 +8,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from llmi3d.data.schema import BOX_PLACEHOLDER, IMAGE_PLACEHOLDER
 from llmi3d.processing.geometry_llmi3d import encode_boxes
 from llmi3d.processing.image_processing_llmi3d import load_image
-from llmi3d.training.ig3d.schema import BOX_PLACEHOLDER, IMAGE_PLACEHOLDER
 from llmi3d.training.losses import Box3DTargets
 
 
 class LLMI3DDataCollator:
-    """Turns IG3D rows (`llmi3d.training.ig3d.schema`) into a batch for `LLMI3DTrainer`.
+    """Turns IG3D rows (`llmi3d.data.schema`) into a batch for `LLMI3DTrainer`.
 
     Only the assistant's words are learned. Every object of a row that lies before the camera is painted into the
     target of the depth map, ignored ones too.

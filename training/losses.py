@@ -18,6 +18,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from llmi3d.box_heads_llmi3d import Box3DHeadOutput
 from llmi3d.configuration_llmi3d import LLMI3DConfig
+from llmi3d.evaluation.iou3d import box3d_iou
 from llmi3d.feature_mining_llmi3d import depth_bin_edges
 from llmi3d.processing.geometry_llmi3d import (
     allocentric_to_egocentric,
@@ -28,7 +29,6 @@ from llmi3d.processing.geometry_llmi3d import (
     rotation_6d_to_matrix,
     virtual_to_metric_depth,
 )
-from llmi3d.training.metrics.iou3d import box3d_iou
 
 
 @dataclass

@@ -20,10 +20,10 @@ import torch
 import torchvision.transforms.v2.functional as tvF
 from torch import Tensor
 
+from llmi3d.data.schema import BOX_PLACEHOLDER, IMAGE_PLACEHOLDER
 from llmi3d.phrases_llmi3d import phrase_mask
 from llmi3d.processing.geometry_llmi3d import encode_boxes
 from llmi3d.training.collator import _open, _pad
-from llmi3d.training.ig3d.schema import BOX_PLACEHOLDER, IMAGE_PLACEHOLDER
 
 # Numbers of a packed object: center 3, size 3, rotation 9, symmetric 1, to be ignored 1.
 _BOX_NUMBERS = 17

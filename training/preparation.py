@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llmi3d.training.arguments import LLMI3DTrainingArguments
 from llmi3d.training.collator import LLMI3DDataCollator
-from llmi3d.training.data import Mixture, TrainingRows, mix
 from llmi3d.training.lora import lora_config
+from llmi3d.training.mixture import Mixture, TrainingRows, mix
 from llmi3d.training.plan import plan_model
 from llmi3d.training.recipe import DataArguments, Recipe, Stage
 from llmi3d.training.trainable import TOWERS, is_part, make_trainable
@@ -176,7 +176,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         if arguments.n_gpu > 1:
             raise ValueError(
                 f"devices: got {arguments.n_gpu} in one process, want one each: accelerate launch -m "
-                "llmi3d.training.train ..., or set CUDA_VISIBLE_DEVICES."
+                "llmi3d.training.run ..., or set CUDA_VISIBLE_DEVICES."
             )
         _augment(data, 0)
         training = mix("datasets", data.datasets, data.max_train_rows, _data_seed(arguments))

@@ -25,8 +25,8 @@ from typing import Any, Literal
 import yaml
 from transformers import HfArgumentParser
 
+from llmi3d.data.streams import Part
 from llmi3d.training.arguments import LLMI3DTrainingArguments
-from llmi3d.training.ig3d.streams import Part
 from llmi3d.training.lora import NEW_PARTS
 from llmi3d.training.plan import DEVICES
 
@@ -314,7 +314,7 @@ def build_parser() -> HfArgumentParser:
         prog="llmi3d train",
         allow_abbrev=False,
         description="Train from a YAML file; flags go before it. The same command again goes on where it was "
-        "interrupted. Several processes: accelerate launch -m llmi3d.training.train CONFIG.yaml ...",
+        "interrupted. Several processes: accelerate launch -m llmi3d.training.run CONFIG.yaml ...",
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="File of these fields.")
     # None: decided by the data (see `Stage.training_arguments`).

@@ -21,12 +21,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
+from llmi3d.evaluation.grounding import THRESHOLDS
+from llmi3d.evaluation.iou3d import box3d_iou
 from llmi3d.processing.geometry_llmi3d import box_corners, decode_boxes, rotation_6d_to_matrix
 from llmi3d.training.arguments import LLMI3DTrainingArguments
 from llmi3d.training.lora import NEW_PARTS
 from llmi3d.training.losses import Box3DCriterion, Box3DLossWeights, Box3DTargets
-from llmi3d.training.metrics.grounding import THRESHOLDS
-from llmi3d.training.metrics.iou3d import box3d_iou
 
 logger = logging.get_logger(__name__)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from llmi3d.console import open_pipeline
-from llmi3d.processing.video import VideoFrames, VideoWriter, track_video
-from llmi3d.processing.visualize import BACKGROUND, draw_birds_eye_view, draw_boxes, montage
-from llmi3d.processing.visualize_3d import draw_3d
+from llmi3d.apps.video import VideoFrames, VideoWriter, track_video
+from llmi3d.cli.console import open_pipeline
+from llmi3d.processing.drawing.overlays import BACKGROUND, draw_birds_eye_view, draw_boxes, montage
+from llmi3d.processing.drawing.scene_3d import draw_3d
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "examples" / "pictures"

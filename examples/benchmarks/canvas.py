@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
-from llmi3d.bench import machine
+from llmi3d.apps.benchmark import machine
+from llmi3d.data.build import build, open_source
+from llmi3d.data.dataset import load_split
+from llmi3d.evaluation.protocols import get_protocol
+from llmi3d.evaluation.runner import CheckpointPredictor, evaluate
 from llmi3d.processing.image_processing_llmi3d import LLMI3DImageProcessor
 from llmi3d.training.collator import LLMI3DDataCollator
-from llmi3d.training.ig3d.build import build, open_source
-from llmi3d.training.ig3d.dataset import load_split
-from llmi3d.training.metrics.protocols import get_protocol
-from llmi3d.training.metrics.runner import CheckpointPredictor, evaluate
 
 CHECKPOINT = Path(__file__).parents[2] / "model_cards" / "llmi3d-tiny"
 SIZE, WAYS = (1242, 375), {"square": False, "cropped": True}

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from llmi3d.training.ig3d.schema import make_object
-from llmi3d.training.ig3d.source import Source
+from llmi3d.data.schema import make_object
+from llmi3d.data.source import Source
 
 PICTURES, SIZE, ROWS_PER_SHARD = 64, (320, 240), 250
 K = [[300.0, 0.0, 160.0], [0.0, 300.0, 120.0], [0.0, 0.0, 1.0]]
@@ -65,7 +65,7 @@ class Generated(Source):
 
 def build_rows(folder: Path, rows: int, processes: int) -> None:
     """Builds a data set of that many rows."""
-    from llmi3d.training.ig3d.build import build
+    from llmi3d.data.build import build
 
     out = folder / f"built_{rows}_{processes}"
     build(Generated(folder, rows), out, num_proc=processes, rows_per_shard=ROWS_PER_SHARD, progress=False)
@@ -73,7 +73,7 @@ def build_rows(folder: Path, rows: int, processes: int) -> None:
 
 def stream_share(path: str, rank: int, world: int) -> int:
     """Reads one process's share of a stream, every picture decoded."""
-    from llmi3d.training.ig3d.streams import Part, for_process, mix_streams
+    from llmi3d.data.streams import Part, for_process, mix_streams
 
     return sum(row["image"].width > 0 for row in for_process(mix_streams([Part(path, "train")]), rank, world))
 
@@ -99,8 +99,8 @@ def measured(work, *arguments) -> dict:
 
 
 def _measure(queue, work, arguments) -> None:
-    import llmi3d.training.ig3d.build
-    import llmi3d.training.ig3d.streams  # noqa: F401  (what importing costs is no part of the work)
+    import llmi3d.data.build
+    import llmi3d.data.streams  # noqa: F401  (what importing costs is no part of the work)
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()

@@ -35,8 +35,8 @@ def train(way: str, base: Path, data: Path, steps: int, found: Path) -> None:
     from transformers import TrainerCallback
 
     from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
+    from llmi3d.data.dataset import load_split
     from llmi3d.training.collator import LLMI3DDataCollator
-    from llmi3d.training.ig3d.dataset import load_split
     from llmi3d.training.lora import NEW_PARTS, lora_config
     from llmi3d.training.plan import GIB, plan_training
 
@@ -144,7 +144,7 @@ def main() -> None:
     """Runs the benchmark and writes its JSON and plot."""
     import torch
 
-    from llmi3d.training.ig3d.build import build, open_source
+    from llmi3d.data.build import build, open_source
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=CHECKPOINT)

@@ -6,7 +6,7 @@ python examples/benchmarks/iou3d.py --pairs 10000 100000 --threads 1 --out outpu
 python examples/benchmarks/iou3d.py --device cuda
 
 Three families of pairs: `rotated` (any rotation, all overlap), `upright` (yaw only, all overlap) and `separate` (any
-rotation, some 0.1 % overlap). The reference, that of tests/training/test_iou3d.py, takes the first pairs of each
+rotation, some 0.1 % overlap). The reference, that of tests/evaluation/test_iou3d.py, takes the first pairs of each
 family one by one. Needs a clone of the repository with its `test` extra.
 """
 
@@ -24,9 +24,9 @@ from pathlib import Path
 
 import torch
 
+from llmi3d.evaluation import box3d_iou
+from llmi3d.evaluation.iou3d import PAIRS_PER_CHUNK
 from llmi3d.processing.geometry_llmi3d import box_corners, quaternion_to_matrix, yaw_to_matrix
-from llmi3d.training.metrics import box3d_iou
-from llmi3d.training.metrics.iou3d import PAIRS_PER_CHUNK
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP = 1
@@ -79,7 +79,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def measure_reference(boxes_a, boxes_b, count: int, got: torch.Tensor) -> tuple[float, float]:
     """(pairs per second, largest difference from `got`) of the scipy loop over the first `count` pairs."""
-    scipy_iou = runpy.run_path(str(ROOT / "tests/training/test_iou3d.py"))["scipy_iou"]
+    scipy_iou = runpy.run_path(str(ROOT / "tests/evaluation/test_iou3d.py"))["scipy_iou"]
     boxes_a, boxes_b = (tuple(tensor[:count] for tensor in boxes) for boxes in (boxes_a, boxes_b))
     start = time.perf_counter()
     want = scipy_iou(boxes_a, boxes_b)

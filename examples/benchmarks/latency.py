@@ -30,8 +30,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from llmi3d.bench import DTYPES, machine, synchronize, text_settings
-from llmi3d.bench_models import SIZES, load, phrases_of
+from llmi3d.apps.benchmark import DTYPES, machine, synchronize, text_settings
+from llmi3d.apps.benchmark_models import SIZES, load, phrases_of
 
 RATIOS = {
     "text / direct": (("text",), ("direct",)),

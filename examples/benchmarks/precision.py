@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor
-from llmi3d.bench import machine
+from llmi3d.apps.benchmark import machine
 from llmi3d.processing.geometry_llmi3d import geodesic_angle
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def shipped_questions() -> list[tuple]:
 
 def questions_of(data: str, split: str) -> list[tuple]:
     """(picture, phrase, intrinsics) of a data set's grounding questions."""
-    from llmi3d.training.ig3d.dataset import load_split
+    from llmi3d.data.dataset import load_split
 
     asked = re.compile(r"(?:<image>\n)?Locate (.+) in 3D\.")
     return [
@@ -101,7 +101,7 @@ def make(way: str, checkpoint: str, processor: LLMI3DProcessor, scratch: Path) -
     if way == "onnx":
         import onnxruntime
 
-        from llmi3d.export import ExportedGrounding, export
+        from llmi3d.apps.graph_export import ExportedGrounding, export
 
         description = export(load(checkpoint), processor, scratch / way)
         options = onnxruntime.SessionOptions()

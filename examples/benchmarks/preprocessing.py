@@ -30,7 +30,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor
 
 from llmi3d import LLMI3DImageProcessor
-from llmi3d.bench import machine
+from llmi3d.apps.benchmark import machine
 
 SIZES = ((1242, 375), (1600, 900))
 OURS, THEIRS = "LLMI3D", ("LLaVA", "LLaVA, Pillow")

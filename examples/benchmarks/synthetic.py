@@ -22,7 +22,7 @@ SIDES = (320, None)
 
 def render_frames(domain: str, long_side: int | None, count: int) -> None:
     """Renders frames one after another."""
-    from llmi3d.training.ig3d.synthetic.source import Synthetic
+    from llmi3d.data.synthetic.ig3d_synth import Synthetic
 
     source = Synthetic(frames=f"train:{count}", domains=domain, long_side=long_side, masks=True)
     for image_id in source.ids():
@@ -31,8 +31,8 @@ def render_frames(domain: str, long_side: int | None, count: int) -> None:
 
 def build_frames(count: int, processes: int) -> None:
     """Builds a data set at 320 pixels."""
-    from llmi3d.training.ig3d.build import build
-    from llmi3d.training.ig3d.synthetic.source import Synthetic
+    from llmi3d.data.build import build
+    from llmi3d.data.synthetic.ig3d_synth import Synthetic
 
     with tempfile.TemporaryDirectory() as folder:
         source = Synthetic(frames=f"train:{count}", long_side=320, masks=True)

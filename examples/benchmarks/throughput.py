@@ -37,8 +37,8 @@ WAYS = {
 
 def rows_of(folder: Path, alone: bool):
     """The rows, or each of their turns as a row of its own."""
-    from llmi3d.training.data import take_turns
-    from llmi3d.training.ig3d.dataset import load_split
+    from llmi3d.data.dataset import load_split
+    from llmi3d.training.mixture import take_turns
 
     rows = load_split(folder, "train")
     if not alone:
@@ -83,10 +83,10 @@ def train(folder: Path, way: str, language: tuple[int, int] | None, found: Path)
 
     from llmi3d import LLMI3DProcessor, LLMI3DTrainingArguments
     from llmi3d.training.collator import LLMI3DDataCollator
-    from llmi3d.training.data import TrainingRows
     from llmi3d.training.feature_cache import FeatureCache
     from llmi3d.training.lora import lora_config
-    from llmi3d.training.train import StageTrainer
+    from llmi3d.training.mixture import TrainingRows
+    from llmi3d.training.run import StageTrainer
 
     class Watch(TrainerCallback):
         """When each epoch began, by the clock and in CPU time."""
@@ -164,7 +164,7 @@ def main() -> None:
     """Runs the benchmark and writes its JSON."""
     import torch
 
-    from llmi3d.training.ig3d.build import build, open_source
+    from llmi3d.data.build import build, open_source
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=64)

@@ -23,7 +23,7 @@ from llmi3d.processing.geometry_llmi3d import (
     egocentric_to_allocentric,
     project,
 )
-from llmi3d.training.text_boxes import read_boxes
+from llmi3d.training.experimental.text_boxes import read_boxes
 
 PICTURES = 8  # of a batch
 SEQUENCES = 48  # of a batch that is written

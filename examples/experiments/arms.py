@@ -35,10 +35,10 @@ from transformers.trainer_utils import get_last_checkpoint
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
 from llmi3d.processing.geometry_llmi3d import encode_boxes
 from llmi3d.training.dense import DenseCollator, DenseTowers, DenseTowersTrainer
+from llmi3d.training.experimental.text_boxes import SeenBoxes, write_boxes
 from llmi3d.training.lora import NEW_PARTS, lora_config
 from llmi3d.training.losses import Box3DLossWeights
 from llmi3d.training.packing import PackedCollator, Packer
-from llmi3d.training.text_boxes import SeenBoxes, write_boxes
 
 # Behind everything else: `evaluate` there must not hide the library of that name.
 sys.path.append(str(Path(__file__).parents[1] / "tiny"))

@@ -12,12 +12,12 @@ from evaluations import Split, split_of
 from measure import Numbers, estimate, grounding, of_statistics
 
 from llmi3d import LLMI3DProcessor
-from llmi3d.training.ig3d.synthetic.scene import NOVEL_CATEGORIES, NOVEL_PAIRS
-from llmi3d.training.metrics.answers import TOLERANCE, answer_is_right
-from llmi3d.training.metrics.bootstrap import Statistic
-from llmi3d.training.metrics.corruptions import FAMILIES, SEVERITIES
-from llmi3d.training.metrics.records import Record
-from llmi3d.training.metrics.robustness import NONE, Condition
+from llmi3d.data.synthetic.scene import NOVEL_CATEGORIES, NOVEL_PAIRS
+from llmi3d.evaluation.bootstrap import Statistic
+from llmi3d.evaluation.corruptions import FAMILIES, SEVERITIES
+from llmi3d.evaluation.question_answers import TOLERANCE, answer_is_right
+from llmi3d.evaluation.records import Record
+from llmi3d.evaluation.robustness import NONE, Condition
 from llmi3d.training.packing import turns_of
 
 KINDS = {

@@ -18,12 +18,12 @@ from answers import Asked, Grounder
 from PIL import Image
 from tqdm.auto import tqdm
 
-from llmi3d.processing.jobs import write_whole
-from llmi3d.training.ig3d.dataset import load_split
-from llmi3d.training.ig3d.schema import image_size, upright_image
-from llmi3d.training.metrics.corruptions import FAMILIES
-from llmi3d.training.metrics.records import Record, describe_targets, make_record, records_from_row, with_predictions
-from llmi3d.training.metrics.robustness import NONE, Condition
+from llmi3d.data.dataset import load_split
+from llmi3d.data.jobs import write_whole
+from llmi3d.data.schema import image_size, upright_image
+from llmi3d.evaluation.corruptions import FAMILIES
+from llmi3d.evaluation.records import Record, describe_targets, make_record, records_from_row, with_predictions
+from llmi3d.evaluation.robustness import NONE, Condition
 from llmi3d.training.packing import turns_of
 
 SYNTHETIC_DOMAINS = ("indoor", "driving", "surround", "objects")

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmi3d.training.metrics.bootstrap import Statistic, interval, resample_weights
-from llmi3d.training.metrics.grounding import grounding_statistics, question_values
-from llmi3d.training.metrics.protocols import get_protocol
-from llmi3d.training.metrics.records import Record
+from llmi3d.evaluation.bootstrap import Statistic, interval, resample_weights
+from llmi3d.evaluation.grounding import grounding_statistics, question_values
+from llmi3d.evaluation.protocols import get_protocol
+from llmi3d.evaluation.records import Record
 
 RESAMPLES = 1000
 SYMMETRIES = get_protocol("ig3d-synth").symmetries()

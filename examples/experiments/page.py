@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from llmi3d.training.metrics.report import write_whole
+from llmi3d.evaluation.report import write_whole
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999")
 # Unit and how many times the JSON's number; shares without an entry are printed as percent.

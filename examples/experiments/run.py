@@ -33,8 +33,8 @@ from evaluations import SYNTHETIC_DOMAINS
 from page import save_plot, tables, write_page
 from trained import SEEDS, answer_arm, domains, lora, mining, query_token, trained, virtual_depth
 
-from llmi3d.training.ig3d.build import build, open_source
-from llmi3d.training.metrics.report import write_whole
+from llmi3d.data.build import build, open_source
+from llmi3d.evaluation.report import write_whole
 
 ROOT = Path(__file__).parents[2]
 SPLITS = ("test", "novel", "camera", "dense", "far")

@@ -14,10 +14,10 @@ from evaluations import SYNTHETIC_DOMAINS, domain_of, split_of
 from measure import Numbers, estimate, grounding, of_statistics
 
 from llmi3d import LLMI3DProcessor
-from llmi3d.training.ig3d.schema import upright_image
-from llmi3d.training.metrics.bootstrap import Statistic
-from llmi3d.training.metrics.records import Record
-from llmi3d.training.metrics.report import write_whole
+from llmi3d.data.schema import upright_image
+from llmi3d.evaluation.bootstrap import Statistic
+from llmi3d.evaluation.records import Record
+from llmi3d.evaluation.report import write_whole
 
 SEEDS = (0, 1, 2)
 SMALL = 0.01  # share of the picture

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from llmi3d.processing.visualize import draw_boxes, montage
-from llmi3d.training.ig3d.expressions import make_conversation
-from llmi3d.training.ig3d.synthetic.source import Synthetic
+from llmi3d.data.expressions import make_conversation
+from llmi3d.data.synthetic.ig3d_synth import Synthetic
+from llmi3d.processing.drawing.overlays import draw_boxes, montage
 
 SEED = 77
 NAMES = ("indoor-000020", "indoor-000012", "driving-000041", "driving-000005", "surround-000022", "surround-000038")

@@ -4,7 +4,7 @@
 import os
 from pathlib import Path
 
-from llmi3d.app import serve
+from llmi3d.apps import serve
 
 HERE = Path(__file__).parent
 

@@ -16,18 +16,18 @@ from huggingface_hub import ModelCard
 from tqdm.auto import tqdm
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor
-from llmi3d.processing.jobs import write_whole
-from llmi3d.training.ig3d.dataset import load_split
-from llmi3d.training.ig3d.schema import IG3D_FEATURES, image_size
-from llmi3d.training.metrics.answers import answer_is_right
-from llmi3d.training.metrics.bootstrap import Statistic, interval, resample_weights
-from llmi3d.training.metrics.grounding import UNITS, question_values
-from llmi3d.training.metrics.model_index import merge_results
-from llmi3d.training.metrics.protocols import Grouping, get_protocol
-from llmi3d.training.metrics.records import records_from_row, with_predictions
-from llmi3d.training.metrics.report import Estimate, Report, evaluate_records
-from llmi3d.training.metrics.runner import CheckpointPredictor
-from llmi3d.training.metrics.runner import evaluate as run_evaluation
+from llmi3d.data.dataset import load_split
+from llmi3d.data.jobs import write_whole
+from llmi3d.data.schema import IG3D_FEATURES, image_size
+from llmi3d.evaluation.bootstrap import Statistic, interval, resample_weights
+from llmi3d.evaluation.grounding import UNITS, question_values
+from llmi3d.evaluation.model_index import merge_results
+from llmi3d.evaluation.protocols import Grouping, get_protocol
+from llmi3d.evaluation.question_answers import answer_is_right
+from llmi3d.evaluation.records import records_from_row, with_predictions
+from llmi3d.evaluation.report import Estimate, Report, evaluate_records
+from llmi3d.evaluation.runner import CheckpointPredictor
+from llmi3d.evaluation.runner import evaluate as run_evaluation
 from llmi3d.training.packing import turns_of
 
 CARD = Path(__file__).parent / "card.md"

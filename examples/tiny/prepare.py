@@ -18,11 +18,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, set_seed
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor
+from llmi3d.data.dataset import load_split
+from llmi3d.data.expressions.nouns import article, words
+from llmi3d.data.expressions.questions import say_metres
 from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 from llmi3d.training.dense import name_classes, open_map, row_cells
-from llmi3d.training.ig3d.dataset import load_split
-from llmi3d.training.ig3d.expressions.nouns import article, words
-from llmi3d.training.ig3d.expressions.questions import say_metres
 from llmi3d.training.packing import Packer, turns_of
 
 SEED = 0

@@ -16,13 +16,13 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from typer.testing import CliRunner
 
 from llmi3d import LLMI3DTrainer
+from llmi3d.bases.assemble import init_checkpoint
 from llmi3d.bases.chat_template import read_turns
-from llmi3d.bases.init import init_checkpoint
 from llmi3d.cli import app
+from llmi3d.data.dataset import DATA_FOLDER, shard_name
+from llmi3d.data.schema import IG3D_FEATURES
 from llmi3d.processing.processing_llmi3d import CHAT_TEMPLATE
 from llmi3d.training.collator import LLMI3DDataCollator
-from llmi3d.training.ig3d.dataset import DATA_FOLDER, shard_name
-from llmi3d.training.ig3d.schema import IG3D_FEATURES
 from llmi3d.training.preparation import prepare, prepare_model
 from llmi3d.training.recipe import read_recipe
 

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from small_bases import build_base, build_convnext
 from sunrgbd_scenes import write_votenet
 
-from llmi3d.bench_models import load
-from llmi3d.processing.video import VideoWriter
-from llmi3d.training.ig3d.build import build, open_source
-from llmi3d.training.ig3d.dataset import DATA_FOLDER, shard_name
-from llmi3d.training.ig3d.schema import IG3D_FEATURES, grounding_conversation, make_object
+from llmi3d.apps.benchmark_models import load
+from llmi3d.apps.video import VideoWriter
+from llmi3d.data.build import build, open_source
+from llmi3d.data.dataset import DATA_FOLDER, shard_name
+from llmi3d.data.schema import IG3D_FEATURES, grounding_conversation, make_object
 from llmi3d.training.recipe import read_recipe
 
 CHECKPOINT = ROOT / "model_cards" / "llmi3d-tiny"

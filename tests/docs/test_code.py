@@ -13,9 +13,9 @@ from doc_pages import PAGES, ROOT, blocks
 # Pages whose Python is run with more about it, and where.
 ELSEWHERE = {
     "docs/your_data.md": "tests/test_docs.py",
-    "docs/offline.md": "tests/processing/test_offline.py",
-    "docs/page.md": "tests/app/test_server.py",
-    "docs/speed.md": "tests/modeling/test_export.py, where there is an export",
+    "docs/offline.md": "tests/apps/test_offline.py",
+    "docs/page.md": "tests/apps/test_server.py",
+    "docs/speed.md": "tests/apps/test_graph_export.py, where there is an export",
     "examples/tiny/card.md": "model_cards/llmi3d-tiny/README.md, which is made of it",
 }
 LANGUAGES = {"python", "bash", "json", "yaml", "text", ""}
@@ -23,7 +23,7 @@ LANGUAGES = {"python", "bash", "json", "yaml", "text", ""}
 
 def rows():
     """Rows to learn from, as `llmi3d data build` writes them."""
-    from llmi3d.training.ig3d.dataset import load_split
+    from llmi3d.data.dataset import load_split
 
     return load_split("DIR", "val")
 

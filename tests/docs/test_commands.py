@@ -63,7 +63,7 @@ MORE = {
     "llmi3d init --base llava-hf/llava-1.5-7b-hf": "--high-res-weights open_clip_model.safetensors",
     "llmi3d bench": "--repeats 1 --warm-up 1 --new-tokens 2 --picture 320x96",
     **dict.fromkeys(
-        ("llmi3d train", "python -m llmi3d.training.train"),
+        ("llmi3d train", "python -m llmi3d.training.run"),
         "--max_steps 1 --max_eval_rows 1 --per_device_train_batch_size 1 --dataloader_num_workers 0 --use_cpu",
     ),
     "python examples/benchmarks/canvas.py": "--repeats 1",
@@ -81,7 +81,7 @@ LEAVES = {
     "python examples/space/build.py": "outputs/space/app.py",
 }
 # What takes too long for every run, by how it begins; `pytest -m slow` runs it.
-SLOW = {"llmi3d export": "it traces; tests/modeling/test_export.py exports something smaller"}
+SLOW = {"llmi3d export": "it traces; tests/apps/test_graph_export.py exports something smaller"}
 # Packages of extras that are wanted by commands in which such words stand.
 WANTED = {
     **{".mp4": ("av", "stonesoup"), "--html": ("plotly",), "llmi3d demo": ("gradio",)},
@@ -127,7 +127,7 @@ def parse_llmi3d(arguments: list[str]) -> None:
 
 
 def parse_module(module: str, arguments: list[str]) -> None:
-    if module == "llmi3d.training.train":
+    if module == "llmi3d.training.run":
         read_recipe(arguments)
     else:
         assert module == "llmi3d", module
@@ -320,7 +320,7 @@ def run_make(arguments: list[str], monkeypatch) -> None:
 def left_behind(command: list[str]) -> list[str]:
     """Patterns of files and folders that are there when a command is done."""
     patterns = [command[i + 1] for i, word in enumerate(command) if word == "--out"]
-    trained = ["llmi3d", "train"] if command[0] == "llmi3d" else ["python", "-m", "llmi3d.training.train"]
+    trained = ["llmi3d", "train"] if command[0] == "llmi3d" else ["python", "-m", "llmi3d.training.run"]
     arguments = command[len(trained) :]
     if command[: len(trained)] == trained and not {"--dry_run", "--plan"} & set(arguments):
         patterns.append(f"{read_recipe(arguments).output_dir}/final/config.json")

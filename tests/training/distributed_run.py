@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
+from llmi3d.data.schema import grounding_conversation, make_object
 from llmi3d.training.collator import LLMI3DDataCollator
-from llmi3d.training.ig3d.schema import grounding_conversation, make_object
 from llmi3d.training.lora import lora_config
 
 # Plain gradient descent: Adam divides tiny gradients by their own size, and the last bits of a sum become everything.

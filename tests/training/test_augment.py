@@ -11,6 +11,11 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from llmi3d.data.expressions import make_conversation, referents
+from llmi3d.data.expressions.forms import make_things
+from llmi3d.data.expressions.rewrite import same_meaning
+from llmi3d.data.expressions.wording import say
+from llmi3d.data.schema import grounding_conversation, make_object, validate_row
 from llmi3d.processing.geometry_llmi3d import encode_boxes, quaternion_to_matrix
 from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 from llmi3d.training.augment import (
@@ -24,11 +29,6 @@ from llmi3d.training.augment import (
     RandomScale,
     augment_from_config,
 )
-from llmi3d.training.ig3d.expressions import make_conversation, referents
-from llmi3d.training.ig3d.expressions.forms import make_things
-from llmi3d.training.ig3d.expressions.rewrite import same_meaning
-from llmi3d.training.ig3d.expressions.wording import say
-from llmi3d.training.ig3d.schema import grounding_conversation, make_object, validate_row
 from llmi3d.training.packing import turns_of
 
 # Larger or smaller, not both: half a pixel of each would cancel out.

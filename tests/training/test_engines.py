@@ -38,8 +38,8 @@ LANGUAGE, HEADS = f"{BASE}.model.language_model", f"{BASE}.box_head"
 
 
 def launched_by(file: str):
-    """What `accelerate launch --config_file FILE -m llmi3d.training.train` understands."""
-    command = ["--config_file", str(ACCELERATE / file), "-m", "llmi3d.training.train", "config.yaml"]
+    """What `accelerate launch --config_file FILE -m llmi3d.training.run` understands."""
+    command = ["--config_file", str(ACCELERATE / file), "-m", "llmi3d.training.run", "config.yaml"]
     return _validate_launch_command(launch_command_parser().parse_args(command))[0]
 
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 from datasets import Dataset
 
+from llmi3d.evaluation.iou3d import box3d_iou
+from llmi3d.evaluation.records import make_record, with_predictions
 from llmi3d.processing.geometry_llmi3d import (
     box_corners,
     decode_boxes,
@@ -21,10 +23,8 @@ from llmi3d.processing.geometry_llmi3d import (
     encode_boxes,
     project,
 )
-from llmi3d.training import text_boxes
 from llmi3d.training.dense import DenseCollator, name_classes
-from llmi3d.training.metrics.iou3d import box3d_iou
-from llmi3d.training.metrics.records import make_record, with_predictions
+from llmi3d.training.experimental import text_boxes
 from llmi3d.training.packing import Packer
 
 EXPERIMENTS = Path(__file__).parents[2] / "examples" / "experiments"

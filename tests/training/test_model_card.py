@@ -12,10 +12,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from typer.testing import CliRunner
 
 from llmi3d.cli import app
+from llmi3d.data.schema import IG3D_FEATURES
+from llmi3d.evaluation import evaluate_records, get_protocol, records_from_row, with_predictions
+from llmi3d.evaluation.model_index import eval_results, merge_results, write_evaluation
 from llmi3d.model_card_llmi3d import TEMPLATE, UNSTATED, fill_card
-from llmi3d.training.ig3d.schema import IG3D_FEATURES
-from llmi3d.training.metrics import evaluate_records, get_protocol, records_from_row, with_predictions
-from llmi3d.training.metrics.model_index import eval_results, merge_results, write_evaluation
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from llmi3d.data.schema import grounding_conversation
 from llmi3d.processing.geometry_llmi3d import box_corners, project
 from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT, LLMI3DProcessor
 from llmi3d.training.collator import LLMI3DDataCollator
-from llmi3d.training.ig3d.schema import grounding_conversation
 from llmi3d.training.packing import PackedCollator, Packer, turns_of
 
 

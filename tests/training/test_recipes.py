@@ -13,10 +13,10 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from typer.testing import CliRunner
 
 from llmi3d.cli import app
-from llmi3d.training.ig3d.build import open_source
-from llmi3d.training.ig3d.dataset import DATA_FOLDER, shard_name
-from llmi3d.training.ig3d.schema import IG3D_FEATURES
-from llmi3d.training.metrics.protocols import PROTOCOLS
+from llmi3d.data.build import open_source
+from llmi3d.data.dataset import DATA_FOLDER, shard_name
+from llmi3d.data.schema import IG3D_FEATURES
+from llmi3d.evaluation.protocols import PROTOCOLS
 from llmi3d.training.recipe import read_recipe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -89,7 +89,7 @@ def test_commands_of_the_pages_are_understood(command, monkeypatch):
     if program == "accelerate":
         assert arguments.pop(0) == "launch"
         launched = _validate_launch_command(launch_command_parser().parse_args(arguments))[0]
-        assert launched.module and launched.training_script == "llmi3d.training.train"
+        assert launched.module and launched.training_script == "llmi3d.training.run"
         read_recipe(launched.training_script_args)
         return
     assert program == "llmi3d"

@@ -18,7 +18,7 @@ def run(script: str, *arguments) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     pytest.importorskip("embreex")
-    from llmi3d.training.ig3d.build import build, open_source
+    from llmi3d.data.build import build, open_source
 
     out = tmp_path_factory.mktemp("data") / "synth"
     source = open_source("synth", None, frames="train:32,test:8", masks="true", long_side="160")
@@ -49,7 +49,7 @@ def test_the_whole_chain(data, tmp_path):
 
     llmi3d.register()
     ground = pipeline("image-3d-grounding", model=str(card), device="cpu")
-    from llmi3d.training.ig3d.dataset import load_split
+    from llmi3d.data.dataset import load_split
 
     row = load_split(data, "test")[0]
     answer = ground(row["image"], prompt="the car", intrinsics=row["intrinsics"])

@@ -24,12 +24,12 @@ from typer.testing import CliRunner
 
 from llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.cli import app
-from llmi3d.training import train as command
+from llmi3d.data.dataset import DATA_FOLDER, shard_name
+from llmi3d.data.schema import IG3D_FEATURES, grounding_conversation, make_object, validate_row
+from llmi3d.data.streams import Part
+from llmi3d.training import run as command
 from llmi3d.training.collator import LLMI3DDataCollator
-from llmi3d.training.data import EpochSampler, TrainingRows, mix, take_turns
-from llmi3d.training.ig3d.dataset import DATA_FOLDER, shard_name
-from llmi3d.training.ig3d.schema import IG3D_FEATURES, grounding_conversation, make_object, validate_row
-from llmi3d.training.ig3d.streams import Part
+from llmi3d.training.mixture import EpochSampler, TrainingRows, mix, take_turns
 from llmi3d.training.preparation import GROUPS, count_parameters, prepare, prepare_model
 from llmi3d.training.recipe import ARGUMENTS, read_recipe
 
@@ -644,7 +644,7 @@ def test_two_processes_train_one_model(configured, base, tmp_path):
     steps = ["--max_steps", "2", "--optim", "sgd", "--learning_rate", "0.1"]
     path = configured()
     done = subprocess.run(
-        [*launch, "-m", "llmi3d.training.train", path, *flags, *steps, "--ddp_backend", "gloo"],
+        [*launch, "-m", "llmi3d.training.run", path, *flags, *steps, "--ddp_backend", "gloo"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,

@@ -11,11 +11,11 @@ from peft import PeftModel, get_peft_model
 from transformers.trainer_utils import get_last_checkpoint
 
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DTrainer, LLMI3DTrainingArguments
+from llmi3d.data.schema import grounding_conversation
+from llmi3d.evaluation import grounding_metrics, make_record, with_predictions
 from llmi3d.training.collator import LLMI3DDataCollator
-from llmi3d.training.ig3d.schema import grounding_conversation
 from llmi3d.training.lora import lora_config
 from llmi3d.training.losses import Box3DTargets
-from llmi3d.training.metrics import grounding_metrics, make_record, with_predictions
 
 
 @pytest.fixture

@@ -1,0 +1,171 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""What `llmi3d bench` measures: checkpoints, or shapes with random weights, and what they are asked."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from llmi3d.configuration_llmi3d import LLMI3DConfig
+from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration as Model
+from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, IMAGE_TOKEN, QWEN_IMAGE_TOKEN, LLMI3DProcessor
+
+# Shapes with random weights. `tiny` is model_cards/llmi3d-tiny's, `7b` the paper's; `1b` sees what the paper's sees.
+SIZES = {
+    "tiny": {
+        "text_config": {
+            **{"model_type": "llama", "vocab_size": 767, "hidden_size": 192, "intermediate_size": 384},
+            **{"num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 1024},
+        },
+        "vision_config": {
+            **{"model_type": "clip_vision_model", "hidden_size": 128, "intermediate_size": 384, "projection_dim": 128},
+            **{"num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 128, "patch_size": 8},
+        },
+        "vision_feature_layer": -1,
+        "high_res_vision_config": {
+            **{"model_type": "timm_wrapper", "architecture": "convnext_atto", "do_pooling": False},
+            "model_args": {"depths": [1, 2, 4, 1], "dims": [32, 64, 128, 160]},
+        },
+        **{"high_res_image_size": 256, "depth_predictor_dim": 48, "depth_embedding_dim": 32, "box_head_dim": 512},
+        **{"image_token_id": 3, "box_3d_token_id": 4},
+    },
+    "small": {
+        "text_config": {
+            **{"model_type": "llama", "vocab_size": 32064, "hidden_size": 768, "intermediate_size": 2048},
+            **{"num_hidden_layers": 12, "num_attention_heads": 12, "num_key_value_heads": 4},
+            "max_position_embeddings": 4096,
+        },
+        "vision_config": {
+            **{"model_type": "clip_vision_model", "hidden_size": 384, "intermediate_size": 1536},
+            **{"num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 224, "patch_size": 14},
+        },
+        "high_res_vision_config": {
+            **{"model_type": "timm_wrapper", "architecture": "convnext_tiny", "do_pooling": False}
+        },
+        "high_res_image_size": 512,
+    },
+    "1b": {
+        "text_config": {
+            **{"model_type": "llama", "vocab_size": 32064, "hidden_size": 2048, "intermediate_size": 5632},
+            **{"num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 4},
+            "max_position_embeddings": 4096,
+        },
+        "vision_config": {
+            **{"model_type": "clip_vision_model", "hidden_size": 768, "intermediate_size": 3072},
+            **{"num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 336, "patch_size": 14},
+        },
+        "high_res_vision_config": {
+            **{"model_type": "timm_wrapper", "architecture": "convnext_base", "do_pooling": False}
+        },
+    },
+    "7b": {},
+}
+
+
+def load(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Model, LLMI3DProcessor]:
+    """A model in evaluation mode and its processor.
+
+    Args:
+        name: folder or Hub name of a checkpoint; a folder with a config.json alone, whose weights are then drawn; or
+            one of `SIZES`.
+        dtype, device: of the weights.
+
+    Raises:
+        ValueError: none of these, or a vocabulary too small for a made tokenizer.
+    """
+    folder = Path(name)
+    if name not in SIZES and folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(f"checkpoint: '{name}' has no config.json.")
+    if name not in SIZES and (not folder.is_dir() or any(folder.glob("*.safetensors"))):
+        try:
+            model = Model.from_pretrained(name, dtype=dtype).to(device)
+            return model.eval(), LLMI3DProcessor.from_pretrained(name)
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint: got '{name}', want a checkpoint, a folder with a config.json or one of "
+                f"{', '.join(SIZES)} ({error})."
+            ) from error
+    config = LLMI3DConfig(**SIZES[name]) if name in SIZES else LLMI3DConfig.from_pretrained(folder)
+    if name not in SIZES and (folder / "processor_config.json").is_file():
+        processor = LLMI3DProcessor.from_pretrained(folder)
+    else:
+        processor = LLMI3DProcessor.for_model(config, byte_tokenizer(config))
+    torch.manual_seed(0)
+    with device:  # drawn where they are used
+        model = Model._from_config(config, dtype=dtype)
+    return model.eval(), processor
+
+
+def byte_tokenizer(config: LLMI3DConfig) -> PreTrainedTokenizerFast:
+    """A tokenizer for drawn weights: bytes and, where the vocabulary has room, the words that are asked for here.
+
+    Raises:
+        ValueError: a vocabulary without room for the bytes.
+    """
+    size, text = config.text_config.vocab_size, config.text_config
+    special = {
+        QWEN_IMAGE_TOKEN if config.has_qwen_vision else IMAGE_TOKEN: config.image_token_id,
+        BOX_3D_TOKEN: config.box_3d_token_id,
+    }
+    free = iter(sorted(set(range(size)) - set(special.values()), reverse=True))
+    taken = set(special.values())
+    for token, index in (("</s>", text.eos_token_id), ("<s>", text.bos_token_id), ("<pad>", text.pad_token_id)):
+        index = index if isinstance(index, int) and 0 <= index < size and index not in taken else None
+        special[token] = next(i for i in free if i not in taken) if index is None else index
+        taken.add(special[token])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if size - len(special) < len(alphabet):
+        raise ValueError(
+            f"text_config: vocab_size is {size}, want at least {len(special) + len(alphabet)} for a tokenizer of "
+            "bytes; give a folder with a tokenizer."
+        )
+    # Words grow letter by letter, as byte-pair encoding has it; a phrase then is as long as real tokenizers make it.
+    pieces, merges = dict.fromkeys(alphabet), []
+    for word in {word: None for text in phrases_of(64) for word in f"USER: Locate {text} in 3D. ASSISTANT: ".split()}:
+        for start in ("Ġ", ""):
+            whole = start + word
+            steps = [(whole[:i], whole[i]) for i in range(1, len(whole))]
+            new = [left + right for left, right in steps if left + right not in pieces]
+            if len(pieces) + len(new) > size - len(special):
+                continue
+            merges += [step for step in steps if step[0] + step[1] in new]
+            pieces |= dict.fromkeys(new)
+    names = iter([*pieces, *(f"<unused {i}>" for i in range(size))])
+    by_id = {index: token for token, index in special.items()}
+    vocabulary = {by_id.get(index) or next(names): index for index in range(size)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens=[token for token in special if token not in ("<pad>", "<s>", "</s>")],
+    )
+
+
+def phrases_of(count: int) -> list[str]:
+    """As many phrases as are wanted, some seven words each, the first 64 all different."""
+    things = ("car", "cyclist", "van", "pedestrian")
+    colours = ("red", "dark", "white", "blue")
+    places = ("on the left", "behind the tree", "next to the sign", "at the crossing")
+    made = [f"the {colour} {thing} {place}" for place, colour, thing in product(places, colours, things)]
+    return [made[i % len(made)] for i in range(count)]
+
+
+def save_pictures(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    """JPEG files of coarse and fine noise, which decode about as slowly as photographs."""
+    files = []
+    for index in range(count):
+        noise = np.random.default_rng(index)
+        coarse = noise.integers(0, 255, (max(size[1] // 16, 1), max(size[0] // 16, 1), 3), np.uint8)
+        picture = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+        picture = (picture + noise.integers(-12, 13, picture.shape)).clip(0, 255).astype(np.uint8)
+        files.append(folder / f"{index}.jpg")
+        Image.fromarray(picture).save(files[-1], quality=90)
+    return files

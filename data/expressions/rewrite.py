@@ -1,0 +1,117 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Phrases in other words, by any vision-language model; what they mean stays as it was.
+
+Nobody checks a captioner's words against the boxes, so only those are taken that must mean the same: known wordings
+of places, orders, relations and distances and listed synonyms of nouns are interchangeable, and every other word has
+to stay as and where it is. A true rewording that is refused costs variety; a false one that is taken, a wrong label.
+"""
+
+import re
+from collections.abc import Callable
+
+from llmi3d.data.expressions.nouns import SYNONYMS, plural
+from llmi3d.data.expressions.wording import ORDINALS
+from llmi3d.data.schema import IMAGE_PLACEHOLDER, upright_image
+from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
+
+REQUEST = (
+    "Say in other words, as one short noun phrase in English that means exactly the same thing in this picture: "
+    '"{phrase}". Answer with the phrase alone.'
+)
+MOST_LETTERS = 200
+
+# Words that may come and go. An "a" may not: "a car" is not "the car".
+_EMPTY = {"the", "that", "which", "is", "are", "located", "situated"}
+_EYE = r" (?:camera|viewer|observer|us|me)"
+_PICTURE = r"(?: of (?:picture|image|photo|photograph))?"
+_SIDE = rf"(?:on|at) {{0}}(?: hand)?(?: side)?{_PICTURE}(?! of)|in {{0}} third{_PICTURE}"
+_RELATIONS = {
+    "LEFT_OF": "(?:to )?left of",
+    "RIGHT_OF": "(?:to )?right of",
+    "NEARER": f"(?:nearer|closer)(?: to{_EYE})? than",
+    "FARTHER": f"(?:farther|further|more distant)(?: away)?(?: from{_EYE})? than",
+    "NEXT_TO": "next to|beside|adjacent to",
+    "ABOVE": "above",
+}
+_SUPERLATIVES = {
+    "LEFTMOST": "leftmost|(?:farthest|furthest)(?: to)? left",
+    "RIGHTMOST": "rightmost|(?:farthest|furthest)(?: to)? right",
+    "FARTHEST": f"(?:(?:farthest|furthest)(?: away)?|most distant)(?: from{_EYE})?",
+    "NEAREST": f"(?:nearest|closest)(?: to{_EYE})?",
+    "LARGEST": "largest|biggest",
+    "SHORTEST": "shortest|least tall",
+}
+# A sign, and the wordings that it stands for in a phrase without its empty words; an earlier one goes first.
+_SIGNS = {
+    r"METRES_\1": r"(?:at a distance of )?(?:about|around|roughly|approximately) (\d+(?:\.\d+)?) ?"
+    rf"(?:m|met(?:er|re)s?)(?: away)?(?: from{_EYE})?",
+    "ON_LEFT": _SIDE.format("left"),
+    "ON_RIGHT": _SIDE.format("right"),
+    "MIDDLE": f"in (?:middle|center|centre)(?: third)?{_PICTURE}(?! of)",
+    "FROM_LEFT": "from left",
+    "FROM_RIGHT": "from right",
+    **_RELATIONS,
+    **_SUPERLATIVES,
+    **{f"NUMBER_{i}": rf"{word}|{i}(?:st|nd|rd|th)" for i, word in enumerate(ORDINALS, start=1)},
+}
+_SIGNS = {sign: re.compile(rf"(?<!\S)(?:{wordings})(?!\S)") for sign, wordings in _SIGNS.items()}
+_NOUNS = {form(noun): form(min(group)) for group in SYNONYMS for noun in group for form in (str, plural)}
+
+
+def rewrite_phrases(rows: list[dict], captioner: Callable, max_new_tokens: int = 40) -> list[dict]:
+    """Rows whose grounding phrases a captioner has put in other words.
+
+    Task, targets and form of a turn stay; its meaning gets `rewritten`. An answer that is empty, long, of several
+    lines, or holds a placeholder or special token is not taken, nor one that does not surely mean the same.
+
+    Args:
+        rows: as of the schema; `meanings` may be null.
+        captioner: an `image-text-to-text` pipeline of transformers, or anything that is called alike.
+        max_new_tokens: of an answer.
+    """
+    before, after = GROUNDING_PROMPT.split("{phrase}")
+    rewritten = []
+    for row in rows:
+        image = upright_image(row["image"])
+        messages = [dict(message) for message in row["messages"]]
+        meanings = [dict(meaning) for meaning in row.get("meanings") or [{} for _ in row["task"]]]
+        users = [message for message in messages if message["role"] == "user"]
+        for message, task, meaning in zip(users, row["task"], meanings, strict=True):
+            text = message["content"]
+            start = f"{IMAGE_PLACEHOLDER}\n" if text.startswith(IMAGE_PLACEHOLDER) else ""
+            asked = text[len(start) :]
+            if task not in ("grounding", "multi", "absent") or not asked.startswith(before):
+                continue
+            phrase = asked[len(before) : len(asked) - len(after)]
+            content = [{"type": "image", "image": image}, {"type": "text", "text": REQUEST.format(phrase=phrase)}]
+            answer = captioner(
+                text=[{"role": "user", "content": content}], max_new_tokens=max_new_tokens, return_full_text=False
+            )
+            new = str(answer[0]["generated_text"]).strip(" \n\"'.")
+            new = re.sub("^The ", "the ", new)  # it stands within a sentence
+            if new.lower() != phrase.lower() and same_meaning(new, phrase):
+                message["content"] = start + GROUNDING_PROMPT.format(phrase=new)
+                meaning["rewritten"] = True
+        # Where nothing was known of any turn, and nothing was rewritten, null stays null.
+        rewritten.append({**row, "messages": messages, "meanings": meanings if any(meanings) else row.get("meanings")})
+    return rewritten
+
+
+def same_meaning(new: str, old: str) -> bool:
+    """Whether one phrase surely means the same as another, by its words alone."""
+    if not new or len(new) > MOST_LETTERS or "\n" in new or re.search(r"[<>|{}\[\]]", new):
+        return False
+    return _signs(new) == _signs(old)
+
+
+def _signs(phrase: str) -> list[str]:
+    """What a phrase says, in order: two phrases with the same signs mean the same."""
+    words = re.sub(r"(?<=[^\W\d])-(?=[^\W\d])|,", " ", phrase.lower()).split()
+    text = " ".join(word for word in words if word not in _EMPTY)
+    for sign, wordings in _SIGNS.items():
+        text = wordings.sub(sign, text)
+    signs = [_NOUNS.get(word, word) for word in text.split()]
+    # "The car nearest to the camera" is the nearest car; behind a relation, it would be its anchor that is nearest.
+    if signs and signs[-1] in _SUPERLATIVES and not _RELATIONS.keys() & signs:
+        signs.insert(0, signs.pop())
+    return signs

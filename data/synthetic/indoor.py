@@ -1,0 +1,212 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Rooms with furniture and small things on it; cameras like SUN RGB-D's (640x480 to 730x530, held by hand)."""
+
+import math
+from random import Random
+
+import numpy as np
+
+from llmi3d.data.synthetic.assets import support
+from llmi3d.data.synthetic.render import Light, Piece, Surface
+from llmi3d.data.synthetic.scene import (
+    Floor,
+    Placed,
+    Scene,
+    Traits,
+    block,
+    camera,
+    choose,
+    dressed,
+    ground,
+    pale,
+    quad,
+    sensor,
+    tilt,
+    turn,
+    upright,
+)
+
+SIZES = ((640, 480), (730, 530), (561, 427), (800, 600))
+FOCAL = (0.72, 0.98)
+# Stands with its back to a wall, or anywhere.
+ALONG_WALLS = {
+    "wardrobe": 1.0,
+    "bookshelf": 1.2,
+    "sofa": 1.2,
+    "bed": 1.0,
+    "desk": 1.2,
+    "cabinet": 1.2,
+    "night_stand": 1.0,
+    "television": 1.0,
+    "bench": 1.0,
+    "armchair": 0.6,
+}
+ANYWHERE = {
+    "chair": 2.5,
+    "table": 1.5,
+    "armchair": 1.0,
+    "stool": 1.0,
+    "lamp": 1.0,
+    "plant": 1.0,
+    "bin": 1.0,
+    "suitcase": 1.0,
+    "ball": 0.7,
+    "sofa": 0.5,
+}
+ON_TOP = {
+    "mug": 1.2,
+    "bottle": 1.0,
+    "bowl": 1.0,
+    "book": 1.0,
+    "laptop": 1.0,
+    "vase": 1.0,
+    "monitor": 0.8,
+    "cereal_box": 0.8,
+    "ball": 0.5,
+    "camera": 0.5,
+    "kettle": 1.0,
+}
+
+
+def indoor(draw: Random, traits: Traits) -> Scene:
+    """A room."""
+    image_size = draw.choice(SIZES)
+    intrinsics, zoom = camera(draw, image_size, FOCAL, traits)
+    spread = max(1.0, zoom) * (1.5 if traits.far else 1.0)
+    width, depth = draw.uniform(3.2, 6.0) * spread, draw.uniform(3.6, 6.5) * spread
+    left = -width * draw.uniform(0.3, 0.7)
+    room = (left, left + width, depth)
+    height = draw.uniform(1.1, 1.7)
+    floor = Floor()
+    placed = []
+    wanted = draw.randint(8, 13) if traits.dense else draw.randint(3, 7)
+    for _ in range(12 * wanted):
+        if len(placed) >= wanted:
+            break
+        one = _stand(draw, room, height, intrinsics, image_size, floor, traits)
+        if one is not None:
+            placed.append(one)
+    for below in list(placed):
+        placed += _on_top(below, draw, traits)
+    return Scene(
+        image_size,
+        intrinsics,
+        tilt(math.radians(draw.uniform(4, 26)), math.radians(draw.gauss(0, 2))),
+        placed,
+        _room(draw, room, height),
+        _light(draw, room, height),
+        sensor(draw),
+    )
+
+
+def _stand(draw, room, height, intrinsics, image_size, floor, traits) -> Placed | None:
+    left, right, depth = room
+    along = draw.random() < 0.45
+    clothes = dressed(choose(ALONG_WALLS if along else ANYWHERE, draw, traits), draw, traits)
+    length = clothes["asset"].size[0]
+    # What the picture shows at a depth, a little more.
+    half_view = 0.55 * image_size[0] / intrinsics[0, 0]
+    nearest = depth * (0.5 if traits.far else 0.2)
+    if not along:
+        z = draw.uniform(max(1.3, nearest), depth - 0.3)
+        x = draw.uniform(max(left + 0.3, -half_view * z), min(right - 0.3, half_view * z))
+        yaw = draw.uniform(-math.pi, math.pi)
+    else:
+        wall = draw.choice(("back", "back", "left", "right"))
+        away = length / 2 + draw.uniform(0.03, 0.15)
+        if wall == "back":
+            z, yaw = depth - away, math.pi / 2
+            x = draw.uniform(max(left + 0.4, -half_view * z), min(right - 0.4, half_view * z))
+        else:
+            x, yaw = (left + away, 0.0) if wall == "left" else (right - away, math.pi)
+            first = max(nearest, abs(x) / half_view)
+            if first > depth - 0.5:
+                return None
+            z = draw.uniform(first, depth - 0.5)
+        yaw += math.radians(draw.gauss(0, 2))
+    if not _inside(x, z, clothes["asset"].size, yaw, room) or not floor.take(x, z, clothes["asset"].size, yaw):
+        return None
+    return upright(x, z, height, yaw, clothes)
+
+
+def _inside(x: float, z: float, size, yaw: float, room) -> bool:
+    """Whether an object stands within the walls, and not on the camera's feet."""
+    left, right, depth = room
+    reach_x = (size[0] * abs(math.cos(yaw)) + size[2] * abs(math.sin(yaw))) / 2
+    reach_z = (size[0] * abs(math.sin(yaw)) + size[2] * abs(math.cos(yaw))) / 2
+    return left < x - reach_x and x + reach_x < right and z - reach_z > 0.7 and z + reach_z < depth
+
+
+def _on_top(below: Placed, draw: Random, traits: Traits) -> list[Placed]:
+    """Small things on a piece of furniture."""
+    top = support(below.asset)
+    if top is None or draw.random() < 0.15:
+        return []
+    y, half_length, half_width = top
+    free, found = Floor(gap=0.02), []
+    for _ in range(draw.randint(1, 6 if traits.dense else 3)):
+        clothes = dressed(choose(ON_TOP, draw, traits), draw, traits)
+        asset = clothes["asset"]
+        reach = math.hypot(asset.size[0], asset.size[2]) / 2
+        if reach > min(half_length, half_width):
+            continue
+        x, z = (draw.uniform(reach - half, half - reach) for half in (half_length, half_width))
+        yaw = draw.uniform(-math.pi, math.pi)
+        if asset.category in ("monitor", "laptop", "television"):  # screens look where their furniture does
+            yaw = math.radians(draw.gauss(0, 12))
+        if free.take(x, z, asset.size, yaw):
+            where = below.position + below.rotation @ np.array((x, y - asset.size[1] / 2, z))
+            found.append(Placed(position=where, rotation=below.rotation @ turn(yaw), **clothes))
+    return found
+
+
+def _room(draw: Random, room, height: float) -> list[Piece]:
+    left, right, depth = room
+    top, behind = height - draw.uniform(2.4, 3.0), -1.5
+    wood = (draw.uniform(0.4, 0.75), draw.uniform(0.3, 0.5), draw.uniform(0.2, 0.35))
+    floor = draw.choice(
+        (
+            Surface(wood, "planks", scale=0.15, gloss=0.05),
+            Surface(pale(draw, 0.4, 0.85), "tiles", scale=draw.uniform(0.3, 0.6), gloss=0.1),
+            Surface(pale(draw, 0.25, 0.7), "speckle", scale=0.15),
+        )
+    )
+    color = pale(draw)
+    wall = draw.choice(
+        (
+            Surface(color),
+            Surface(color, "cloud", scale=1.0, second=tuple(0.9 * one for one in color)),
+            Surface(color, "bricks", scale=0.4, second=tuple(0.85 * one for one in color)),
+            Surface(color, "stripes", scale=0.3, second=tuple(0.93 * one for one in color)),
+        )
+    )
+    pieces = [
+        ground((left, right), (behind, depth), height, floor),
+        ground((left, right), (behind, depth), top, Surface(pale(draw, 0.8, 0.95))),
+        quad([(left, height, depth), (right, height, depth), (right, top, depth), (left, top, depth)], wall),
+        quad([(left, height, behind), (left, height, depth), (left, top, depth), (left, top, behind)], wall),
+        quad([(right, height, behind), (right, height, depth), (right, top, depth), (right, top, behind)], wall),
+        quad([(left, height, behind), (right, height, behind), (right, top, behind), (left, top, behind)], wall),
+    ]
+    if draw.random() < 0.5:  # a rug
+        x, z = draw.uniform(left + 1, right - 1), draw.uniform(2, depth - 1)
+        half = draw.uniform(0.5, 1.0)
+        rug = Surface(pale(draw, 0.2, 0.7), draw.choice(("checks", "stripes", "weave")), scale=0.25)
+        pieces.append(ground((x - half, x + half), (z - half, z + half), height - 0.004, rug))
+    for _ in range(draw.randint(0, 2)):  # pictures or a window in the back wall
+        x, y = draw.uniform(left + 0.6, right - 0.6), draw.uniform(top + 0.5, height - 1.3)
+        size = draw.uniform(0.25, 0.7), draw.uniform(0.25, 0.5)
+        bright = draw.random() < 0.4
+        surface = Surface((0.85, 0.93, 1.0), glow=0.5) if bright else Surface(pale(draw, 0.2, 0.8), "cloud", scale=0.2)
+        pieces.append(block((x, y, depth - 0.01), (*size, 0.02), surface))
+    return pieces
+
+
+def _light(draw: Random, room, height: float) -> Light:
+    left, right, depth = room
+    strength, warm = draw.uniform(0.45, 0.9), draw.uniform(-0.05, 0.12)
+    return Light(
+        position=(draw.uniform(left + 0.3, right - 0.3), height - 2.3, draw.uniform(0.0, depth - 0.5)),
+        color=(strength * (1 + warm), strength, strength * (1 - warm)),
+        ambient=(draw.uniform(0.3, 0.55),) * 3,
+    )

@@ -1,0 +1,324 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""What every domain's scenes are made of: placed objects, free floor, colours, cameras, light.
+
+World frame: origin at the camera, x right, y along gravity, z ahead and level; metres. Objects look along their own x.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import numpy as np
+
+from llmi3d.data.synthetic.assets import CATEGORIES, PAINTS, Asset, make_asset
+from llmi3d.data.synthetic.render import Light, Piece, Sensor, Surface
+
+# As a screen shows them. Ten that people call by these names under any of the lights below.
+COLORS = {
+    "red": (0.78, 0.09, 0.09),
+    "orange": (0.95, 0.47, 0.06),
+    "yellow": (0.93, 0.83, 0.13),
+    "green": (0.13, 0.55, 0.18),
+    "blue": (0.10, 0.24, 0.74),
+    "purple": (0.44, 0.13, 0.60),
+    "pink": (0.95, 0.52, 0.70),
+    "brown": (0.38, 0.21, 0.11),
+    "white": (0.93, 0.93, 0.91),
+    "black": (0.06, 0.06, 0.07),
+}
+# Held out of everything but the split `novel`.
+NOVEL_CATEGORIES = frozenset(("bench", "vase", "suitcase", "motorcycle", "kettle"))
+NOVEL_PAIRS = frozenset(
+    (
+        ("orange", "car"),
+        ("purple", "chair"),
+        ("green", "mug"),
+        ("pink", "sofa"),
+        ("white", "bottle"),
+        ("black", "ball"),
+        ("yellow", "pedestrian"),
+        ("blue", "table"),
+    )
+)
+# Texture, its period in metres, and gloss.
+MATERIALS = {
+    None: ("plain", 1.0, 0.05),
+    "wooden": ("wood", 0.25, 0.03),
+    "metal": ("plain", 1.0, 0.6),
+    "plastic": ("plain", 1.0, 0.25),
+    "fabric": ("weave", 0.08, 0.0),
+    "leather": ("cloud", 0.06, 0.15),
+    "ceramic": ("plain", 1.0, 0.35),
+    "glass": ("plain", 1.0, 0.7),
+}
+# Finish of what does not take the object's colour, where it is not plain and dull; colours stand in `assets.PAINTS`.
+FINISH = {
+    "glass": {"gloss": 0.7},
+    "metal": {"gloss": 0.5},
+    "dark_metal": {"gloss": 0.3},
+    "screen": {"gloss": 0.5},
+    "coffee": {"gloss": 0.4},
+    "wood": {"texture": "wood", "scale": 0.25},
+    "leaves": {"texture": "cloud", "scale": 0.1},
+    "dark_fabric": {"texture": "weave", "scale": 0.05},
+    "light": {"glow": 0.3},
+    "lamp": {"glow": 0.6},
+    "red_light": {"glow": 0.2},
+}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a split asks of its scenes.
+
+    Attributes:
+        novel: held-out categories and colours appear, and are preferred.
+        focal: focal lengths lie outside the usual range.
+        dense: many objects, close together.
+        far: objects are small and distant.
+    """
+
+    novel: bool = False
+    focal: bool = False
+    dense: bool = False
+    far: bool = False
+
+
+SPLITS = {
+    "train": Traits(),
+    "validation": Traits(),
+    "test": Traits(),
+    "novel": Traits(novel=True),
+    "camera": Traits(focal=True),
+    "dense": Traits(dense=True),
+    "far": Traits(far=True),
+}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An object where it stands.
+
+    Attributes:
+        position: [3], middle of its box, metres, world frame.
+        rotation: [3, 3], box to world.
+        color, material: as a phrase says them; None where it has none.
+    """
+
+    asset: Asset
+    position: np.ndarray
+    rotation: np.ndarray
+    color: str | None
+    material: str | None
+    shade: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def pieces(self, owner: int) -> list[Piece]:
+        """Its parts in the world."""
+        return [
+            Piece(
+                part.vertices @ self.rotation.T + self.position, part.faces, self._surface(part), owner, part.vertices
+            )
+            for part in self.asset.parts
+        ]
+
+    def _surface(self, part) -> Surface:
+        if part.paint not in ("body", "trim"):
+            return Surface(PAINTS[part.paint], **FINISH.get(part.paint, {}))
+        color = np.clip(np.array(COLORS.get(self.color, (0.5, 0.5, 0.5))) + self.shade, 0.02, 0.98)
+        if part.paint == "trim":
+            color = color * 0.55 if color.mean() > 0.2 else color + 0.2
+        texture, scale, gloss = MATERIALS[self.material]
+        return Surface(tuple(color.tolist()), texture, scale=scale, gloss=gloss)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is rendered, and with which camera.
+
+    Attributes:
+        image_size: (width, height), pixels.
+        intrinsics: [3, 3] K, pixels.
+        to_camera: [3, 3], rotation, world to camera.
+    """
+
+    image_size: tuple[int, int]
+    intrinsics: np.ndarray
+    to_camera: np.ndarray
+    placed: list[Placed]
+    scenery: list[Piece]
+    light: Light
+    sensor: Sensor
+
+    def pieces(self) -> list[Piece]:
+        """Scenery and objects; an object's owner is its place in `placed`."""
+        return self.scenery + [piece for i, one in enumerate(self.placed) for piece in one.pieces(i)]
+
+    def scaled(self, long_side: int) -> "Scene":
+        """The same with another resolution, K along; only ever smaller."""
+        width, height = self.image_size
+        if long_side >= max(width, height):
+            return self
+        factor = long_side / max(width, height)
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        scale = np.diag((size[0] / width, size[1] / height, 1.0))
+        return replace(self, image_size=size, intrinsics=scale @ self.intrinsics)
+
+
+# ------------------------------------------------------------ camera
+
+
+def camera(
+    draw: Random, image_size: tuple[int, int], focal_range: tuple[float, float], traits: Traits
+) -> tuple[np.ndarray, float]:
+    """(K [3, 3], factor of the focal length against its usual range; 1 within it).
+
+    Args:
+        focal_range: of fx, in widths of the picture.
+    """
+    width, height = image_size
+    low, high = focal_range
+    focal, factor = draw.uniform(low, high), 1.0
+    if traits.focal:
+        factor = draw.uniform(0.55, 0.85) if draw.random() < 0.5 else draw.uniform(1.18, 1.5)
+        focal = (low if factor < 1 else high) * factor
+    fx = focal * width
+    fy = fx * draw.uniform(0.99, 1.01)
+    cx, cy = width * draw.uniform(0.47, 0.53), height * draw.uniform(0.46, 0.54)
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]), factor
+
+
+def tilt(pitch: float, roll: float) -> np.ndarray:
+    """World to camera [3, 3] for a camera that looks down by `pitch` turned about its axis by `roll`, radians."""
+    cos, sin = math.cos(pitch), math.sin(pitch)
+    down = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    cos, sin = math.cos(roll), math.sin(roll)
+    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ down
+
+
+def turn(yaw: float) -> np.ndarray:
+    """Rotation about gravity, [3, 3]; the front of an object turned by -pi/2 looks ahead, by pi/2 at the camera."""
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+
+
+def sensor(draw: Random, quality: tuple[int, int] = (70, 95)) -> Sensor:
+    """Exposure, colour cast, blur and noise of some camera."""
+    return Sensor(
+        exposure=math.exp(draw.uniform(-0.35, 0.4)),
+        white_balance=tuple(draw.uniform(0.93, 1.07) for _ in range(3)),
+        vignette=draw.uniform(0, 0.3),
+        blur_px=draw.choice((0.0, draw.uniform(0.2, 0.7))),
+        noise=draw.uniform(0.0, 0.03),
+        quality=draw.randint(*quality),
+    )
+
+
+# ------------------------------------------------------------ objects
+
+
+def dressed(category: str, draw: Random, traits: Traits) -> dict:
+    """A model of the category with a colour and a material: what `Placed` takes besides position and rotation."""
+    kind = CATEGORIES[category]
+    color = None
+    if kind.colors:
+        held = [color for color, name in sorted(NOVEL_PAIRS) if name == category]
+        free = [color for color in COLORS if color not in held]
+        color = draw.choice(held) if traits.novel and held and draw.random() < 0.5 else draw.choice(free)
+    shade = draw.uniform(-0.06, 0.06)
+    return {
+        "asset": make_asset(category, draw),
+        "color": color,
+        "material": draw.choice(kind.materials) if kind.materials else None,
+        "shade": tuple(shade + draw.uniform(-0.03, 0.03) for _ in range(3)),
+    }
+
+
+def choose(pool: dict[str, float], draw: Random, traits: Traits) -> str:
+    """A category of a pool by weight; held-out ones only where the split has them, and there half of the time."""
+    novel = [name for name in pool if name in NOVEL_CATEGORIES]
+    if traits.novel and novel and draw.random() < 0.5:
+        return draw.choice(novel)
+    names = [name for name in pool if name not in NOVEL_CATEGORIES]
+    return draw.choices(names, [pool[name] for name in names])[0]
+
+
+@dataclass
+class Floor:
+    """Which ground is taken: rectangles (x, z, half length, half width, yaw) that may not overlap."""
+
+    taken: list[tuple[float, float, float, float, float]] = field(default_factory=list)
+    gap: float = 0.05
+
+    def covers(self, x: float, z: float) -> bool:
+        """Whether a point is taken: a quick no before anything is modelled for that place."""
+        point = (x, z, 0.0, 0.0, 0.0)
+        return any(_overlap(point, other) for other in self.taken)
+
+    def take(self, x: float, z: float, size, yaw: float) -> bool:
+        """Takes the ground under something of a size (length, height, width) if it is free."""
+        rectangle = (x, z, size[0] / 2 + self.gap, size[2] / 2 + self.gap, yaw)
+        if any(_overlap(rectangle, other) for other in self.taken):
+            return False
+        self.taken.append(rectangle)
+        return True
+
+
+def _overlap(a: tuple, b: tuple) -> bool:
+    """Whether two rectangles overlap, by the separating axis theorem."""
+    if math.hypot(a[0] - b[0], a[1] - b[1]) > math.hypot(a[2], a[3]) + math.hypot(b[2], b[3]):
+        return False
+    for yaw in (a[4], a[4] + math.pi / 2, b[4], b[4] + math.pi / 2):
+        axis = math.cos(yaw), -math.sin(yaw)
+        reach = sum(
+            half * abs(math.cos(one[4] + extra - yaw))
+            for one in (a, b)
+            for half, extra in ((one[2], 0), (one[3], math.pi / 2))
+        )
+        if abs((a[0] - b[0]) * axis[0] + (a[1] - b[1]) * axis[1]) > reach:
+            return False
+    return True
+
+
+def upright(x: float, z: float, ground: float, yaw: float, clothes: dict) -> Placed:
+    """An object of `dressed` that stands on the ground at y = `ground`."""
+    position = np.array((x, ground - clothes["asset"].size[1] / 2, z))
+    return Placed(position=position, rotation=turn(yaw), **clothes)
+
+
+# ------------------------------------------------------------ scenery
+
+_QUAD = np.array([[0, 1, 2], [0, 2, 3]])
+_CUBE = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
+_CUBE_FACES = np.array(
+    [
+        *([0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1]),
+        *([2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]),
+    ]
+)
+
+
+def quad(corners, surface: Surface) -> Piece:
+    """A flat piece with four corners [4, 3] in order."""
+    return Piece(np.array(corners, dtype=np.float64), _QUAD, surface)
+
+
+def ground(x: tuple[float, float], z: tuple[float, float], y: float, surface: Surface) -> Piece:
+    """A level rectangle."""
+    return quad([(x[0], y, z[0]), (x[1], y, z[0]), (x[1], y, z[1]), (x[0], y, z[1])], surface)
+
+
+def block(center, size, surface: Surface) -> Piece:
+    """A box along the world's axes."""
+    return Piece(_CUBE * np.array(size) + np.array(center), _CUBE_FACES, surface)
+
+
+def turned(piece: Piece, rotation: np.ndarray) -> Piece:
+    """A piece of scenery with the world turned about the camera; its texture stays on it."""
+    local = piece.vertices if piece.local is None else piece.local
+    return replace(piece, vertices=piece.vertices @ rotation.T, local=local)
+
+
+def pale(draw: Random, low: float = 0.55, high: float = 0.95) -> tuple[float, float, float]:
+    """A colour without much colour, for walls and floors."""
+    level = draw.uniform(low, high)
+    return tuple(min(1.0, max(0.0, level + draw.uniform(-0.08, 0.08))) for _ in range(3))

@@ -1,0 +1,195 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Streets, seen ahead from a car as in KITTI (`driving`), or by six cameras all around as in nuScenes (`surround`)."""
+
+import math
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+
+from llmi3d.data.synthetic.render import Light, Piece, Surface
+from llmi3d.data.synthetic.scene import (
+    Floor,
+    Scene,
+    Traits,
+    block,
+    camera,
+    choose,
+    dressed,
+    ground,
+    pale,
+    sensor,
+    tilt,
+    turn,
+    turned,
+    upright,
+)
+
+DRIVING_SIZES, DRIVING_FOCAL = ((1242, 375), (1238, 374), (1224, 370)), (0.52, 0.66)
+SURROUND_SIZES, SURROUND_FOCAL = ((1600, 900),), (0.5, 0.8)
+# Of nuScenes' six cameras against the car's own heading, degrees, clockwise.
+HEADINGS = (0, 55, -55, 110, -110, 180)
+
+ON_THE_ROAD = {"car": 5, "van": 1.5, "truck": 1.2, "bus": 1, "cyclist": 1.5, "motorcycle": 1.0}
+PARKED = {"car": 5, "van": 1.5, "truck": 0.6, "motorcycle": 1.0, "bicycle": 1.0}
+ON_THE_PAVEMENT = {"pedestrian": 5, "bicycle": 0.8, "bin": 0.8, "bench": 1.0, "cyclist": 0.5}
+IN_THE_WAY = {"traffic_cone": 2.5, "barrier": 1.5, "pedestrian": 2, "cyclist": 1}
+SEEN_UP_TO = 65.0  # metres
+
+
+def driving(draw: Random, traits: Traits) -> Scene:
+    """A street, ahead."""
+    return _street(draw, traits, draw.choice(DRIVING_SIZES), DRIVING_FOCAL, 0.0, (1.55, 1.75))
+
+
+def surround(draw: Random, traits: Traits) -> Scene:
+    """A street, by one of six cameras."""
+    heading = math.radians(draw.choice(HEADINGS) + draw.gauss(0, 1))
+    return _street(draw, traits, draw.choice(SURROUND_SIZES), SURROUND_FOCAL, heading, (1.45, 1.85))
+
+
+def _street(draw, traits, image_size, focal_range, heading: float, heights) -> Scene:
+    intrinsics, zoom = camera(draw, image_size, focal_range, traits)
+    height = draw.uniform(*heights)
+    # Along the street is z; the camera stands in its own lane, at x = 0.
+    lane = draw.uniform(3.0, 3.7)
+    lanes = draw.choice((2, 2, 3, 4))
+    own = draw.randrange(lanes)
+    left, right = -(own + 0.5) * lane, (lanes - own - 0.5) * lane
+    parking = draw.choice((0.0, 2.3))
+    pavement = draw.uniform(2.0, 4.0)
+    edges = (left, right, parking, pavement)
+    to_view = turn(-heading)  # the street as seen by a camera that is turned to the right by `heading`
+    tilted = tilt(math.radians(draw.gauss(0.5, 1.0)), math.radians(draw.gauss(0, 0.7)))
+    half_view = 0.5 * image_size[0] / intrinsics[0, 0]
+    reach = SEEN_UP_TO * (1 if heading == 0 else 0.75) * min(1.4, max(1.0, zoom))
+    nearest = 0.45 * reach if traits.far else 4.0
+
+    floor, placed = Floor(gap=0.25), []
+    wanted = draw.randint(12, 20) if traits.dense else draw.randint(4, 11)
+    for _ in range(40 * wanted):
+        if len(placed) >= wanted:
+            break
+        # Denser near the camera, as the pictures' own perspective would leave few there.
+        distance = nearest + (reach - nearest) * draw.random() ** 1.8
+        bearing = math.atan(draw.uniform(-1.05, 1.05) * half_view)
+        ahead = np.array((distance * math.sin(bearing), 0.0, distance * math.cos(bearing)))
+        x, _, z = to_view.T @ ahead
+        spot = _spot(x, lane, edges, draw, traits)
+        if spot is None:
+            continue
+        x, yaw, pool = spot
+        if floor.covers(x, z):
+            continue
+        clothes = dressed(choose(pool, draw, traits), draw, traits)
+        if math.hypot(x, z) < 3.2 + clothes["asset"].size[0] / 2 or not floor.take(x, z, clothes["asset"].size, yaw):
+            continue
+        one = upright(x, z, height, yaw, clothes)
+        placed.append(replace(one, position=to_view @ one.position, rotation=to_view @ one.rotation))
+    scenery = [turned(piece, to_view) for piece in _scenery(draw, edges, lane, lanes, height)]
+    return Scene(image_size, intrinsics, tilted, placed, scenery, _light(draw), sensor(draw))
+
+
+def _spot(x: float, lane: float, edges, draw: Random, traits: Traits) -> tuple[float, float, dict] | None:
+    """Where something stands near x, which way it looks, and what it may be; None where buildings are."""
+    left, right, parking, pavement = edges
+    along, against = -math.pi / 2, math.pi / 2
+    if left < x < right:
+        if draw.random() < 0.2:
+            return x, draw.uniform(-math.pi, math.pi), IN_THE_WAY
+        number = math.floor((x - left) / lane)
+        middle = left + (number + 0.5) * lane
+        with_us = middle > -0.6 * lane
+        yaw = along if with_us else against
+        if draw.random() < 0.08:  # crossing or turning
+            yaw += draw.uniform(-1.6, 1.6)
+        return middle + draw.gauss(0, 0.25), yaw + math.radians(draw.gauss(0, 2)), ON_THE_ROAD
+    side = 1 if x >= right else -1
+    beyond = (x - right) if side > 0 else (left - x)
+    edge = right if side > 0 else left
+    if beyond < parking:
+        yaw = along if draw.random() < (0.8 if side > 0 else 0.2) else against
+        return edge + side * (parking / 2 + draw.gauss(0, 0.1)), yaw + math.radians(draw.gauss(0, 2)), PARKED
+    if beyond < parking + pavement:
+        return x, draw.choice((along, against, draw.uniform(-math.pi, math.pi))), ON_THE_PAVEMENT
+    return None
+
+
+def _scenery(draw: Random, edges, lane: float, lanes: int, height: float) -> list[Piece]:
+    left, right, parking, pavement = edges
+    far = 160.0
+    grass = (draw.uniform(0.3, 0.45), draw.uniform(0.42, 0.55), draw.uniform(0.2, 0.3))
+    asphalt = (draw.uniform(0.25, 0.42),) * 3
+    outer_left, outer_right = left - parking, right + parking
+    pieces = [
+        ground((-far, far), (-far, far), height + 0.02, Surface(grass, "cloud", scale=2.0)),
+        ground((outer_left, outer_right), (-far, far), height, Surface(asphalt, "speckle", scale=1.5)),
+    ]
+    paving = Surface(pale(draw, 0.5, 0.7), "tiles", scale=0.6)
+    for a, b in ((outer_left - pavement, outer_left), (outer_right, outer_right + pavement)):
+        pieces.append(ground((a, b), (-far, far), height - 0.003, paving))
+    paint = Surface((0.9, 0.9, 0.88))
+    for number in range(lanes + 1):
+        x = left + number * lane
+        if number in (0, lanes):
+            pieces.append(ground((x - 0.07, x + 0.07), (-far, far), height - 0.004, paint))
+        else:
+            start = draw.uniform(0, 9)
+            for z in np.arange(-40 + start, 70, 9.0):
+                pieces.append(ground((x - 0.07, x + 0.07), (z, z + 3), height - 0.004, paint))
+    for side, edge in ((-1, outer_left - pavement), (1, outer_right + pavement)):
+        built, z = draw.random() < 0.75, -45.0
+        while z < 110:
+            deep = draw.uniform(8, 22)
+            if built and draw.random() < 0.85:
+                pieces.append(_building(draw, side, edge, z, deep, height))
+            else:
+                pieces += _tree(draw, edge + side * draw.uniform(0.5, 5), z + deep / 2, height)
+            z += deep + draw.choice((0.0, 0.0, draw.uniform(1, 6)))
+    return pieces
+
+
+def _building(draw: Random, side: int, edge: float, z: float, deep: float, height: float) -> Piece:
+    wide, tall, away = draw.uniform(6, 14), draw.uniform(4, 18), draw.choice((0.3, draw.uniform(0.3, 7)))
+    color = tuple(min(1.0, one * draw.uniform(0.8, 1.0)) for one in pale(draw, 0.4, 0.85))
+    surface = draw.choice(
+        (
+            Surface(color, "windows", second=(0.2, 0.25, 0.32), scale=draw.uniform(2.0, 3.5)),
+            Surface(color, "windows", second=(0.2, 0.25, 0.32), scale=draw.uniform(2.0, 3.5)),
+            Surface(color, "bricks", scale=0.5),
+        )
+    )
+    return block((edge + side * (away + wide / 2), height - tall / 2, z + deep / 2), (wide, tall, deep), surface)
+
+
+def _tree(draw: Random, x: float, z: float, height: float) -> list[Piece]:
+    tall, crown = draw.uniform(3.5, 8), draw.uniform(1.2, 2.6)
+    leaves = (draw.uniform(0.12, 0.28), draw.uniform(0.3, 0.48), draw.uniform(0.08, 0.18))
+    pieces = [block((x, height - tall / 4, z), (0.3, tall / 2, 0.3), Surface((0.3, 0.22, 0.15)))]
+    for _ in range(4):  # a few turned cubes read as a crown
+        around = np.array([draw.gauss(0, crown / 3) for _ in range(3)])
+        lump = block((0, 0, 0), (crown,) * 3, Surface(leaves, "cloud", scale=0.6))
+        spun = lump.vertices @ turn(draw.uniform(0, 3)).T @ tilt(draw.uniform(0, 3), draw.uniform(0, 3)).T
+        pieces.append(replace(lump, vertices=spun + around + (x, height - tall * 0.7, z), local=lump.vertices))
+    return pieces
+
+
+def _light(draw: Random) -> Light:
+    azimuth, elevation = draw.uniform(-math.pi, math.pi), math.radians(draw.uniform(20, 75))
+    away = 500.0
+    overcast = draw.random() < 0.35
+    strength = draw.uniform(0.15, 0.35) if overcast else draw.uniform(0.6, 1.0)
+    ambient = draw.uniform(0.5, 0.75) if overcast else draw.uniform(0.3, 0.5)
+    horizon = pale(draw, 0.75, 0.95)
+    zenith = pale(draw, 0.6, 0.85) if overcast else (draw.uniform(0.3, 0.5), draw.uniform(0.5, 0.65), 0.92)
+    return Light(
+        position=(
+            away * math.cos(elevation) * math.sin(azimuth),
+            -away * math.sin(elevation),
+            away * math.cos(elevation) * math.cos(azimuth),
+        ),
+        color=(strength, strength * 0.97, strength * 0.9),
+        ambient=(ambient * 0.95, ambient, ambient * 1.05),
+        sky=(horizon, zenith),
+        haze=draw.choice((0.0, draw.uniform(0.1, 0.8))),
+    )

@@ -1,0 +1,57 @@
+"""Metrics on metric, oriented 3D boxes."""
+
+from llmi3d.evaluation.bootstrap import Statistic
+from llmi3d.evaluation.calibration import calibrate, fit_scores
+from llmi3d.evaluation.detection import Detections, detection_metrics
+from llmi3d.evaluation.grounding import grounding_metrics, question_values
+from llmi3d.evaluation.iou3d import box3d_iou, intersection_volume, volume
+from llmi3d.evaluation.overlaps import box_2d_iou, mono3dvg_iou
+from llmi3d.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from llmi3d.evaluation.records import (
+    Boxes3D,
+    Record,
+    detection_record,
+    make_boxes,
+    make_record,
+    records_from_row,
+    with_predictions,
+)
+from llmi3d.evaluation.reliability import expected_calibration_error, grounding_calibration, reliability, risk_coverage
+from llmi3d.evaluation.report import Comparison, Estimate, Report, compare, evaluate_records
+from llmi3d.evaluation.symmetry import align_axes, rotation_error
+
+__all__ = [
+    "PROTOCOLS",
+    "Boxes3D",
+    "Comparison",
+    "Detections",
+    "Estimate",
+    "Protocol",
+    "Record",
+    "Report",
+    "Statistic",
+    "align_axes",
+    "box3d_iou",
+    "box_2d_iou",
+    "calibrate",
+    "compare",
+    "detection_metrics",
+    "detection_record",
+    "evaluate_records",
+    "expected_calibration_error",
+    "fit_scores",
+    "get_protocol",
+    "grounding_calibration",
+    "grounding_metrics",
+    "intersection_volume",
+    "make_boxes",
+    "make_record",
+    "mono3dvg_iou",
+    "question_values",
+    "records_from_row",
+    "reliability",
+    "risk_coverage",
+    "rotation_error",
+    "volume",
+    "with_predictions",
+]

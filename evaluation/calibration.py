@@ -1,0 +1,329 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Fits what makes a score a probability: that of a box being right, its exact IoU above a threshold (0.25).
+
+The network's score is trained to predict the IoU itself, and a mean IoU is no share of right boxes: a box with an IoU
+of 0.3 is right, and its score should not be 0.3. Two numbers, a temperature and a bias in front of the sigmoid, make
+the one the other and keep the order of all boxes, hence every metric that depends on the order alone. They minimise
+the log loss, a proper scoring rule, which has one minimum over them (Platt, 1999; Guo et al., ICML 2017, for the
+temperature alone, which is judged beside it). The probability of being right, rather than the expected IoU, is what
+people read into "0.7", what a threshold needs, and what the calibration error of every report is measured against.
+
+Nothing is judged on pictures it was fitted on: numbers are of five fits, each judged on the fifth of the pictures that
+it has not seen. What is kept is fitted on all.
+
+Shapes: N answers or questions.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmi3d.data.jobs import write_whole
+from llmi3d.evaluation.bootstrap import interval, resample_weights
+from llmi3d.evaluation.grounding import question_values
+from llmi3d.evaluation.records import Record
+from llmi3d.evaluation.reliability import expected_calibration_error, reliability
+
+FOLDS = 5
+RESAMPLES = 1000
+RAW, TEMPERATURE, BOTH = "as it is", "temperature", "temperature and bias"
+PROCESSOR_CONFIG = "processor_config.json"
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """score -> sigmoid(logit(score) / temperature + bias)."""
+
+    temperature: float = 1.0
+    bias: float = 0.0
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """[N] from [N] scores within 0 to 1."""
+        return (_logits(scores) / self.temperature + self.bias).sigmoid()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Leaving out boxes below a score, so that an answer without one says that nothing is there.
+
+    Attributes:
+        threshold: boxes of a lower score are left out.
+        precision, recall, f1: of refusing questions about what is not there, as in `grounding`; none of its pictures
+            had a say in the threshold that judged it.
+        right_lost: share of the right boxes (grounding questions) that are left out with the others.
+        absent, questions: how many there are.
+    """
+
+    threshold: float
+    precision: float
+    recall: float
+    f1: float
+    right_lost: float
+    absent: int
+    questions: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted, and how it does on pictures it was not fitted on.
+
+    Attributes:
+        iou: a box is right when its IoU is above this.
+        answers, pictures: fitted on.
+        right: share of the answers that are right.
+        ways: by `RAW`, `TEMPERATURE`, `BOTH`: `log_loss`, `brier`, `expected_calibration_error`, `mean_score`, and for
+            the last two `log_loss_change` against the first with its 95% interval `low`, `high` over pictures.
+        chosen: the way of the lowest log loss whose interval lies below 0; `RAW` if there is none.
+        score_temperature, score_bias: of the chosen way, fitted on all.
+        refusal: on the scale of the chosen way; None without questions about what is not there.
+        before, after: reliability diagrams, as in `calibration.Reliability`.
+    """
+
+    iou: float
+    answers: int
+    pictures: int
+    right: float
+    ways: dict[str, dict[str, float]]
+    chosen: str
+    score_temperature: float
+    score_bias: float
+    refusal: Refusal | None
+    before: dict
+    after: dict
+
+    def to_json(self) -> str:
+        """Everything; nan, of bins without answers, as null."""
+        plain = asdict(self)
+        for name in ("before", "after"):
+            for key in ("score", "accuracy"):
+                plain[name][key] = [None if math.isnan(value) else value for value in plain[name][key]]
+        return json.dumps(plain, indent=1, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """What people want to know."""
+        names = ("log_loss", "brier", "expected_calibration_error", "mean_score")
+        lines = [
+            f"Probability that the exact IoU is above {self.iou:g}: {self.answers} answers about {self.pictures} "
+            f"pictures, {100 * self.right:.1f} % right. Each row is judged on pictures it was not fitted on.",
+            "",
+            "| score | log loss | Brier | ECE (%) | mean score (%) | log loss, change (95% interval) |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for way, one in self.ways.items():
+            loss, brier, error, mean = (one[name] for name in names)
+            change = "-"
+            if way != RAW:
+                change = f"{one['log_loss_change']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
+            cells = (way, f"{loss:.4f}", f"{brier:.4f}", f"{100 * error:.2f}", f"{100 * mean:.2f}", change)
+            lines.append(f"| {' | '.join(cells)} |")
+        if self.chosen == RAW:
+            lines += ["", "Neither is surely better than the score as it is: there is nothing to store."]
+        else:
+            lines += ["", f"score_temperature {self.score_temperature:.4f}, score_bias {self.score_bias:.4f}"]
+        if self.refusal is not None:
+            one = self.refusal
+            lines += [
+                "",
+                f"score_threshold {one.threshold:.4f}, the best F1 of refusing what is not there ({one.absent} of "
+                f"{one.questions} questions): precision {100 * one.precision:.1f} %, recall {100 * one.recall:.1f} %, "
+                f"F1 {100 * one.f1:.1f} %; {100 * one.right_lost:.1f} % of the right boxes are left out with it.",
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def calibrate(records: Sequence[Record], iou: float = 0.25, folds: int = FOLDS, seed: int = 0) -> Calibration:
+    """Fits and judges a calibration of the score.
+
+    Args:
+        records: with answers whose scores are the network's own.
+        iou: a box is right when its exact IoU is above this.
+        folds: parts of the pictures; each is judged by fits of the others.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: too few pictures; scores outside 0 to 1, or that are not higher for right boxes.
+    """
+    values = question_values(records)
+    names = [record.image_id or record.id for record in records]
+    fold = _folds(names, folds)
+    answered = ~values["iou"].isnan() & ~values["score"].isnan()
+    scores, right, part = values["score"][answered], values["iou"][answered] > iou, fold[answered]
+    clusters = [name for name, counts in zip(names, answered.tolist(), strict=True) if counts]
+    fits: dict[str, Callable[[Tensor, Tensor], ScoreMap]] = {
+        RAW: lambda scores, right: ScoreMap(),
+        TEMPERATURE: lambda scores, right: fit_scores(scores, right, bias=False),
+        BOTH: fit_scores,
+    }
+    judged = {}
+    for way, fit in fits.items():
+        judged[way] = torch.empty_like(scores)
+        for one in part.unique().tolist():
+            judged[way][part == one] = fit(scores[part != one], right[part != one])(scores[part == one])
+    ways, losses = {}, {way: _log_loss(judged[way], right) for way in fits}
+    weights = torch.cat(list(resample_weights(clusters, RESAMPLES, seed)))
+    for way in fits:
+        ways[way] = {
+            "log_loss": losses[way].mean().item(),
+            "brier": (judged[way] - right.double()).square().mean().item(),
+            "expected_calibration_error": expected_calibration_error(judged[way], right),
+            "mean_score": judged[way].mean().item(),
+        }
+        if way != RAW:
+            change = losses[way] - losses[RAW]
+            low, high = interval((weights @ change) / weights.sum(1)) or (math.nan, math.nan)
+            ways[way] |= {"log_loss_change": change.mean().item(), "low": low, "high": high}
+    better = [way for way in (TEMPERATURE, BOTH) if ways[way]["high"] < 0]
+    chosen = min(better, key=lambda way: ways[way]["log_loss"], default=RAW)
+    fitted = fits[chosen](scores, right)
+    return Calibration(
+        iou=iou,
+        answers=len(scores),
+        pictures=len(set(clusters)),
+        right=right.double().mean().item(),
+        ways=ways,
+        chosen=chosen,
+        score_temperature=fitted.temperature,
+        score_bias=fitted.bias,
+        refusal=_refusal(records, fold, iou, values["iou"], fitted),
+        before=asdict(reliability(judged[RAW], right)),
+        after=asdict(reliability(judged[chosen], right)),
+    )
+
+
+def fit_scores(scores: Tensor, right: Tensor, bias: bool = True) -> ScoreMap:
+    """The map of the lowest log loss.
+
+    Targets are drawn a little towards the middle, as one more right and one more wrong answer would (Platt, 1999), so
+    that there is a minimum even where some score parts the right from the wrong.
+
+    Args:
+        scores: [N] within 0 to 1.
+        right: [N] bool.
+        bias: whether there is one beside the temperature.
+
+    Raises:
+        ValueError: no answer; scores outside 0 to 1, or that are not higher for right boxes.
+    """
+    if not len(scores) or not ((scores >= 0) & (scores <= 1)).all():
+        raise ValueError(f"scores: got {scores.tolist()[:5]}, want at least one, and all within 0 to 1.")
+    logits, count = _logits(scores), right.sum().double()
+    target = torch.where(right, (count + 1) / (count + 2), 1 / (len(right) - count + 2))
+    slope_and_bias = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    fitter = torch.optim.LBFGS(
+        [slope_and_bias], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        fitter.zero_grad()
+        slope, offset = slope_and_bias
+        value = F.binary_cross_entropy_with_logits(logits * slope + offset * bias, target)
+        value.backward()
+        return value
+
+    fitter.step(loss)
+    slope, offset = slope_and_bias.tolist()
+    if slope <= 0:
+        raise ValueError("scores: they are not higher for right boxes than for wrong ones; there is nothing to fit.")
+    return ScoreMap(1 / slope, offset if bias else 0.0)
+
+
+def best_threshold(best: Tensor, absent: Tensor) -> float:
+    """The score below which refusing has the highest F1: the middle between two scores, 0 if refusing none is best.
+
+    Args:
+        best: [N] highest score of each answer's boxes; minus infinity where there is none.
+        absent: [N] bool.
+    """
+    order = best.argsort(stable=True)
+    scores, right = best[order], absent[order].double().cumsum(0)
+    refused = torch.arange(1, len(scores) + 1, dtype=torch.float64)
+    f1 = 2 * right / (refused + absent.sum())
+    # A threshold parts only scores that differ; those of answers without boxes are refused whatever it is.
+    possible = scores.isfinite() & torch.cat((scores[:-1] < scores[1:], torch.tensor([False])))
+    empty = int(scores.isinf().sum())
+    nothing = f1[empty - 1].item() if empty else 0.0
+    if not possible.any() or f1[possible].max().item() <= nothing:
+        return 0.0
+    at = int(torch.where(possible, f1, -1.0).argmax())
+    return ((scores[at] + scores[at + 1]) / 2).item()
+
+
+def store_calibration(checkpoint: str | Path, found: Calibration) -> None:
+    """Writes temperature, bias and threshold into a checkpoint's processor_config.json, whole or not at all.
+
+    Raises:
+        ValueError: what is not a folder with such a file; a calibration that is not surely better.
+    """
+    path = check_store(checkpoint)
+    if found.chosen == RAW:
+        raise ValueError("calibration: it is not surely better than the score as it is, and is not stored.")
+    config = json.loads(path.read_text())
+    config |= {"score_temperature": found.score_temperature, "score_bias": found.score_bias}
+    config["score_threshold"] = 0.0 if found.refusal is None else found.refusal.threshold
+    write_whole(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def check_store(checkpoint: str | Path) -> Path:
+    """The file that `store_calibration` writes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = Path(checkpoint) / PROCESSOR_CONFIG
+    if not path.is_file():
+        raise ValueError(
+            f"checkpoint: got {str(checkpoint)!r}, want a folder with a {PROCESSOR_CONFIG} to store into."
+        )
+    return path
+
+
+def _refusal(records: Sequence[Record], fold: Tensor, iou: float, ious: Tensor, scale: ScoreMap) -> Refusal | None:
+    read = torch.tensor([record.predicted is not None for record in records])
+    absent = torch.tensor([record.task == "absent" for record in records])
+    if not (read & absent).any():
+        return None
+    best = torch.tensor(
+        [record.predicted.score.max().item() if record.predicted else -math.inf for record in records],
+        dtype=torch.float64,
+    )
+    refused = torch.zeros(len(records), dtype=torch.bool)
+    for one in fold.unique().tolist():
+        fitted = best_threshold(best[read & (fold != one)], absent[read & (fold != one)])
+        refused[fold == one] = best[fold == one] < fitted
+    refused = read & (refused | best.isinf())
+    hits = (refused & absent).sum().item()
+    right = ious > iou
+    threshold = best_threshold(best[read], absent[read])
+    return Refusal(
+        threshold=scale(torch.tensor([threshold], dtype=torch.float64)).item() if threshold > 0 else 0.0,
+        precision=hits / max(1, int(refused.sum())),
+        recall=hits / int(absent.sum()),
+        f1=2 * hits / int(refused.sum() + absent.sum()),
+        right_lost=(right & refused).sum().item() / max(1, int(right.sum())),
+        absent=int(absent.sum()),
+        questions=len(records),
+    )
+
+
+def _folds(names: Sequence[str], folds: int) -> Tensor:
+    """[N] part of each question; a picture's questions are in one."""
+    pictures = sorted(set(names))
+    if len(pictures) < folds:
+        raise ValueError(f"pictures: got {len(pictures)}, want at least {folds}, one for each part.")
+    part = {name: index % folds for index, name in enumerate(pictures)}
+    return torch.tensor([part[name] for name in names])
+
+
+def _logits(scores: Tensor) -> Tensor:
+    return torch.logit(scores.double(), eps=1e-12)
+
+
+def _log_loss(scores: Tensor, right: Tensor) -> Tensor:
+    """[N]"""
+    return F.binary_cross_entropy(scores.clamp(1e-12, 1 - 1e-12), right.double(), reduction="none")

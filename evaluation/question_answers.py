@@ -1,0 +1,41 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Are questions answered rightly in words? Judged by a question's meaning, not by its answer's wording.
+
+A right answer says the number, exactly or within 10 %, or the choice. Counts are right only when they are equal.
+"""
+
+import re
+
+TOLERANCE = 0.1
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def answer_is_right(text: str, form: dict, said: str | None = None, tolerance: float = TOLERANCE) -> bool:
+    """Whether `text` answers a question.
+
+    Args:
+        text: what the model wrote.
+        form: logical form of the question (`llmi3d.data.expressions.questions`): its `answer`, and its `unit`
+            `m`, `count` or `choice`.
+        said: the row's own answer; a text equal to it is right even where its rounding alone is further off.
+        tolerance: of lengths, relative.
+
+    Raises:
+        ValueError: another unit.
+    """
+    if said is not None and _plain(text) == _plain(said):
+        return True
+    answer, unit = form["answer"], form["unit"]
+    if unit == "choice":
+        return _plain(text) == _plain(str(answer))
+    if unit not in ("m", "count"):
+        raise ValueError(f"form: got the unit {unit!r}, want m, count or choice.")
+    number = _NUMBER.search(text)
+    if number is None:
+        return False
+    value = float(number.group())
+    return value == answer if unit == "count" else abs(value - answer) <= tolerance * abs(answer) + 1e-9
+
+
+def _plain(text: str) -> str:
+    return text.strip().rstrip(".").casefold()

@@ -1,0 +1,274 @@
+# Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
+"""Boxes as text, the alternative to the 3D query token: plain numbers, and Qwen3-VL's JSON.
+
+    numbers   123 98 5.31 4.20 1.52 1.80 -35 0 1
+              centre in network pixels, virtual depth, length, height, width; yaw, pitch, roll in degrees, as seen
+              along the ray; several boxes are parted by semicolons
+    json      [{"bbox_3d": [-0.10, 0.42, 5.31, 4.20, 1.52, 1.80, 0.01, -0.19, 0.00], "label": "car"}]
+
+Both say what the virtual camera sees, as the query token's heads do: no form is punished for not knowing K, and the
+same geometry turns all of them into metres. `write_boxes` and `read_boxes` speak of the virtual camera, `BoxText` of
+metric boxes and rows.
+
+Shapes: N boxes.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from llmi3d.data.schema import BOX_PLACEHOLDER, upright_image
+from llmi3d.evaluation.baselines import parse_qwen3vl
+from llmi3d.processing.geometry_llmi3d import (
+    allocentric_to_egocentric,
+    back_project,
+    decode_boxes,
+    egocentric_to_allocentric,
+    encode_boxes,
+    project,
+)
+from llmi3d.training.packing import turns_of
+
+FORMS = ("numbers", "json")
+_NUMBER = r"-?\d+(?:\.\d+)?"
+# Metres; no photograph shows boxes beyond these, and such a box may have no volume in float64.
+_FARTHEST, _SMALLEST, _LARGEST = 1e4, 1e-3, 1e3
+# Even a broken box has one of these; an answer without any is words alone.
+_OF_A_BOX = re.compile(r"[\d\[{]")
+_NINE = re.compile(rf"\s*({_NUMBER})" + rf"\s+({_NUMBER})" * 8 + r"\s*")
+
+
+@dataclass(frozen=True)
+class SeenBoxes:
+    """Boxes in the network's terms, as `decode_boxes` takes them.
+
+    Attributes:
+        center_2d_px: [N, 2], network pixels.
+        depth_virtual: [N], virtual metres.
+        size: [N, 3] = (length, height, width), metres.
+        rotation_allocentric: [N, 3, 3].
+    """
+
+    center_2d_px: Tensor
+    depth_virtual: Tensor
+    size: Tensor
+    rotation_allocentric: Tensor
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a text says: its boxes, and how many more it has that cannot be read (an empty text has one)."""
+
+    boxes: SeenBoxes
+    malformed: int
+
+
+def write_boxes(form: str, boxes: SeenBoxes, labels: Sequence[str], canvas: int) -> str:
+    """The text of N boxes, at least one.
+
+    Args:
+        form: one of FORMS.
+        labels: N names; only `json` says them.
+        canvas: side of the network frame, pixels; also the virtual focal length of `json`'s camera.
+    """
+    if form == "numbers":
+        angles = _yaw_pitch_roll(boxes.rotation_allocentric).rad2deg()
+        rows = torch.cat((boxes.center_2d_px, boxes.depth_virtual[:, None], boxes.size, angles), 1).tolist()
+        return "; ".join(
+            " ".join((*(f"{x:.0f}" for x in row[:2]), *map(_metres, row[2:6]), *(f"{x:.0f}" for x in row[6:])))
+            for row in rows
+        )
+    center = back_project(boxes.center_2d_px, boxes.depth_virtual, _virtual_camera(canvas, boxes))
+    rotation = allocentric_to_egocentric(boxes.rotation_allocentric, center)
+    rows = torch.cat((center, boxes.size, _about_x_y_z(rotation) / math.pi), 1).tolist()
+    entries = [
+        f'{{"bbox_3d": [{", ".join((*map(_metres, row[:6]), *(f"{x:.2f}" for x in row[6:])))}], "label": '
+        f"{json.dumps(label)}}}"
+        for row, label in zip(rows, labels, strict=True)
+    ]
+    return f"[{', '.join(entries)}]"
+
+
+def read_boxes(form: str, text: str, canvas: int) -> Read:
+    """The boxes of a text, as far as it can be read; never raises. Boxes behind the camera count as malformed."""
+    if form == "numbers":
+        parts = [_NINE.fullmatch(part) for part in text.split(";")]
+        rows = [[float(number) for number in match.groups()] for match in parts if match]
+        rows = [row for row in rows if all(0 < x < 1e6 for x in row[2:6])]
+        values = torch.tensor(rows, dtype=torch.float64).reshape(-1, 9)
+        rotation = _from_yaw_pitch_roll(values[:, 6:].deg2rad())
+        return Read(SeenBoxes(values[:, :2], values[:, 2], values[:, 3:6], rotation), len(parts) - len(rows))
+    parsed = parse_qwen3vl(text)
+    kept = [box for box in parsed.boxes if box["center"][2] > 0]
+    center, size = (torch.tensor([box[name] for box in kept]).double().reshape(-1, 3) for name in ("center", "size"))
+    rotation = torch.tensor([box["rotation"] for box in kept]).double().reshape(-1, 3, 3)
+    seen = SeenBoxes(
+        project(center, _virtual_camera(canvas, center)),
+        center[:, 2],
+        size,
+        egocentric_to_allocentric(rotation, center),
+    )
+    malformed = parsed.malformed + len(parsed.boxes) - len(kept)
+    return Read(seen, malformed or int(not kept))
+
+
+# --------------------------------------------------------------------------------------------------- metric boxes
+
+
+@dataclass(frozen=True)
+class TextAnswer:
+    """What an answer in words says.
+
+    Attributes:
+        boxes: dicts {center, size, rotation} as `metrics.records.make_boxes` takes them: metres, camera frame.
+        malformed: boxes that cannot be read.
+        abstains: it says that nothing is there: words without a number, or an empty JSON list.
+    """
+
+    boxes: list[dict]
+    malformed: int
+    abstains: bool
+
+    @property
+    def answer(self) -> list[dict] | None:
+        """For `metrics.records.with_predictions`: None where nothing can be read."""
+        return self.boxes if self.boxes or self.abstains else None
+
+
+@dataclass(frozen=True)
+class BoxText:
+    """Metric boxes of a camera to words and back.
+
+    Args:
+        form: one of FORMS.
+        canvas: side of the network frame, pixels.
+        virtual_focal_length: network pixels.
+
+    Raises:
+        ValueError: an unknown form.
+    """
+
+    form: str
+    canvas: int
+    virtual_focal_length: float
+
+    def __post_init__(self):
+        if self.form not in FORMS:
+            raise ValueError(f"form: got {self.form!r}, want one of {', '.join(FORMS)}.")
+
+    @classmethod
+    def for_processor(cls, processor, form: str) -> "BoxText":
+        """With the network frame and the virtual camera of a `LLMI3DProcessor`."""
+        return cls(form, processor.image_processor.high_res_size["height"], processor.virtual_focal_length)
+
+    def write(self, objects: Sequence[dict[str, Any]], intrinsics: Tensor) -> str:
+        """The words that stand for some objects of a row, at least one.
+
+        Args:
+            objects: with `center`, `size` (metres), `rotation` (box to camera) and `category`.
+            intrinsics: [3, 3], network frame.
+        """
+        center, size, rotation = (
+            torch.tensor([entry[name] for entry in objects], dtype=torch.float64)
+            for name in ("center", "size", "rotation")
+        )
+        seen = encode_boxes(center, size, rotation, intrinsics.double(), self.virtual_focal_length)
+        boxes = SeenBoxes(seen.center_2d_px, seen.depth_virtual, seen.size, seen.rotation_allocentric)
+        labels = [entry["category"].replace("_", " ") for entry in objects]
+        return write_boxes(self.form, boxes, labels, self.canvas)
+
+    def read(self, text: str, intrinsics: Tensor) -> TextAnswer:
+        """What some words say under a camera. Never raises: what cannot be read, or lies out of all sight, is counted.
+
+        Args:
+            intrinsics: [3, 3], network frame.
+        """
+        read = read_boxes(self.form, text, self.canvas)
+        seen = read.boxes
+        center, size, rotation = decode_boxes(
+            seen.center_2d_px,
+            seen.depth_virtual,
+            seen.size,
+            seen.rotation_allocentric,
+            intrinsics.double(),
+            self.virtual_focal_length,
+        )
+        plausible = (center.norm(dim=1) < _FARTHEST) & ((size >= _SMALLEST) & (size <= _LARGEST)).all(1)
+        plausible &= rotation.isfinite().all((1, 2))
+        parts = (part[plausible].tolist() for part in (center, size, rotation))
+        boxes = [dict(zip(("center", "size", "rotation"), box, strict=True)) for box in zip(*parts, strict=True)]
+        words = text.strip()
+        if words and (not _OF_A_BOX.search(words) or (self.form == "json" and words == "[]")):
+            return TextAnswer([], 0, abstains=True)
+        return TextAnswer(boxes, read.malformed + int((~plausible).sum()), abstains=False)
+
+    def write_row(self, row: dict[str, Any], processor) -> dict[str, Any]:
+        """A valid IG3D row with its boxes in words: every answer with `<box_3d>` becomes the text of its boxes.
+
+        Its `image` is the upright picture, and it has no `targets` left.
+        """
+        image = upright_image(row["image"])
+        intrinsics = network_intrinsics(processor, image.size, row["intrinsics"])
+        objects = {entry["id"]: entry for entry in row["objects"]}
+        answers = iter(turns_of(row))
+        messages = []
+        for message in row["messages"]:
+            if message["role"] == "assistant":
+                turn = next(answers)
+                if BOX_PLACEHOLDER in turn["answer"]:
+                    said = self.write([objects[target] for target in turn["targets"]], intrinsics)
+                    message = {**message, "content": said}
+            messages.append(message)
+        return {**row, "image": image, "messages": messages, "targets": []}
+
+
+def network_intrinsics(processor, image_size: tuple[int, int], intrinsics: Any) -> Tensor:
+    """K of the network frame, float64 [3, 3], for an upright picture of (width, height) pixels and its K."""
+    blank = Image.new("RGB", image_size)  # the camera depends on no pixel
+    return processor.image_processor([blank], intrinsics=[intrinsics]).cameras[0].network_intrinsics()
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _metres(value: float) -> str:
+    """Three decimals below a metre: a cup is eight centimetres wide."""
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def _virtual_camera(canvas: int, like) -> Tensor:
+    half = canvas / 2
+    dtype = (like if isinstance(like, Tensor) else like.size).dtype
+    return torch.tensor([[canvas, 0, half], [0, canvas, half], [0, 0, 1]], dtype=dtype)
+
+
+def _yaw_pitch_roll(rotation: Tensor) -> Tensor:
+    """Angles [N, 3], radians, of R = Ry(yaw) Rx(pitch) Rz(roll)."""
+    pitch = (-rotation[:, 1, 2]).clamp(-1, 1).asin()
+    yaw = torch.atan2(rotation[:, 0, 2], rotation[:, 2, 2])
+    return torch.stack((yaw, pitch, torch.atan2(rotation[:, 1, 0], rotation[:, 1, 1])), 1)
+
+
+def _from_yaw_pitch_roll(angles: Tensor) -> Tensor:
+    """Inverse of `_yaw_pitch_roll`."""
+    (cy, cp, cr), (sy, sp, sr) = angles.cos().unbind(1), angles.sin().unbind(1)
+    rows = (
+        *(cy * cr + sy * sp * sr, sy * sp * cr - cy * sr, sy * cp),
+        *(cp * sr, cp * cr, -sp),
+        *(cy * sp * sr - sy * cr, sy * sr + cy * sp * cr, cy * cp),
+    )
+    return torch.stack(rows, 1).unflatten(1, (3, 3))
+
+
+def _about_x_y_z(rotation: Tensor) -> Tensor:
+    """Angles [N, 3] about x, y, z, radians, of R = Rz(c) Ry(b) Rx(a), as Qwen3-VL writes them."""
+    b = (-rotation[:, 2, 0]).clamp(-1, 1).asin()
+    a = torch.atan2(rotation[:, 2, 1], rotation[:, 2, 2])
+    return torch.stack((a, b, torch.atan2(rotation[:, 1, 0], rotation[:, 0, 0])), 1)
