@@ -35,6 +35,8 @@ text by the features' own Json type (datasets 4.7 and later), and reads and writ
 """
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from datasets import Features, Image, Json, List, Value
@@ -129,36 +131,85 @@ def make_object(
     }
 
 
-def grounding_conversation(phrases: list[str]) -> list[dict]:
-    """The messages that ask for one object after another, each by its phrase; the answers are one box each."""
-    messages = []
-    for i, phrase in enumerate(phrases):
-        start = f"{IMAGE_PLACEHOLDER}\n" if i == 0 else ""
-        messages.append({"role": "user", "content": start + GROUNDING_PROMPT.format(phrase=phrase)})
-        messages.append({"role": "assistant", "content": GROUNDING_ANSWER})
-    return messages
+@dataclass(frozen=True)
+class Turn:
+    """One question about an image and its answer.
+
+    Attributes:
+        question: the user's words, without the image placeholder.
+        answer: the assistant's words, with one `<box_3d>` for each target.
+        task: one of TASKS.
+        targets: object ids, one for each `<box_3d>`, in order.
+        meaning: the turn's entry of `meanings`, {} where nothing is known.
+    """
+
+    question: str
+    answer: str
+    task: str
+    targets: tuple[str, ...] = ()
+    meaning: dict = field(default_factory=dict)
+
+    @property
+    def phrase(self) -> str | None:
+        """What a question in the form of GROUNDING_PROMPT asks for; None for any other question."""
+        before, after = GROUNDING_PROMPT.split("{phrase}")
+        if not (self.question.startswith(before) and self.question.endswith(after)):
+            return None
+        return self.question[len(before) : len(self.question) - len(after)]
+
+
+def turns_of(row: dict) -> list[Turn]:
+    """Return the conversation of a valid row, turn by turn; `with_turns` is the inverse."""
+    texts = [message["content"] for message in row["messages"] if message["role"] != "system"]
+    meanings = row.get("meanings") or [None] * len(row["task"])
+    targets = iter(row["targets"])
+    turns = []
+    for question, answer, task, meaning in zip(texts[::2], texts[1::2], row["task"], meanings, strict=True):
+        meant = tuple(next(targets) for _ in range(answer.count(BOX_PLACEHOLDER)))
+        turns.append(Turn(question.replace(IMAGE_PLACEHOLDER, "").strip(), answer, task, meant, meaning or {}))
+    return turns
+
+
+def with_turns(row: dict, turns: Sequence[Turn]) -> dict:
+    """Return a row whose conversation is these turns; its system message and everything else stay.
+
+    The first question gets the image placeholder. `meanings` stays null where it was and no turn has a meaning.
+    """
+    messages = [message for message in row.get("messages", ()) if message["role"] == "system"]
+    for i, turn in enumerate(turns):
+        start = "" if i else f"{IMAGE_PLACEHOLDER}\n"
+        messages.append({"role": "user", "content": start + turn.question})
+        messages.append({"role": "assistant", "content": turn.answer})
+    meanings = [turn.meaning for turn in turns]
+    return {
+        **row,
+        "messages": messages,
+        "targets": [target for turn in turns for target in turn.targets],
+        "task": [turn.task for turn in turns],
+        "meanings": meanings if row.get("meanings") is not None or any(meanings) else None,
+    }
+
+
+def grounding_conversation(phrases: Sequence[str]) -> list[dict]:
+    """Return the messages that ask for one object after another, each by its phrase, answered by one box each."""
+    turns = [Turn(GROUNDING_PROMPT.format(phrase=phrase), GROUNDING_ANSWER, "grounding") for phrase in phrases]
+    return with_turns({}, turns)["messages"]
 
 
 def grounding_pairs(row: dict) -> list[tuple[str, dict]]:
-    """(phrase, object) of each `grounding` turn of a valid row, so that one phrase can be trained or evaluated alone.
+    """Return (phrase, object) for each `grounding` turn of a valid row.
 
     Raises:
         ValueError: a grounding question that does not follow GROUNDING_PROMPT.
     """
     objects = {entry["id"]: entry for entry in row["objects"]}
-    targets = iter(row["targets"])
-    turns = [message["content"] for message in row["messages"] if message["role"] != "system"]
-    before, after = GROUNDING_PROMPT.split("{phrase}")
     pairs = []
-    for question, answer, task in zip(turns[::2], turns[1::2], row["task"], strict=True):
-        meant = [next(targets) for _ in range(answer.count(BOX_PLACEHOLDER))]
-        if task != "grounding":
+    for turn in turns_of(row):
+        if turn.task != "grounding":
             continue
-        question = question.replace(IMAGE_PLACEHOLDER, "").strip()
-        if not (question.startswith(before) and question.endswith(after)):
-            raise ValueError(f"messages: got the grounding question {question!r}, want {GROUNDING_PROMPT!r}.")
-        phrase = question[len(before) : len(question) - len(after)]
-        pairs += [(phrase, objects[target]) for target in meant]
+        if turn.phrase is None:
+            raise ValueError(f"messages: got the grounding question {turn.question!r}, want {GROUNDING_PROMPT!r}.")
+        pairs += [(turn.phrase, objects[target]) for target in turn.targets]
     return pairs
 
 

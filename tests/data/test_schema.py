@@ -13,10 +13,13 @@ from llmi3d.data.schema import (
     GROUNDING_PROMPT,
     IG3D_FEATURES,
     TASKS,
+    Turn,
     grounding_conversation,
     grounding_pairs,
     make_object,
+    turns_of,
     validate_row,
+    with_turns,
 )
 from llmi3d.processing.geometry_llmi3d import box_corners, project_box_2d, quaternion_to_matrix, yaw_to_matrix
 
@@ -199,6 +202,40 @@ def test_the_camera_is_held_against_the_picture_as_it_is_seen(turned, size):
     Image.new("RGB", size).save(stored, format="JPEG", exif=exif)
     intrinsics = [[500.0, 0.0, 600.0], [0.0, 500.0, 200.0], [0.0, 0.0, 1.0]]  # fits 640x480 alone
     validate_row(make_row(image={"path": None, "bytes": stored.getvalue()}, intrinsics=intrinsics))
+
+
+@pytest.mark.parametrize("system", [[], [{"role": "system", "content": "Be brief."}]])
+@pytest.mark.parametrize("meanings", [None, [{"kind": "category"}, {}, {"kind": "how_many"}]])
+def test_turns_are_the_inverse_of_the_conversation(system, meanings):
+    messages = [
+        *system,
+        turn("user", "<image>\nName them."),
+        turn("assistant", "A chair <box_3d> and a table <box_3d>."),
+        turn("user", "Locate the lamp in 3D."),
+        turn("assistant", "There is none."),
+        turn("user", "Locate the brown table in 3D."),
+        turn("assistant", "<box_3d>"),
+    ]
+    row = make_row(
+        messages=messages, targets=["b", "a", "b"], task=["multi", "absent", "grounding"], meanings=meanings
+    )
+    validate_row(row)
+    turns = turns_of(row)
+    assert [turn.targets for turn in turns] == [("b", "a"), (), ("b",)]
+    assert [turn.phrase for turn in turns] == [None, "the lamp", "the brown table"]
+    assert turns[0].question == "Name them." and turns[0].meaning == ({"kind": "category"} if meanings else {})
+    assert with_turns(row, turns) == row
+
+    last = with_turns(row, turns[2:])  # the image moves to what is now the first question
+    validate_row(last)
+    assert last["messages"][len(system)] == turn("user", "<image>\nLocate the brown table in 3D.")
+    assert last["messages"][: len(system)] == system and last["targets"] == ["b"]
+    assert last["meanings"] == (meanings and [{"kind": "how_many"}])
+
+
+def test_a_known_meaning_appears_where_none_was_known():
+    asked = Turn("Locate the chair in 3D.", "<box_3d>", "grounding", ("a",), {"kind": "category"})
+    assert with_turns(make_row(), [asked])["meanings"] == [{"kind": "category"}]
 
 
 def test_grounding_pairs_are_the_inverse_of_the_conversation():
