@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from llmi3d.processing.geometry_llmi3d import box_corners, check_intrinsics, project, project_box_2d
-from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 
 # `detection` asks for everything in the picture; the others are tasks of an IG3D row that are answered by boxes.
 QUESTION_TASKS = ("grounding", "multi", "absent")
@@ -224,41 +223,30 @@ def records_from_row(row: dict, image_size: tuple[int, int] | None = None) -> li
         One record for each turn whose task is grounding, multi or absent, with the id "<image_id>#<turn>". A grounding
         turn that means several boxes is a `multi` question.
     """
-    from llmi3d.data.schema import BOX_PLACEHOLDER, IMAGE_PLACEHOLDER  # needs the data sets library
+    from llmi3d.data.schema import turns_of  # needs the data sets library
 
     objects = {entry["id"]: entry for entry in row["objects"]}
-    targets = iter(row["targets"])
-    turns = [message["content"] for message in row["messages"] if message["role"] != "system"]
-    meanings = row.get("meanings") or [{}] * len(row["task"])
     records = []
-    for turn, (question, answer, task) in enumerate(zip(turns[::2], turns[1::2], row["task"], strict=True)):
-        meant = [objects[next(targets)] for _ in range(answer.count(BOX_PLACEHOLDER))]
-        if task not in QUESTION_TASKS:
+    for i, turn in enumerate(turns_of(row)):
+        if turn.task not in QUESTION_TASKS:
             continue
+        meant = [objects[target] for target in turn.targets]
         records.append(
             make_record(
-                f"{row['image_id']}#{turn}",
-                "multi" if task == "grounding" and len(meant) > 1 else task,
+                f"{row['image_id']}#{i}",
+                "multi" if turn.task == "grounding" and len(meant) > 1 else turn.task,
                 meant,
                 row["intrinsics"],
                 image_size=image_size,
                 image_id=row["image_id"],
                 source=row["source"],
                 split=row["split"],
-                phrase=_phrase(question.replace(IMAGE_PLACEHOLDER, "").strip()),
-                phrase_kind=meanings[turn].get("kind"),
+                phrase=turn.question if turn.phrase is None else turn.phrase,
+                phrase_kind=turn.meaning.get("kind"),
                 metadata=describe_targets(meant, row["objects"], image_size),
             )
         )
     return records
-
-
-def _phrase(question: str) -> str:
-    """What a question in the form of GROUNDING_PROMPT asks for; any other question as it is."""
-    before, after = GROUNDING_PROMPT.split("{phrase}")
-    if question.startswith(before) and question.endswith(after):
-        return question[len(before) : len(question) - len(after)]
-    return question
 
 
 def detection_record(row: dict, image_size: tuple[int, int] | None = None) -> Record:

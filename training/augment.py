@@ -75,14 +75,13 @@ class HorizontalFlip:
         if rng.random() >= self.p:
             return row
         try:
-            said = mirror_conversation(row)
+            row = mirror_conversation(row)
         except UncertainError:
             return row
         image, k = _picture(row)
         pixels = torch.tensor([[-1, 0, image.width], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
         mirror = torch.diag(torch.tensor([-1, 1, 1], dtype=torch.float64))
-        moved, _ = _move(row, image.size, ImageOps.mirror(image), pixels, orient_intrinsics(k, image.size, 2), mirror)
-        return {**moved, **said}
+        return _move(row, image.size, ImageOps.mirror(image), pixels, orient_intrinsics(k, image.size, 2), mirror)[0]
 
 
 @dataclass(frozen=True)

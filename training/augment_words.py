@@ -12,69 +12,54 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from llmi3d.data.expressions.forms import X_MARGIN, Checker, make_things
 from llmi3d.data.expressions.nouns import words
-from llmi3d.data.expressions.scene_conversation import _as_row
 from llmi3d.data.expressions.wording import ORDINALS
-from llmi3d.training.packing import turns_of
+from llmi3d.data.schema import Turn, turns_of, with_turns
 
 Row = dict[str, Any]
 
 _POINTING = ("grounding", "multi", "absent")
 
 
-def _turns(row: Row) -> list[dict[str, Any]]:
-    """As `turns_of`, with each turn's `meaning` and `form` (or None)."""
-    meanings = row.get("meanings") or [{}] * len(row["task"])
-    return [
-        {**turn, "meaning": meaning, "form": _form(meaning)}
-        for turn, meaning in zip(turns_of(row), meanings, strict=True)
-    ]
-
-
-def _form(meaning: dict) -> dict | None:
-    form = meaning.get("form")
+def _form(turn: Turn) -> dict | None:
+    form = turn.meaning.get("form")
     return form if isinstance(form, dict) and ("conditions" in form or "of" in form) else None
 
 
-def keep_turns(row: Row, moved: Row, holds: Callable[[dict], bool]) -> Row:
+def keep_turns(row: Row, moved: Row, holds: Callable[[Turn], bool]) -> Row:
     """The moved row with the turns that hold; the row as it was where none does."""
-    turns = _turns(row)
     kept, dropped = [], False
-    for turn in turns:
-        refers_back = dropped and turn["form"] is None and _BACK.search(turn["question"])
+    for turn in turns_of(row):
+        refers_back = dropped and _form(turn) is None and _BACK.search(turn.question)
         if holds(turn) and not refers_back:
             kept.append(turn)
         else:
             dropped = True
     if not kept:
         return row
-    if not dropped:
-        return moved
-    said = _as_row(kept)
-    said["messages"] = [message for message in row["messages"] if message["role"] == "system"] + said["messages"]
-    said["meanings"] = said["meanings"] if row.get("meanings") else row.get("meanings")
-    return {**moved, **said}
+    return with_turns(moved, kept) if dropped else moved
 
 
 def cut_turns(row: Row, size: tuple[int, int], moved: Row, well_seen: set[str]) -> Row:
     """The moved row with the turns that are still true; the row as it was where none is."""
-    if any(turn["form"] for turn in _turns(row)):
+    if any(map(_form, turns_of(row))):
         before = Checker(make_things(row["objects"], row["intrinsics"], size))
         after = Checker(make_things(moved["objects"], moved["intrinsics"], moved["image"].size))
 
-    def holds(turn: dict) -> bool:
-        if not well_seen.issuperset(turn["targets"]) or speaks_of_pixels(turn):
+    def holds(turn: Turn) -> bool:
+        if not well_seen.issuperset(turn.targets) or speaks_of_pixels(turn):
             return False
-        form = turn["form"]
+        form = _form(turn)
         if form is None:
-            return turn["task"] in _POINTING and not _RELATIVE.search(turn["question"] + "\n" + turn["answer"])
+            return turn.task in _POINTING and not _RELATIVE.search(f"{turn.question}\n{turn.answer}")
         if "of" in form:
             return _question_holds(form, before, after, well_seen)
         meant = after(form)
-        return meant.decided and set(meant.ids) == set(turn["targets"])
+        return meant.decided and set(meant.ids) == set(turn.targets)
 
     return keep_turns(row, moved, holds)
 
@@ -93,9 +78,9 @@ def _question_holds(form: dict, before: Checker, after: Checker, well_seen: set[
     return True  # all else is metric, or counts
 
 
-def speaks_of_pixels(turn: dict) -> bool:
+def speaks_of_pixels(turn: Turn) -> bool:
     """Whether a turn's words name pixels or coordinates, which every move changes."""
-    return any(_PIXELS.search(turn[name]) for name in ("question", "answer"))
+    return any(map(_PIXELS.search, (turn.question, turn.answer)))
 
 
 def names_color(row: Row) -> bool:
@@ -111,32 +96,26 @@ class UncertainError(Exception):
 
 
 def mirror_conversation(row: Row) -> Row:
-    """`messages` and `meanings` of a row, mirrored; raises `UncertainError`."""
+    """The row with its conversation mirrored; raises `UncertainError`."""
     told = [message["content"] for message in row["messages"] if message["role"] == "system"]
     for entry in row["objects"]:
         told += [entry["category"], *(entry["attributes"] or {}).values()]
     if any(_SIDE.search(text) or _HANDED.search(text) for text in told):
         raise UncertainError
-    turns, mirrored = _turns(row), []
-    contents = [message["content"] for message in row["messages"] if message["role"] != "system"]
-    for turn, question, answer in zip(turns, contents[::2], contents[1::2], strict=True):
-        if turn["form"] is None:
-            asks = turn["task"] in _POINTING
+    mirrored = []
+    for turn in turns_of(row):
+        form, question, answer, meaning = _form(turn), turn.question, turn.answer, turn.meaning
+        if form is None:
             # "Right." may also mean "Yes."
             side = answer.strip(" .").lower() in ("left", "right") and _SIDE.search(question)
-            mirrored += [_mirror_words(question, asks), _swap(answer) if side else _mirror_words(answer)]
+            question = _mirror_words(question, turn.task in _POINTING)
+            answer = _swap(answer) if side else _mirror_words(answer)
         else:
-            mirrored += [_swap(question), _swap(answer)]
-    if any(map(speaks_of_pixels, turns)):
-        raise UncertainError
-    texts = iter(mirrored)
-    messages = [
-        message if message["role"] == "system" else {**message, "content": next(texts)} for message in row["messages"]
-    ]
-    meanings = row.get("meanings") and [
-        {**turn["meaning"], "form": _mirror_form(turn["form"])} if turn["form"] else turn["meaning"] for turn in turns
-    ]
-    return {"messages": messages, "meanings": meanings}
+            question, answer, meaning = _swap(question), _swap(answer), {**meaning, "form": _mirror_form(form)}
+        if speaks_of_pixels(turn):
+            raise UncertainError
+        mirrored.append(replace(turn, question=question, answer=answer, meaning=meaning))
+    return with_turns(row, mirrored)
 
 
 def _mirror_words(text: str, points: bool = False) -> str:

@@ -14,9 +14,8 @@ from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from llmi3d.data.dataset import load_split
-from llmi3d.data.schema import IG3D_FEATURES, IMAGE_PLACEHOLDER
+from llmi3d.data.schema import IG3D_FEATURES, turns_of, with_turns
 from llmi3d.data.streams import Part
-from llmi3d.training.packing import turns_of
 
 
 @dataclass(frozen=True)
@@ -128,17 +127,13 @@ class TrainingRows(Dataset):
     @cached_property
     def _characters(self) -> list[tuple[int, list[int]]]:
         """Of each row, those of the system's words and of each turn."""
-        if isinstance(self.rows, datasets.Dataset):
-            batches = self.rows.select_columns(["messages"]).iter(1000)
-            conversations = (messages for batch in batches for messages in batch["messages"])
-        else:
-            conversations = (row["messages"] for row in self.rows)
+        rows = self.rows
+        if isinstance(rows, datasets.Dataset):
+            rows = rows.select_columns(["messages", "targets", "task"])
         counted = []
-        for messages in conversations:
-            system = sum(len(message["content"]) for message in messages if message["role"] == "system")
-            texts = [message["content"] for message in messages if message["role"] != "system"]
-            said = [len(text.replace(IMAGE_PLACEHOLDER, "").strip()) for text in texts]
-            counted.append((system, [sum(turn) for turn in zip(said[::2], said[1::2], strict=True)]))
+        for row in rows:
+            system = sum(len(message["content"]) for message in row["messages"] if message["role"] == "system")
+            counted.append((system, [len(turn.question) + len(turn.answer.strip()) for turn in turns_of(row)]))
         return counted
 
 
@@ -173,17 +168,4 @@ class EpochSampler(Sampler[int]):
 def take_turns(row: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """An IG3D row with the turns of these numbers alone; the picture goes to the first of them."""
     turns = turns_of(row)
-    messages = [message for message in row["messages"] if message["role"] == "system"]
-    for position, i in enumerate(kept):
-        picture = "" if position else f"{IMAGE_PLACEHOLDER}\n"
-        messages += [
-            {"role": "user", "content": picture + turns[i]["question"]},
-            {"role": "assistant", "content": turns[i]["answer"]},
-        ]
-    return {
-        **row,
-        "messages": messages,
-        "targets": [target for i in kept for target in turns[i]["targets"]],
-        "task": [row["task"][i] for i in kept],
-        "meanings": row["meanings"] and [row["meanings"][i] for i in kept],
-    }
+    return with_turns(row, [turns[i] for i in kept])

@@ -20,7 +20,7 @@ import torch
 import torchvision.transforms.v2.functional as tvF
 from torch import Tensor
 
-from llmi3d.data.schema import BOX_PLACEHOLDER, IMAGE_PLACEHOLDER
+from llmi3d.data.schema import BOX_PLACEHOLDER, turns_of
 from llmi3d.phrases_llmi3d import phrase_mask
 from llmi3d.processing.geometry_llmi3d import encode_boxes
 from llmi3d.training.collator import _open, _pad
@@ -29,18 +29,6 @@ from llmi3d.training.collator import _open, _pad
 _BOX_NUMBERS = 17
 # Stands for a question while the chat template is read.
 _WORDS = "WORDS"
-
-
-def turns_of(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row's conversation as independent turns {"question", "answer", "task", "targets": object ids}."""
-    targets = iter(row["targets"])
-    texts = [message["content"] for message in row["messages"] if message["role"] != "system"]
-    turns = []
-    for question, answer, task in zip(texts[::2], texts[1::2], row["task"], strict=True):
-        meant = [next(targets) for _ in range(answer.count(BOX_PLACEHOLDER))]
-        question = question.replace(IMAGE_PLACEHOLDER, "").strip()
-        turns.append({"question": question, "answer": answer, "task": task, "targets": meant})
-    return turns
 
 
 class Packer:
@@ -84,9 +72,9 @@ class Packer:
         for name, make in self.stages.items():
             tokens, turns = [], []
             for turn in make(row):
-                question, answer = self.tokens_of_turn(turn["question"], turn["answer"])
+                question, answer = self.tokens_of_turn(turn.question, turn.answer)
                 tokens += question + answer
-                turns.append([len(question), len(answer), *(index[target] for target in turn["targets"])])
+                turns.append([len(question), len(answer), *(index[target] for target in turn.targets)])
             packed[name] = np.asarray(tokens, self.token_type).tobytes()
             packed[f"{name}_turns"] = turns
         return packed

@@ -12,13 +12,13 @@ from evaluations import Split, split_of
 from measure import Numbers, estimate, grounding, of_statistics
 
 from llmi3d import LLMI3DProcessor
+from llmi3d.data.schema import turns_of
 from llmi3d.data.synthetic.scene import NOVEL_CATEGORIES, NOVEL_PAIRS
 from llmi3d.evaluation.bootstrap import Statistic
 from llmi3d.evaluation.corruptions import FAMILIES, SEVERITIES
 from llmi3d.evaluation.question_answers import TOLERANCE, answer_is_right
 from llmi3d.evaluation.records import Record
 from llmi3d.evaluation.robustness import NONE, Condition
-from llmi3d.training.packing import turns_of
 
 KINDS = {
     "category": ("category",),
@@ -126,10 +126,10 @@ def open_vocabulary(place: Place) -> dict:
 def _targets(split: Split) -> dict[str, str]:
     """The object that each grounding question means, by the question's id."""
     return {
-        f"{row['image_id']}#{i}": turn["targets"][0]
+        f"{row['image_id']}#{i}": turn.targets[0]
         for row in split.rows
         for i, turn in enumerate(turns_of(row))
-        if turn["task"] == "grounding"
+        if turn.task == "grounding"
     }
 
 

@@ -20,11 +20,10 @@ from tqdm.auto import tqdm
 
 from llmi3d.data.dataset import load_split
 from llmi3d.data.jobs import write_whole
-from llmi3d.data.schema import image_size, upright_image
+from llmi3d.data.schema import image_size, turns_of, upright_image
 from llmi3d.evaluation.corruptions import FAMILIES
 from llmi3d.evaluation.records import Record, describe_targets, make_record, records_from_row, with_predictions
 from llmi3d.evaluation.robustness import NONE, Condition
-from llmi3d.training.packing import turns_of
 
 SYNTHETIC_DOMAINS = ("indoor", "driving", "surround", "objects")
 
@@ -145,10 +144,9 @@ class Split:
         """Questions that are answered in words: {"id", "image_id", "question", "answer", "meaning"}, in order."""
         found = []
         for row in self.rows:
-            for i, (turn, meaning) in enumerate(zip(turns_of(row), row["meanings"], strict=True)):
-                if turn["task"] == "vqa":
-                    name = f"{row['image_id']}#{i}"
-                    found.append({"id": name, "image_id": row["image_id"], "meaning": meaning, **turn})
+            for i, turn in enumerate(turns_of(row)):
+                if turn.task == "vqa":
+                    found.append({"id": f"{row['image_id']}#{i}", "image_id": row["image_id"], **vars(turn)})
         return found
 
     def answered_in_words(self, grounder: Grounder, path: Path) -> list[dict]:

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor
 from llmi3d.data.dataset import load_split
 from llmi3d.data.jobs import write_whole
-from llmi3d.data.schema import IG3D_FEATURES, image_size
+from llmi3d.data.schema import IG3D_FEATURES, image_size, turns_of
 from llmi3d.evaluation.bootstrap import Statistic, interval, resample_weights
 from llmi3d.evaluation.grounding import UNITS, question_values
 from llmi3d.evaluation.model_index import merge_results
@@ -28,7 +28,6 @@ from llmi3d.evaluation.records import records_from_row, with_predictions
 from llmi3d.evaluation.report import Estimate, Report, evaluate_records
 from llmi3d.evaluation.runner import CheckpointPredictor
 from llmi3d.evaluation.runner import evaluate as run_evaluation
-from llmi3d.training.packing import turns_of
 
 CARD = Path(__file__).parent / "card.md"
 RELATIVE = "depth_error, median share of the distance"
@@ -74,9 +73,9 @@ def evaluate_answers(rows, card: Path, batch_size: int = 32) -> dict:
     processor = LLMI3DProcessor.from_pretrained(card)
     asked = []
     for index, row in enumerate(rows.select_columns([name for name in IG3D_FEATURES if name != "image"])):
-        for turn, task, meaning in zip(turns_of(row), row["task"], row["meanings"], strict=True):
-            if task == "vqa":
-                asked.append({**turn, "index": index, "image_id": row["image_id"], "meaning": meaning})
+        for turn in turns_of(row):
+            if turn.task == "vqa":
+                asked.append({**vars(turn), "index": index, "image_id": row["image_id"]})
     for start in tqdm(range(0, len(asked), batch_size), desc="questions in words"):
         batch = asked[start : start + batch_size]
         pictures = {one["index"]: rows[one["index"]] for one in batch}

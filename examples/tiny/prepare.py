@@ -21,9 +21,9 @@ from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor
 from llmi3d.data.dataset import load_split
 from llmi3d.data.expressions.nouns import article, words
 from llmi3d.data.expressions.questions import say_metres
-from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
+from llmi3d.data.schema import Turn, turns_of
 from llmi3d.training.dense import name_classes, open_map, row_cells
-from llmi3d.training.packing import Packer, turns_of
+from llmi3d.training.packing import Packer
 
 SEED = 0
 VOCABULARY = 1024
@@ -155,12 +155,12 @@ def described(entry: dict) -> str:
     return f"{name[0].upper()}{name[1:]}, {say_metres(math.dist(entry['center'], (0, 0, 0)))} away"
 
 
-def pretraining_turns(row: dict) -> list[dict]:
+def pretraining_turns(row: dict) -> list[Turn]:
     """The row's questions, a caption, and places in words: what is here, and where is that.
 
     Places are percents of the picture's width and height. They are what grounding is for an MLLM without 3D.
     """
-    turns = [turn for turn in turns_of(row) if turn["task"] == "vqa"]
+    turns = [turn for turn in turns_of(row) if turn.task == "vqa"]
     instances = np.asarray(open_map(row["instance_map"]))
     height, width = instances.shape
     draw = Random(row["image_id"])
@@ -180,21 +180,20 @@ def pretraining_turns(row: dict) -> list[dict]:
     if largest:
         turns.append(_words_turn("Describe the picture.", "; ".join(map(described, largest)) + "."))
     objects = {entry["id"]: entry for entry in row["objects"]}
-    before, after = GROUNDING_PROMPT.split("{phrase}")
     for turn in turns_of(row):
-        if turn["task"] == "grounding":
-            phrase = turn["question"][len(before) : -len(after)]
-            left, top, right, bottom = objects[turn["targets"][0]]["box_2d"]
+        if turn.task == "grounding":
+            phrase = turn.phrase
+            left, top, right, bottom = objects[turn.targets[0]]["box_2d"]
             middle = place((max(left, 0) + min(right, width)) / 2, (max(top, 0) + min(bottom, height)) / 2)
-            turns.append(_words_turn(f"Where is {phrase}?", f"At {middle}.", turn["targets"][0]))
-        elif turn["task"] == "absent":
-            phrase = turn["question"][len(before) : -len(after)]
-            turns.append(_words_turn(f"Where is {phrase}?", turn["answer"]))
+            turns.append(_words_turn(f"Where is {phrase}?", f"At {middle}.", turn.targets[0]))
+        elif turn.task == "absent":
+            phrase = turn.phrase
+            turns.append(_words_turn(f"Where is {phrase}?", turn.answer))
     return turns
 
 
-def _words_turn(question: str, answer: str, *targets: str) -> dict:
-    return {"question": question, "answer": answer, "task": "caption", "targets": list(targets)}
+def _words_turn(question: str, answer: str, *targets: str) -> Turn:
+    return Turn(question, answer, "caption", targets)
 
 
 # ------------------------------------------------------------------------------------------------------------- prepare
@@ -210,7 +209,7 @@ def prepare(data: Path, out: Path, num_proc: int = 2) -> None:
     texts = ["USER: ASSISTANT: "]
     for row in sample.cast_column("image", datasets.Image(decode=False)):
         for turn in (*turns_of(row), *pretraining_turns(row)):
-            texts += [turn["question"] + " ", turn["answer"].replace("<box_3d>", "")]
+            texts += [turn.question + " ", turn.answer.replace("<box_3d>", "")]
     tokenizer = build_tokenizer(texts)
     processor = LLMI3DProcessor.for_model(build_config(tokenizer), tokenizer)
     vocabularies = _vocabularies(sample)

@@ -15,9 +15,8 @@ from llmi3d.data.expressions import make_conversation, referents
 from llmi3d.data.expressions.forms import make_things
 from llmi3d.data.expressions.rewrite import same_meaning
 from llmi3d.data.expressions.wording import say
-from llmi3d.data.schema import grounding_conversation, make_object, validate_row
+from llmi3d.data.schema import grounding_conversation, make_object, turns_of, validate_row
 from llmi3d.processing.geometry_llmi3d import encode_boxes, quaternion_to_matrix
-from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 from llmi3d.training.augment import (
     GREY,
     Augment,
@@ -29,7 +28,6 @@ from llmi3d.training.augment import (
     RandomScale,
     augment_from_config,
 )
-from llmi3d.training.packing import turns_of
 
 # Larger or smaller, not both: half a pixel of each would cancel out.
 GEOMETRIC = {
@@ -333,28 +331,26 @@ def things_of(row):
 
 
 def test_mirrored_forms_mean_the_same_objects_and_say_what_the_words_say(street):
-    before, after = GROUNDING_PROMPT.split("{phrase}")
     sides = 0
     for seed in range(25):
         row = street(seed)
         new = HorizontalFlip(1)(row, Random(0))
         assert new is not row and new["targets"] == row["targets"]
         things = things_of(new)
-        for turn, old, meaning in zip(turns_of(new), turns_of(row), new["meanings"], strict=True):
-            form = meaning["form"]
-            if turn["task"] == "vqa":
+        for turn, old in zip(turns_of(new), turns_of(row), strict=True):
+            form = turn.meaning["form"]
+            if turn.task == "vqa":
                 if form["question"] == "side":
                     first, second = (referents(one, things).ids[0] for one in form["of"])
                     u = {thing.id: thing.u for thing in things}
                     side = "left" if u[first] < u[second] else "right"
-                    assert form["answer"] == side == turn["answer"].strip(".").lower() != old["answer"]
+                    assert form["answer"] == side == turn.answer.strip(".").lower() != old.answer
                     sides += 1
                 continue
-            assert set(referents(form, things).ids) == set(turn["targets"])
-            if turn["task"] == "grounding":
-                phrase = turn["question"].removeprefix(before).removesuffix(after)
-                assert same_meaning(phrase, say(form, Random(1)))
-                sides += turn["question"] != old["question"]
+            assert set(referents(form, things).ids) == set(turn.targets)
+            if turn.task == "grounding":
+                assert same_meaning(turn.phrase, say(form, Random(1)))
+                sides += turn.question != old.question
         validate_row(new)
         again = HorizontalFlip(1)(new, Random(0))
         assert (again["messages"], again["meanings"]) == (row["messages"], row["meanings"])
@@ -370,12 +366,12 @@ def test_a_turn_with_a_form_is_kept_only_if_it_is_still_true(street, kind):
         new = transform(row, Random(seed))
         validate_row(new)
         things, was = things_of(new), things_of(row)
-        for turn, meaning in zip(turns_of(new), new["meanings"], strict=True):
-            if turn["task"] == "vqa":
-                for one in meaning["form"]["of"]:
+        for turn in turns_of(new):
+            if turn.task == "vqa":
+                for one in turn.meaning["form"]["of"]:
                     assert referents(one, things) == referents(one, was)
             else:
-                assert sorted(referents(meaning["form"], things).ids) == sorted(turn["targets"])
+                assert sorted(referents(turn.meaning["form"], things).ids) == sorted(turn.targets)
         kept, dropped = kept + len(new["task"]), dropped + len(row["task"]) - len(new["task"])
     assert kept > 50
     assert dropped > 20 or kind == "roll"  # which moves nothing past anything here

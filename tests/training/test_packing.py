@@ -7,11 +7,11 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from llmi3d.data.schema import grounding_conversation
+from llmi3d.data.schema import grounding_conversation, turns_of, with_turns
 from llmi3d.processing.geometry_llmi3d import box_corners, project
 from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT, LLMI3DProcessor
 from llmi3d.training.collator import LLMI3DDataCollator
-from llmi3d.training.packing import PackedCollator, Packer, turns_of
+from llmi3d.training.packing import PackedCollator, Packer
 
 
 @pytest.fixture
@@ -32,17 +32,7 @@ def packed(chain, rows):
 
 def alone(row, turn):
     """The row with one of its turns."""
-    messages = [
-        {"role": "user", "content": f"<image>\n{turn['question']}"},
-        {"role": "assistant", "content": turn["answer"]},
-    ]
-    return {**row, "messages": messages, "targets": turn["targets"], "task": [turn["task"]]}
-
-
-def test_turns_keep_their_targets(rows):
-    turns = turns_of(rows[0])
-    assert [turn["targets"] for turn in turns] == [["a"], ["b"], []]
-    assert turns[2]["question"] == "How many cars?" and turns[2]["answer"] == "One."
+    return with_turns(row, [turn])
 
 
 def test_pixels_are_the_processors(chain, rows, packed):

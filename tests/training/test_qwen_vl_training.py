@@ -8,10 +8,11 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DTrainer, LLMI3DTrainingArguments
+from llmi3d.data.schema import turns_of, with_turns
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.feature_cache import FeatureCache
 from llmi3d.training.lora import lora_config
-from llmi3d.training.packing import PackedCollator, Packer, turns_of
+from llmi3d.training.packing import PackedCollator, Packer
 from llmi3d.training.plan import count_step, plan_training
 
 
@@ -116,13 +117,7 @@ def test_packed_turns_are_what_each_would_be_alone(qwen_chain, turns):
     losses, counts, boxes = [], [], []
     for row in turns:
         for turn in turns_of(row):
-            messages = [
-                {"role": "user", "content": f"<image>\n{turn['question']}"},
-                {"role": "assistant", "content": turn["answer"]},
-            ]
-            alone = LLMI3DDataCollator(processor)(
-                [{**row, "messages": messages, "targets": turn["targets"], "task": [turn["task"]]}]
-            )
+            alone = LLMI3DDataCollator(processor)([with_turns(row, [turn])])
             truth = alone.pop("targets_3d")
             del alone["image_id"]
             with torch.no_grad():

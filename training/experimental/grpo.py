@@ -25,13 +25,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from trl import GRPOTrainer
 
-from llmi3d.data.schema import upright_image
+from llmi3d.data.schema import turns_of, upright_image
 from llmi3d.evaluation.overlaps import group_ious
 from llmi3d.evaluation.records import QUESTION_TASKS
 from llmi3d.processing.cameras_llmi3d import DEFAULT_FOV_DEG
 from llmi3d.processing.geometry_llmi3d import box_corners
 from llmi3d.training.experimental.text_boxes import BoxText, network_intrinsics
-from llmi3d.training.packing import turns_of
 
 # ------------------------------------------------------------------------------------------------------------- rewards
 
@@ -116,10 +115,10 @@ def grounding_prompts(rows, processor) -> Dataset:
         k = network_intrinsics(processor, upright_image(row["image"]).size, row["intrinsics"]).tolist()
         objects = {entry["id"]: entry for entry in row["objects"]}
         for turn in turns_of(row):
-            if turn["task"] not in QUESTION_TASKS:
+            if turn.task not in QUESTION_TASKS:
                 continue
-            true = [{name: objects[i][name] for name in ("center", "size", "rotation")} for i in turn["targets"]]
-            question = processor.refuse_special_tokens(turn["question"])
+            true = [{name: objects[i][name] for name in ("center", "size", "rotation")} for i in turn.targets]
+            question = processor.refuse_special_tokens(turn.question)
             examples.append(
                 {
                     "row": index,

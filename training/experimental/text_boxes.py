@@ -17,14 +17,14 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from llmi3d.data.schema import BOX_PLACEHOLDER, upright_image
+from llmi3d.data.schema import BOX_PLACEHOLDER, turns_of, upright_image, with_turns
 from llmi3d.evaluation.baselines import parse_qwen3vl
 from llmi3d.processing.geometry_llmi3d import (
     allocentric_to_egocentric,
@@ -34,7 +34,6 @@ from llmi3d.processing.geometry_llmi3d import (
     encode_boxes,
     project,
 )
-from llmi3d.training.packing import turns_of
 
 FORMS = ("numbers", "json")
 _NUMBER = r"-?\d+(?:\.\d+)?"
@@ -217,16 +216,12 @@ class BoxText:
         image = upright_image(row["image"])
         intrinsics = network_intrinsics(processor, image.size, row["intrinsics"])
         objects = {entry["id"]: entry for entry in row["objects"]}
-        answers = iter(turns_of(row))
-        messages = []
-        for message in row["messages"]:
-            if message["role"] == "assistant":
-                turn = next(answers)
-                if BOX_PLACEHOLDER in turn["answer"]:
-                    said = self.write([objects[target] for target in turn["targets"]], intrinsics)
-                    message = {**message, "content": said}
-            messages.append(message)
-        return {**row, "image": image, "messages": messages, "targets": []}
+        turns = []
+        for turn in turns_of(row):
+            if BOX_PLACEHOLDER in turn.answer:
+                turn = replace(turn, answer=self.write([objects[target] for target in turn.targets], intrinsics))
+            turns.append(replace(turn, targets=()))
+        return {**with_turns(row, turns), "image": image}
 
 
 def network_intrinsics(processor, image_size: tuple[int, int], intrinsics: Any) -> Tensor:
