@@ -16,10 +16,14 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .configuration_llmi3d import LLMI3DConfig
-from .feature_mining_llmi3d import depth_bin_centers
+from .feature_mining_llmi3d import NeutralLinear, depth_bin_centers
+from .pointing_llmi3d import Pointed, Pointer, Sight, one_place, read_places
 
 # Order of the last dimension of everything that is kept a depth source.
 DEPTH_SOURCES = ("regression", "height", "map")
+
+# Frequencies by which the heads know where a place lies: half a wave to four waves over the image.
+PLACE_WAVES = 4
 
 
 @dataclass
@@ -37,6 +41,10 @@ class Box3DHeadOutput(ModelOutput):
         size: [B, Q, 3] = (length, height, width), metres.
         rotation_6d: [B, Q, 6], rotation as seen along the ray to the centre (allocentric), its first two columns.
         score_logits: [B, Q]; their sigmoid is the predicted 3D IoU.
+        pointing: [B, Q, N], probability of each visual token, row-major; None without pointing, and for dense labels.
+        pointing_log_probs: [B, Q, H, W], log-probability of each place: of the CNN's cells, or of the visual tokens
+            without CNN.
+        pointing_spread_px: [B, Q], standard deviation of that distribution, network pixels.
     """
 
     mask: Tensor | None = None
@@ -49,6 +57,9 @@ class Box3DHeadOutput(ModelOutput):
     size: Tensor | None = None
     rotation_6d: Tensor | None = None
     score_logits: Tensor | None = None
+    pointing: Tensor | None = None
+    pointing_log_probs: Tensor | None = None
+    pointing_spread_px: Tensor | None = None
 
 
 def find_queries(is_query: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,6 +134,12 @@ def fuse_depths(log_depths: Tensor, log_scales: Tensor, available: Tensor) -> tu
     return (weights * log_depths).sum(-1), weights
 
 
+def place_waves(place: Tensor) -> Tensor:
+    """Sines and cosines of a place (x, y) in shares of the image, [..., 2] -> [..., 4 * PLACE_WAVES]."""
+    angles = place[..., None] * (math.pi * 2.0 ** torch.arange(PLACE_WAVES, device=place.device))
+    return torch.cat((angles.sin(), angles.cos()), -1).flatten(-2)
+
+
 class TrunkLinear(nn.Linear):
     """A hidden layer of the heads, initialised by its width (see `_init_weights`)."""
 
@@ -136,19 +153,38 @@ class AnswerLinear(nn.Linear):
 
 
 class Box3DHead(nn.Module):
-    """Turns the hidden state at a 3D query token into a box. Float32 whatever the model's dtype, autocast or not."""
+    """Turn the hidden state at a 3D query token into a box. Float32 whatever the model's dtype, autocast or not.
+
+    With pointing, the box is read at the place that the query token points at; its own state starts as a correction of
+    zero. A dense label asks the same heads at one place, without a query token.
+    """
 
     def __init__(self, config: LLMI3DConfig):
         super().__init__()
         self.config = config
         state_dim, dim = config.text_config.hidden_size, config.box_head_dim
-        self.trunk = nn.Sequential(
-            nn.LayerNorm(state_dim), TrunkLinear(state_dim, dim), nn.GELU(), TrunkLinear(dim, dim), nn.GELU()
-        )
-        # Before training: an upright metre cube in the middle of the picture, a fifth of its side, at middle depth.
+        if config.pointing:
+            self.pointer = Pointer(config)
+            self.token_proj = nn.Sequential(
+                nn.LayerNorm(config.visual_token_dim), TrunkLinear(config.visual_token_dim, dim)
+            )
+            self.cell_proj = None
+            if config.high_res_branch:
+                channels = config.depth_predictor_dim
+                self.cell_proj = nn.Sequential(nn.LayerNorm(channels), TrunkLinear(channels, dim))
+            self.place_proj = TrunkLinear(2 * 2 * PLACE_WAVES, dim)
+            self.state_proj = nn.Sequential(nn.LayerNorm(state_dim), NeutralLinear(state_dim, dim, bias=False))
+            self.score_of_spread = NeutralLinear(2, 1, bias=False)
+            self.trunk = nn.Sequential(nn.GELU(), TrunkLinear(dim, dim), nn.GELU())
+        else:
+            self.trunk = nn.Sequential(
+                nn.LayerNorm(state_dim), TrunkLinear(state_dim, dim), nn.GELU(), TrunkLinear(dim, dim), nn.GELU()
+            )
+        # Before training: an upright metre cube in the middle of the image, or at the place pointed at, a fifth of the
+        # image's side, at middle depth.
         middle_depth = 0.5 * (math.log(config.depth_min_virtual) + math.log(config.depth_max_virtual))
         initial = {
-            "center": [0.5, 0.5],
+            "center": [0.0, 0.0] if config.pointing else [0.5, 0.5],
             "sides": [math.log(0.1)] * 4,
             "depth": [middle_depth],
             "log_scales": [0.0] * 3,
@@ -170,24 +206,70 @@ class Box3DHead(nn.Module):
 
         return super()._apply(in_float32, recurse)
 
-    def forward(self, states: Tensor, mask: Tensor, depth_logits: Tensor | None = None) -> Box3DHeadOutput:
+    def forward(
+        self,
+        states: Tensor | None,
+        mask: Tensor,
+        depth_logits: Tensor | None = None,
+        tokens: Tensor | None = None,
+        cells: Tensor | None = None,
+        places: Tensor | None = None,
+    ) -> Box3DHeadOutput:
         """
         Args:
-            states: [B, Q, C], last hidden states at the query tokens.
+            states: [B, Q, C], last hidden states at the query tokens; None where `places` ask alone.
             mask: bool [B, Q], False where Q is padding.
             depth_logits: [B, D + 1, H, W], the object-level depth map; without it that source gets no weight.
+            tokens, cells: as of `Sight`, read with pointing only.
+            places: [B, Q], row-major indices of the places to read, instead of those that the states point at.
+
+        Raises:
+            ValueError: no tokens with pointing; places without pointing; neither states nor places.
         """
-        device = states.device.type
+        if self.config.pointing and tokens is None:
+            raise ValueError("tokens: got None with config.pointing=True, want the visual tokens [B, R, K, C].")
+        if (places is not None and not self.config.pointing) or (places is None and states is None):
+            raise ValueError("places, states: want states, or with config.pointing=True places.")
+        device = mask.device.type
         # On the meta device there is no autocast that could be left out.
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-            return self._decode(states.float(), mask, None if depth_logits is None else depth_logits.float())
+            sight = Sight(*(None if value is None else value.float() for value in (depth_logits, tokens, cells)))
+            return self._decode(None if states is None else states.float(), mask, sight, places)
 
-    def _decode(self, states: Tensor, mask: Tensor, depth_logits: Tensor | None) -> Box3DHeadOutput:
-        config, canvas = self.config, self.config.high_res_image_size
-        features = self.trunk(states)
+    def _features(self, states: Tensor | None, sight: Sight, places: Tensor | None) -> tuple[Tensor, Pointed | None]:
+        """Return what the last layers read, [B, Q, box_head_dim], and where it was read."""
+        if not self.config.pointing:
+            return self.trunk(states), None
+        log_probs = self.pointer(states, sight) if places is None else one_place(places, sight)
+        pointed = read_places(log_probs, sight, self.config)
+        features = self.token_proj(pointed.token_features)
+        features = features + self.place_proj(place_waves(pointed.place_px / self.config.high_res_image_size))
+        if pointed.cell_features is not None:
+            features = features + self.cell_proj(pointed.cell_features)
+        if states is not None:
+            features = features + self.state_proj(states)
+        return self.trunk(features), pointed
+
+    def _decode(self, states: Tensor | None, mask: Tensor, sight: Sight, places: Tensor | None) -> Box3DHeadOutput:
+        config, canvas, depth_logits = self.config, self.config.high_res_image_size, sight.depth_logits
+        features, pointed = self._features(states, sight, places)
         raw = {name: layer(features) for name, layer in self.outputs.items()}
 
-        center = raw["center"] * canvas
+        score, pointing = raw["score"].squeeze(-1), {}
+        if pointed is None:
+            center = raw["center"] * canvas
+        else:
+            # Offsets are counted in visual tokens: a place of the image says the same wherever it lies.
+            center = pointed.place_px + raw["center"] * (canvas / config.image_grid_size)
+            peak = pointed.log_probs.flatten(2).amax(-1)
+            spread = torch.stack(((pointed.spread_px.clamp(min=config.place_px / 2) / canvas).log(), peak), -1)
+            score = score + self.score_of_spread(spread).squeeze(-1)
+            if places is None:
+                pointing = {
+                    "pointing": pointed.tokens.flatten(2),
+                    "pointing_log_probs": pointed.log_probs,
+                    "pointing_spread_px": pointed.spread_px,
+                }
         # Distances from the centre to the 2D box's sides, which always enclose it; bounded against overflow.
         sides = raw["sides"].clamp(-8, 4).exp() * canvas
         size = raw["size"].clamp(-7, 6).exp()
@@ -199,7 +281,7 @@ class Box3DHead(nn.Module):
         else:
             # The centre decides where to read, but is not moved by what is read (as in MonoDETR). Behind a centre that
             # is nan, grid_sample's backward pass reads outside of its memory.
-            bins = depth_bin_centers(config, states.device)
+            bins = depth_bin_centers(config, mask.device)
             cell = 4 * 2**config.depth_map_stage
             from_map = read_depth_map(depth_logits, center.detach().nan_to_num(), bins, canvas, cell)
         switches = (
@@ -209,7 +291,7 @@ class Box3DHead(nn.Module):
         )
         if not any(switches):
             raise ValueError("depth_logits: got none, but the configuration reads depth from the depth map alone.")
-        available = torch.tensor(switches, device=states.device)
+        available = torch.tensor(switches, device=mask.device)
         log_depths = torch.stack((regressed, from_height, from_map), -1)
         # Not below 2 % of the distance: no single picture tells more, and surer sources would drown all other losses.
         log_scales = raw["log_scales"].clamp(-4, 4)
@@ -224,5 +306,6 @@ class Box3DHead(nn.Module):
             depth_virtual=log_depth.clamp(-12, 12).exp(),
             size=size,
             rotation_6d=raw["rotation"],
-            score_logits=raw["score"].squeeze(-1),
+            score_logits=score,
+            **pointing,
         )

@@ -29,6 +29,9 @@ _HOUSEKEEPING_KEYS = {
     "use_cache",
 }
 
+# Tokens that a ViT sets before those of its patches: the class token, and DINOv2's registers.
+_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1, "dinov2_with_registers": 1}
+
 # Qwen-VL's vision encoders, which merge patches and project them by themselves, and the language models made for them.
 _QWEN_VL = {"qwen2_5_vl_vision": "qwen2_5_vl_text", "qwen3_vl_vision": "qwen3_vl_text"}
 
@@ -41,18 +44,21 @@ class LLMI3DConfig(PreTrainedConfig):
 
     Args that choose the backbones:
         text_config: any causal language model of transformers; a Llama by default.
-        vision_config: the low-resolution ViT, CLIP or SigLIP, or the vision encoder of Qwen2.5-VL or Qwen3-VL, with
-            its own language model as `text_config`. The latter needs no projector, and none of the three fields of
-            ViT and projector below is read.
+        vision_config: the low-resolution ViT: CLIP, SigLIP or DINOv2 (with or without registers); or the vision
+            encoder of Qwen2.5-VL or Qwen3-VL, with its own language model as `text_config`. The latter needs no
+            projector, and the three fields of ViT and projector below are not read.
         image_size: side of the square low-resolution input, pixels; the ViT's own. Qwen-VL's encoders have none of
             their own and take `high_res_image_size` by default.
         high_res_branch: whether the high-resolution CNN and the mining exist. Without it the tokens of the
             low-resolution picture are all that is seen, and there is no depth branch.
-        high_res_vision_config: the high-resolution CNN, a timm ConvNeXt behind `TimmWrapperConfig`.
+        high_res_vision_config: the high-resolution CNN: any timm network with feature maps at strides 4, 8, 16 and
+            32 (ConvNeXt, ResNet, EfficientNet, MobileNet), as a `TimmWrapperConfig`.
         high_res_image_size: side of the square high-resolution input, pixels; also the side of the network frame,
             whether or not there is a CNN.
-        vision_feature_layer: which hidden state of the ViT is used (-2: last but one).
-        vision_feature_select_strategy: `default` drops the class token (CLIP), `full` keeps all tokens (SigLIP).
+        vision_feature_layer: which hidden state of the ViT is read (-2: last but one). A list reads several, each
+            layer-normalised without weights, concatenated along the channels.
+        vision_feature_select_strategy: `default` drops the class token, and registers (CLIP, DINOv2); `full` keeps all
+            tokens (SigLIP).
         projector_hidden_act, multimodal_projector_bias: activation of the two-layer projector into the language model,
             and whether its layers have a bias.
         tie_word_embeddings: whether input and output embeddings are one matrix.
@@ -72,6 +78,9 @@ class LLMI3DConfig(PreTrainedConfig):
         virtual_focal_length: focal length of the virtual camera, network pixels; `high_res_image_size` by default
             (a field of view of 53 degrees), so that the range of virtual depth does not depend on the resolution.
         box_head_dim: width of the 3D heads.
+        pointing: whether the 3D query token points at the place that it means, and boxes are read there. Off by
+            default, so that checkpoints from before it exist answer unchanged; `llmi3d init` turns it on.
+        pointing_dim: channels in which query tokens are compared with places.
         depth_from_regression, depth_from_height, depth_from_map: which of the three estimates of virtual depth are
             fused. At least one; the third needs `depth_branch`.
 
@@ -128,7 +137,7 @@ class LLMI3DConfig(PreTrainedConfig):
     high_res_branch: bool = True
     high_res_vision_config: dict | PreTrainedConfig | None = None
     high_res_image_size: int = 768
-    vision_feature_layer: int = -2
+    vision_feature_layer: int | list[int] = -2
     vision_feature_select_strategy: Literal["default", "full"] = "default"
     projector_hidden_act: str = "gelu"
     multimodal_projector_bias: bool = True
@@ -144,6 +153,8 @@ class LLMI3DConfig(PreTrainedConfig):
 
     virtual_focal_length: float | int | None = None
     box_head_dim: int = 1024
+    pointing: bool = False
+    pointing_dim: int = 128
     depth_from_regression: bool = True
     depth_from_height: bool = True
     depth_from_map: bool = True
@@ -194,24 +205,31 @@ class LLMI3DConfig(PreTrainedConfig):
                 f"and of {4 * grid} (its first stride times the ViT's {grid} tokens along a side), so that each token "
                 "has its own window of cells."
             )
-        for name in ("box_head_dim", "depth_predictor_dim", "depth_embedding_dim"):
+        for name in ("box_head_dim", "depth_predictor_dim", "depth_embedding_dim", "pointing_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1.")
         if self.has_qwen_vision:
             self._validate_qwen()
             return
-        has_class_token = vision.model_type.startswith("clip")
-        if has_class_token != (self.vision_feature_select_strategy == "default"):
+        if vision.model_type not in _CLASS_TOKENS:
+            raise ValueError(
+                f"vision_config: got a '{vision.model_type}', want one of {', '.join([*_CLASS_TOKENS, *_QWEN_VL])}."
+            )
+        has_prefix = self.num_prefix_tokens > 0
+        if has_prefix != (self.vision_feature_select_strategy == "default"):
             raise ValueError(
                 f"vision_feature_select_strategy: got '{self.vision_feature_select_strategy}' with a "
-                f"'{vision.model_type}', want '{'default' if has_class_token else 'full'}' "
-                f"({'it has a' if has_class_token else 'it has no'} class token to drop)."
+                f"'{vision.model_type}', want '{'default' if has_prefix else 'full'}' "
+                f"({'it has a' if has_prefix else 'it has no'} class token to drop)."
             )
-        if not -vision.num_hidden_layers - 1 <= self.vision_feature_layer <= vision.num_hidden_layers:
-            raise ValueError(
-                f"vision_feature_layer: got {self.vision_feature_layer}, but the ViT has "
-                f"{vision.num_hidden_layers} layers."
-            )
+        layers = self.vision_feature_layer
+        for layer in layers if isinstance(layers, list) else [layers]:
+            if not -vision.num_hidden_layers - 1 <= layer <= vision.num_hidden_layers:
+                raise ValueError(
+                    f"vision_feature_layer: got {layer}, but the ViT has {vision.num_hidden_layers} layers."
+                )
+        if layers == []:
+            raise ValueError("vision_feature_layer: got an empty list, want at least one layer.")
 
     def _validate_qwen(self):
         vision, text = self.vision_config, self.text_config
@@ -269,7 +287,30 @@ class LLMI3DConfig(PreTrainedConfig):
     @property
     def visual_token_dim(self) -> int:
         """Channels of a visual token before the projector, if there is one."""
-        return self.vision_config.out_hidden_size if self.has_qwen_vision else self.vision_config.hidden_size
+        if self.has_qwen_vision:
+            return self.vision_config.out_hidden_size
+        return self.vision_config.hidden_size * len(self.vision_feature_layers)
+
+    @property
+    def vision_feature_layers(self) -> list[int]:
+        """Hidden states of the ViT that are read, counted from 0 (the embeddings)."""
+        layers = (
+            self.vision_feature_layer if isinstance(self.vision_feature_layer, list) else [self.vision_feature_layer]
+        )
+        return [layer % (self.vision_config.num_hidden_layers + 1) for layer in layers]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens of the ViT before those of its patches: class and register tokens."""
+        vision = self.vision_config
+        return _CLASS_TOKENS.get(vision.model_type, 0) + getattr(vision, "num_register_tokens", 0)
+
+    @property
+    def place_px(self) -> float:
+        """Side of a place that query tokens can point at, network pixels: a cell of the CNN, or a visual token."""
+        if self.high_res_branch:
+            return 4 * 2**self.depth_map_stage
+        return self.high_res_image_size / self.image_grid_size
 
     @property
     def image_grid_size(self) -> int:

@@ -115,12 +115,18 @@ def _resize(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class DepthPredictor(nn.Module):
-    """Object-level depth map: for each cell a distribution over bins of virtual depth and a last, background bin.
+    """Merge the CNN's stages into one map of cells, and predict the object-level depth map from it.
 
-    It is supervised by the 2D boxes of objects painted with their virtual depth; no depth sensor is needed.
+    The depth map gives each cell a distribution over bins of virtual depth and a last, background bin. Objects' 2D
+    boxes, painted with their virtual depth, supervise it; no depth sensor is needed.
+
+    Args:
+        config: sizes.
+        stage_channels: channels of each CNN stage.
+        predicts_depth: whether there is a depth map; without it the cells serve pointing alone.
     """
 
-    def __init__(self, config: LLMI3DConfig, stage_channels: list[int]):
+    def __init__(self, config: LLMI3DConfig, stage_channels: list[int], predicts_depth: bool = True):
         super().__init__()
         dim = config.depth_predictor_dim
         self.stage = config.depth_map_stage
@@ -129,15 +135,22 @@ class DepthPredictor(nn.Module):
             *(nn.Conv2d(dim, dim, 3, padding=1), nn.GroupNorm(math.gcd(32, dim), dim), nn.GELU()),
             *(nn.Conv2d(dim, dim, 3, padding=1), nn.GroupNorm(math.gcd(32, dim), dim), nn.GELU()),
         )
-        self.classifier = nn.Conv2d(dim, config.num_depth_bins + 1, 1)
+        self.classifier = nn.Conv2d(dim, config.num_depth_bins + 1, 1) if predicts_depth else None
 
-    def forward(self, stages: list[Tensor]) -> Tensor:
-        """CNN stages, each [B, C_s, H_s, W_s] -> depth logits [B, D + 1, H, W] at the chosen stage's resolution."""
+    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """
+        Args:
+            stages: CNN stages, each [B, C_s, H_s, W_s].
+
+        Returns:
+            (cells [B, depth_predictor_dim, H, W], depth logits [B, D + 1, H, W]) at the chosen stage's resolution.
+        """
         size, merged = stages[self.stage].shape[-2:], 0
         for index, (lateral, stage) in enumerate(zip(self.laterals, stages, strict=True)):
             # The order changes nothing but the work: the convolution takes cells one by one.
             merged = merged + (lateral(_resize(stage, size)) if index < self.stage else _resize(lateral(stage), size))
-        return self.classifier(self.convs(merged))
+        cells = self.convs(merged)
+        return cells, None if self.classifier is None else self.classifier(cells)
 
 
 def attend(
@@ -252,10 +265,12 @@ class MinedFeatures(NamedTuple):
     Attributes:
         tokens: [B, N, C], the ViT's tokens enriched by what they found.
         depth_logits: [B, D + 1, H, W], the object-level depth map (last bin: background), None without depth branch.
+        cells: [B, depth_predictor_dim, H, W], merged CNN stages; None without depth branch and pointing.
     """
 
     tokens: Tensor
     depth_logits: Tensor | None
+    cells: Tensor | None
 
 
 class FeatureMining(nn.Module):
@@ -267,13 +282,12 @@ class FeatureMining(nn.Module):
     def __init__(self, config: LLMI3DConfig, stage_channels: list[int]):
         super().__init__()
         self.window = config.high_res_image_size // (4 * config.image_grid_size)  # cells of the finest stage
-        depth_dim = None
+        depth_dim = self.depth_predictor = None
+        if config.depth_branch or config.pointing:
+            self.depth_predictor = DepthPredictor(config, stage_channels, config.depth_branch)
         if config.depth_branch:
             depth_dim = config.depth_embedding_dim
-            self.depth_predictor = DepthPredictor(config, stage_channels)
             self.depth_embedding = nn.Embedding(config.num_depth_bins + 1, depth_dim)
-        else:
-            self.depth_predictor = None
         self.attention = CrossBranchAttention(config.visual_token_dim, sum(stage_channels), depth_dim)
 
     def forward(self, tokens: Tensor, stages: list[Tensor]) -> MinedFeatures:
@@ -283,12 +297,13 @@ class FeatureMining(nn.Module):
             stages: CNN stages [B, C_s, H_s, W_s], finest first.
         """
         size = stages[0].shape[-2:]
-        depth_logits = depth = None
+        depth_logits = depth = merged = None
         if self.depth_predictor is not None:
-            depth_logits = self.depth_predictor(stages)
+            merged, depth_logits = self.depth_predictor(stages)
+        if depth_logits is not None:
             # The expected embedding under the predicted distribution.
             probabilities = depth_logits.float().softmax(1).to(tokens.dtype)
             embedded = torch.einsum("bdhw,de->behw", probabilities, self.depth_embedding.weight)
             depth = cells_of(embedded, size, self.window)
         cells = [cells_of(stage, size, self.window) for stage in stages]
-        return MinedFeatures(tokens + self.attention(tokens, cells, depth), depth_logits)
+        return MinedFeatures(tokens + self.attention(tokens, cells, depth), depth_logits, merged)

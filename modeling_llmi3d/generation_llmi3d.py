@@ -70,12 +70,12 @@ class LLMI3DGenerationMixin(GenerationMixin):
             generate_kwargs: anything that `generate` takes (`attention_mask`, `max_new_tokens`, `num_beams`, ...).
         """
         image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
-        start, depth_logits = None, image.depth_logits
+        start, sight = None, image.sight
         if picture_index is not None:
             start = self._start_with_pictures(input_ids, image, picture_index, generate_kwargs)
             if start is None:
-                image = image.of_pictures(picture_index)
-            depth_logits = None if depth_logits is None else depth_logits[picture_index]
+                image = image.of_images(picture_index)
+            sight = sight.of_images(picture_index)
         start = start or {"input_ids": input_ids, "mm_encoder_outputs": {"image": image}}
         generated = self.generate(
             **{**generate_kwargs, **start, "return_dict_in_generate": True, "output_hidden_states": True}
@@ -97,12 +97,11 @@ class LLMI3DGenerationMixin(GenerationMixin):
         usable = torch.zeros(states.shape[:2], dtype=torch.bool, device=is_query.device)
         usable[:, :steps] = is_query[:, :steps]
         states, mask = gather_queries(states, usable)
-        if depth_logits is not None:  # several answers to one sample share its image
-            depth_logits = depth_logits.repeat_interleave(len(answer) // len(depth_logits), 0)
+        sight = sight.repeated(len(answer) // len(input_ids))  # several answers to one sample share its image
         # As they were given: where phrases share a start, padding lies elsewhere.
         prompts = input_ids.repeat_interleave(len(answer) // len(input_ids), 0)
         sequences = torch.cat((prompts, answer), 1)
-        return LLMI3DGenerateOutput(sequences=sequences, boxes_3d=self.box_head(states, mask, depth_logits))
+        return LLMI3DGenerateOutput(sequences=sequences, boxes_3d=self.box_head(states, mask, **sight._asdict()))
 
     def _start_with_pictures(
         self, input_ids: Tensor, image: LLMI3DImageFeatures, picture_index: Tensor, generate_kwargs: dict
@@ -139,7 +138,7 @@ class LLMI3DGenerationMixin(GenerationMixin):
             input_ids=input_ids[firsts, :length],
             attention_mask=mask[firsts, :length],
             position_ids=position_ids[..., firsts, :length],
-            mm_encoder_outputs={"image": image.of_pictures(pictures)},
+            mm_encoder_outputs={"image": image.of_images(pictures)},
             cache=cache,
             use_cache=True,
         )

@@ -7,8 +7,6 @@ Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence
 (padded), C channels, D depth bins.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -30,7 +28,19 @@ from .outputs_llmi3d import LLMI3DCausalLMOutputWithPast, LLMI3DImageFeatures, L
 from .phrases_llmi3d import ANY_MASK, phrase_mask, split_phrases
 from .pretrained_llmi3d import LLMI3DPreTrainedModel
 from .qwen_vl_llmi3d import patches_of, rope_positions
-from .token_grid_llmi3d import positions_in_the_square, positions_of_the_middle, token_grid
+from .token_grid_llmi3d import positions_in_the_square, token_grid
+from .vision_towers_llmi3d import (
+    build_cnn,
+    build_vit,
+    cnn_feature_maps,
+    keep_frozen_batch_norms,
+    stage_channels,
+    unused_vit_parts,
+    vit_tokens,
+)
+
+# ViTs whose position embeddings follow the image's size only when asked to; DINOv2's always do.
+INTERPOLATES_ON_REQUEST = ("clip_vision_model", "siglip_vision_model")
 
 
 class LLMI3DMultiModalProjector(nn.Module):
@@ -39,7 +49,7 @@ class LLMI3DMultiModalProjector(nn.Module):
     def __init__(self, config: LLMI3DConfig):
         super().__init__()
         dim, bias = config.text_config.hidden_size, config.multimodal_projector_bias
-        self.linear_1 = nn.Linear(config.vision_config.hidden_size, dim, bias=bias)
+        self.linear_1 = nn.Linear(config.visual_token_dim, dim, bias=bias)
         self.act = ACT2FN[config.projector_hidden_act]
         self.linear_2 = nn.Linear(dim, dim, bias=bias)
 
@@ -56,87 +66,91 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
 
     def __init__(self, config: LLMI3DConfig):
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = build_vit(config)
         self.high_res_tower, self.feature_mining, self.multi_modal_projector = (nn.Identity() for _ in range(3))
         if config.high_res_branch:
-            # timm resolves its own attention and declares eager and sdpa alone.
-            attention = "eager" if config.high_res_vision_config._attn_implementation == "eager" else "sdpa"
-            self.high_res_tower = AutoModel.from_config(config.high_res_vision_config, attn_implementation=attention)
-            self.high_res_tower.timm_model.head = nn.Identity()  # unused, and its weights would never get a gradient
-            stage_channels = [stage["num_chs"] for stage in self.high_res_tower.timm_model.feature_info]
-            self.feature_mining = FeatureMining(config, stage_channels)
+            self.high_res_tower = build_cnn(config.high_res_vision_config)
+            self.feature_mining = FeatureMining(config, stage_channels(self.high_res_tower))
         if not config.has_qwen_vision:
             self.multi_modal_projector = LLMI3DMultiModalProjector(config)
-            embeddings = self.vision_tower.embeddings
-            embeddings.interpolate_pos_encoding = partial(positions_of_the_middle, embeddings)
         self.language_model = AutoModel.from_config(config.text_config)
         self._freeze_unused_vision_layers()
         self.post_init()
 
     def _freeze_unused_vision_layers(self):
-        """Layers of the ViT behind the one that is read never get a gradient."""
-        if self.config.has_qwen_vision:  # all of them are read
-            return
-        layers = self.vision_tower.encoder.layers
-        used = self.config.vision_feature_layer % (len(layers) + 1)
-        unused = [*layers[used:], self.vision_tower.post_layernorm]
-        if getattr(self.vision_tower, "head", None) is not None:  # SigLIP's pooling head
-            unused.append(self.vision_tower.head)
-        for module in unused:
-            module.requires_grad_(False)
+        """Freeze what no visual token depends on: it never gets a gradient."""
+        if not self.config.has_qwen_vision:  # there every layer is read
+            for module in unused_vit_parts(self.vision_tower, self.config):
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        keep_frozen_batch_norms(self.high_res_tower)
+        return self
 
     @merge_with_config_defaults
     @can_return_tuple
     def get_image_features(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         high_res_pixel_values: Tensor | None = None,
-        vision_feature_layer: int | None = None,
+        vision_features: Tensor | None = None,
+        high_res_features: list[Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LLMI3DImageFeatures:
-        """Encodes images.
+        """Encode images, from pixels or from what frozen towers saw in them before.
 
         Args:
             pixel_values: [I, 3, image_size, image_size], or the middle of that (see `token_grid`).
             high_res_pixel_values: [I, 3, high_res_image_size, high_res_image_size], or the same part of that; not read
                 without high-resolution branch.
+            vision_features: [I, R, K, C], rows and columns of the ViT's tokens (see `vit_tokens`), instead of
+                `pixel_values`.
+            high_res_features: the CNN's four feature maps [I, C_s, H_s, W_s], instead of `high_res_pixel_values`.
 
         Raises:
-            ValueError: one resolution where two are read, or pictures of another size.
+            ValueError: one resolution where two are read, both pixels and features, or images of another size.
         """
-        if self.config.high_res_branch and high_res_pixel_values is None:
-            raise ValueError("high_res_pixel_values: got None, want pictures for the CNN; the processor makes both.")
-        rows, columns = grid = token_grid(
-            pixel_values, high_res_pixel_values if self.config.high_res_branch else None, self.config
-        )
-        in_part = rows * columns < self.config.image_seq_length
+        config = self.config
+        for name, pixels, features in (
+            ("pixel_values", pixel_values, vision_features),
+            ("high_res_pixel_values", high_res_pixel_values, high_res_features),
+        ):
+            if pixels is not None and features is not None:
+                raise ValueError(f"{name}: got both pixels and features of the same images, want one of them.")
+            if pixels is None and features is None and (config.high_res_branch or name == "pixel_values"):
+                raise ValueError(f"{name}: got None, want images; the processor makes both resolutions.")
         self._follow_device()
-        if self.config.has_qwen_vision:
-            patches, grids = patches_of(pixel_values, self.config)
-            low = self.vision_tower(patches, grid_thw=grids, return_dict=True, **kwargs)
-            # It knows no batch: patches and tokens of all images come in one row.
-            low.last_hidden_state, tokens, *deepstack = (
-                states.unflatten(0, (len(pixel_values), -1))
-                for states in (low.last_hidden_state, low.pooler_output, *(low.get("deepstack_features") or ()))
-            )
+        low, deepstack = LLMI3DImageFeatures(), None
+        if vision_features is not None:
+            tokens, (rows, columns) = vision_features.flatten(1, 2), vision_features.shape[1:3]
+            tokens = tokens.to(self.dtype)
         else:
-            if in_part:
-                kwargs["interpolate_pos_encoding"] = True
-            low, deepstack = self._look(pixel_values, vision_feature_layer=vision_feature_layer, **kwargs), None
-            tokens = low.hidden_states[vision_feature_layer]
-            if self.config.vision_feature_select_strategy == "default":
-                tokens = tokens[:, 1:]
-        depth_logits = None
-        if self.config.high_res_branch:
-            high = self.high_res_tower(
-                high_res_pixel_values,
-                output_hidden_states=[0, 1, 2, 3],
-                output_attentions=False,
-                do_pooling=False,
-                return_dict=True,
-            )
-            mined = self.feature_mining(tokens, [high.hidden_states[stage] for stage in (0, 1, 2, 3)])
-            tokens, depth_logits = mined.tokens, mined.depth_logits
+            high = high_res_pixel_values if config.high_res_branch else None
+            rows, columns = token_grid(pixel_values, high, config)
+            if config.has_qwen_vision:
+                patches, grids = patches_of(pixel_values, config)
+                low = self.vision_tower(patches, grid_thw=grids, return_dict=True, **kwargs)
+                # It knows no batch: patches and tokens of all images come in one row.
+                low.last_hidden_state, tokens, *deepstack = (
+                    states.unflatten(0, (len(pixel_values), -1))
+                    for states in (low.last_hidden_state, low.pooler_output, *(low.get("deepstack_features") or ()))
+                )
+            else:
+                if (
+                    rows * columns < config.image_seq_length
+                    and config.vision_config.model_type in INTERPOLATES_ON_REQUEST
+                ):
+                    kwargs["interpolate_pos_encoding"] = True
+                low = self._look(pixel_values, **kwargs)
+                tokens = vit_tokens(low, config)
+        depth_logits = cells = None
+        if config.high_res_branch:
+            if high_res_features is None:
+                high_res_features = cnn_feature_maps(self.high_res_tower, high_res_pixel_values)
+            mined = self.feature_mining(tokens, [stage.to(tokens.dtype) for stage in high_res_features])
+            tokens, depth_logits, cells = mined
+        in_part = rows * columns < config.image_seq_length
         return LLMI3DImageFeatures(
             last_hidden_state=low.last_hidden_state,
             pooler_output=self.multi_modal_projector(tokens),
@@ -144,12 +158,14 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             attentions=low.attentions,
             depth_logits=depth_logits,
             deepstack_features=deepstack or None,
-            grid=torch.tensor(grid, device=tokens.device) if in_part else None,
+            grid=torch.tensor((rows, columns), device=tokens.device) if in_part else None,
+            tokens=tokens.unflatten(1, (rows, columns)) if config.pointing else None,
+            cells=cells if config.pointing else None,
         )
 
-    @select_hidden_states("vision_feature_layer")
-    def _look(self, pixel_values: Tensor, vision_feature_layer: int, **kwargs) -> BaseModelOutputWithPooling:
-        """What the ViT sees, with the hidden states that are read of it."""
+    @select_hidden_states(lambda self: self.config.vision_feature_layers)
+    def _look(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Run the ViT, keeping the hidden states that are read."""
         return self.vision_tower(pixel_values, return_dict=True, **kwargs)
 
     def is_placeholder(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
@@ -225,6 +241,8 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        vision_features: Tensor | None = None,
+        high_res_features: list[Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LLMI3DModelOutputWithPast:
         """
@@ -233,22 +251,29 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             position_ids: [B, T], by default as counted along the sequence, with those of the padding that pictures
                 were cropped of; Qwen-VL's own positions [3, B, T] are made of counted ones unless they are given.
             pixel_values, high_res_pixel_values: as in `get_image_features`; both or neither.
+            vision_features, high_res_features: as in `get_image_features`, instead of pixels.
             mm_encoder_outputs: `{"image": ...}`, what `get_image_features` returned, instead of pixels.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("input_ids and inputs_embeds: want exactly one of them.")
-        if self.config.high_res_branch and (pixel_values is None) != (high_res_pixel_values is None):
-            missing = "pixel_values" if pixel_values is None else "high_res_pixel_values"
+        low, high = (
+            next((value for value in values if value is not None), None)
+            for values in ((pixel_values, vision_features), (high_res_pixel_values, high_res_features))
+        )
+        if self.config.high_res_branch and (low is None) != (high is None):
+            missing = "pixel_values" if low is None else "high_res_pixel_values"
             raise ValueError(f"{missing}: got None, but the other resolution is given; the processor makes both.")
-        if pixel_values is not None and mm_encoder_outputs:
+        if low is not None and mm_encoder_outputs:
             raise ValueError("pixel_values and mm_encoder_outputs: got both, want one of them.")
         self._follow_device()
 
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         image = (mm_encoder_outputs or {}).get("image")
-        if image is None and pixel_values is not None:
-            image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
+        if image is None and low is not None:
+            image = self.get_image_features(
+                pixel_values, high_res_pixel_values, vision_features, high_res_features, return_dict=True
+            )
         grid = getattr(image, "grid", None)
         if self.config.has_qwen_vision and (position_ids is None or position_ids.ndim == 2):
             is_image = self.is_placeholder(input_ids, inputs_embeds)
@@ -358,9 +383,18 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def get_image_features(self, pixel_values: Tensor, high_res_pixel_values: Tensor | None = None, **kwargs):
+    def get_image_features(
+        self,
+        pixel_values: Tensor | None = None,
+        high_res_pixel_values: Tensor | None = None,
+        vision_features: Tensor | None = None,
+        high_res_features: list[Tensor] | None = None,
+        **kwargs,
+    ):
         """See `LLMI3DModel.get_image_features`."""
-        return self.model.get_image_features(pixel_values, high_res_pixel_values, **kwargs)
+        return self.model.get_image_features(
+            pixel_values, high_res_pixel_values, vision_features, high_res_features, **kwargs
+        )
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models, for as long
@@ -377,12 +411,15 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         output_boxes: bool = True,
+        vision_features: Tensor | None = None,
+        high_res_features: list[Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LLMI3DCausalLMOutputWithPast:
         """
         Args:
             input_ids, attention_mask, labels: [B, T].
-            pixel_values, high_res_pixel_values, mm_encoder_outputs: one image a sample, as in `LLMI3DModel`.
+            pixel_values, high_res_pixel_values, vision_features, high_res_features, mm_encoder_outputs: one image a
+                sample, as in `LLMI3DModel`.
             position_ids: as in `LLMI3DModel`.
             logits_to_keep: the last positions to compute logits for (0: all); 1 where only boxes are wanted.
             output_boxes: whether the 3D heads run at the query tokens of `input_ids`.
@@ -396,6 +433,8 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
             cache=cache,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
+            vision_features=vision_features,
+            high_res_features=high_res_features,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
@@ -408,7 +447,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         boxes = None
         if output_boxes and input_ids is not None and outputs.image_hidden_states is not None:
             states, mask = gather_queries(hidden_states, input_ids == self.config.box_3d_token_id)
-            boxes = self.box_head(states, mask, outputs.depth_logits)
+            boxes = self.box_head(states, mask, **outputs.image_outputs.sight._asdict())
         return LLMI3DCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -497,7 +536,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         """
         image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
         if picture_index is not None:
-            image = image.of_pictures(picture_index)
+            image = image.of_images(picture_index)
         if position_ids is not None and image.grid is not None and not self.config.has_qwen_vision:
             is_image = input_ids == self.config.image_token_id
             position_ids = positions_in_the_square(is_image, position_ids, image.grid, self.config.image_grid_size)
@@ -508,7 +547,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
             mm_encoder_outputs={"image": image},
             use_cache=False,
         ).last_hidden_state
-        boxes = self.box_head(states_at(hidden_states, query_positions), query_mask, image.depth_logits)
+        boxes = self.box_head(states_at(hidden_states, query_positions), query_mask, **image.sight._asdict())
         return LLMI3DCausalLMOutputWithPast(depth_logits=image.depth_logits, boxes_3d=boxes)
 
     def compile_grounding(self, **kwargs) -> None:

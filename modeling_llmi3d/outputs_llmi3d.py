@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.utils import ModelOutput
 
 from .box_heads_llmi3d import Box3DHeadOutput
+from .pointing_llmi3d import Sight
 
 
 @dataclass
@@ -25,20 +26,30 @@ class LLMI3DImageFeatures(BaseModelOutputWithPooling):
         deepstack_features: of Qwen3-VL's encoder: for each of the language model's first layers [I, N, C], or a list
             of I, to be added to its visual tokens.
         grid: [2], rows and columns of the visual tokens where they are not the whole square.
+        tokens: [I, rows, columns, C_v], mined tokens before the projector; None without pointing.
+        cells: [I, C_c, H, W], merged CNN stages; None without pointing or CNN.
     """
 
+    tokens: Tensor | None = None
+    cells: Tensor | None = None
     depth_logits: Tensor | None = None
     deepstack_features: list | None = None
     grid: Tensor | None = None
 
-    def of_pictures(self, index: Tensor) -> "LLMI3DImageFeatures":
-        """What a language model needs of the images that `index` [B] names, one for each of its sequences."""
+    @property
+    def sight(self) -> Sight:
+        """What the 3D heads read of the images."""
+        return Sight(self.depth_logits, self.tokens, self.cells)
+
+    def of_images(self, index: Tensor) -> "LLMI3DImageFeatures":
+        """Select what a language model and the heads need of the images `index` [B], one for each sequence."""
+        sight = self.sight.of_images(index)
         return LLMI3DImageFeatures(
             pooler_output=self.pooler_output[index],
-            depth_logits=None if self.depth_logits is None else self.depth_logits[index],
             deepstack_features=self.deepstack_features
-            and [torch.stack(tuple(each))[index] for each in self.deepstack_features],
+            and [torch.stack(tuple(features))[index] for features in self.deepstack_features],
             grid=self.grid,
+            **sight._asdict(),
         )
 
 

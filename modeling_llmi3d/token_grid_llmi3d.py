@@ -9,6 +9,8 @@ language model, that it has in the square.
 Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, C channels.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -48,23 +50,29 @@ def token_grid(pixel_values: Tensor, high_res_pixel_values: Tensor | None, confi
 
 
 def positions_of_the_middle(embeddings: nn.Module, states: Tensor, height: int, width: int) -> Tensor:
-    """The ViT's position embeddings of the middle of its square, in place of CLIP's and SigLIP's interpolated ones,
-    which would stretch the picture.
+    """Return the ViT's position embeddings of the middle of its square, cut out and not stretched.
+
+    Replaces `interpolate_pos_encoding` of CLIP, SigLIP and DINOv2.
 
     Args:
-        embeddings: `CLIPVisionEmbeddings` or `SiglipVisionEmbeddings`.
-        states: not looked at.
-        height, width: of the picture, pixels.
+        embeddings: the ViT's embedding module.
+        states: not read.
+        height, width: size of the images, pixels.
 
     Returns:
-        [1, N, C], behind that of the class token, if there is one.
+        [1, N, C], after that of the class token, if there is one.
     """
-    side, ids = embeddings.image_size // embeddings.patch_size, embeddings.position_ids
-    rows, columns = height // embeddings.patch_size, width // embeddings.patch_size
+    table = getattr(embeddings, "position_embeddings", None)  # DINOv2; CLIP and SigLIP have an nn.Embedding
+    if table is None:
+        table, patch = embeddings.position_embedding.weight[None], embeddings.patch_size
+        side = embeddings.image_size // patch
+    else:
+        patch = embeddings.patch_size
+        side = math.isqrt(table.shape[1] - 1)
+    rows, columns = height // patch, width // patch
     top, left = (side - rows) // 2, (side - columns) // 2
-    before, square = ids[:, : -(side**2)], ids[:, -(side**2) :].unflatten(1, (side, side))
-    middle = square[:, top : top + rows, left : left + columns].flatten(1)
-    return embeddings.position_embedding(torch.cat((before, middle), 1))
+    before, square = table[:, : -(side**2)], table[:, -(side**2) :].unflatten(1, (side, side))
+    return torch.cat((before, square[:, top : top + rows, left : left + columns].flatten(1, 2)), 1)
 
 
 def positions_in_the_square(is_image: Tensor, position_ids: Tensor, grid: Tensor, side: int) -> Tensor:

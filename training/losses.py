@@ -20,6 +20,7 @@ from llmi3d.box_heads_llmi3d import Box3DHeadOutput
 from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.evaluation.iou3d import box3d_iou
 from llmi3d.feature_mining_llmi3d import depth_bin_edges
+from llmi3d.pointing_llmi3d import place_centers
 from llmi3d.processing.geometry_llmi3d import (
     allocentric_to_egocentric,
     back_project,
@@ -42,6 +43,7 @@ class Box3DLossWeights:
         box_2d: L1 and GIoU of the amodal 2D box.
         depth_map: focal loss of the object-level depth map.
         score: cross-entropy of the score against the achieved 3D IoU.
+        pointing: negative log of the probability that falls on the places that show the object.
     """
 
     center: float = 1.0
@@ -53,6 +55,7 @@ class Box3DLossWeights:
     box_2d: float = 1.0
     depth_map: float = 1.0
     score: float = 1.0
+    pointing: float = 1.0
 
 
 def paint_depth_bins(
@@ -71,22 +74,44 @@ def paint_depth_bins(
     Returns:
         Bin indices [B, H, W]; `config.num_depth_bins` is background.
     """
-    height, width = map_size
-    cell, canvas = 4 * 2**config.depth_map_stage, config.high_res_image_size
-    first_x, first_y = (canvas - width * cell) / 2, (canvas - height * cell) / 2
-    columns = torch.arange(width, device=mask.device)
-    rows = torch.arange(height, device=mask.device)
-    x = (first_x + (columns + 0.5) * cell)[None, None, None]
-    y = (first_y + (rows + 0.5) * cell)[None, None, :, None]
-    left, top, right, bottom = (side[..., None, None] for side in boxes_2d_px.unbind(-1))
-    inside = (x > left) & (x < right) & (y > top) & (y < bottom)
-    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
-    column, row = ((middle_x - first_x) / cell).floor(), ((middle_y - first_y) / cell).floor()
-    inside |= (column == columns) & (row == rows[:, None])
-    inside &= mask[..., None, None]
+    cell = 4 * 2**config.depth_map_stage
+    inside = places_inside(boxes_2d_px, map_size, cell, config.high_res_image_size) & mask[..., None, None]
     nearest = torch.where(inside, depths_virtual[..., None, None], torch.inf).amin(1)
     bins = torch.bucketize(nearest.log(), depth_bin_edges(config, mask.device)) - 1
     return torch.where(nearest.isinf(), config.num_depth_bins, bins.clamp(0, config.num_depth_bins - 1))
+
+
+def places_inside(boxes_2d_px: Tensor, size: tuple[int, int], cell_px: float, image_size: int) -> Tensor:
+    """Return the places whose middle lies in a 2D box; a box that holds none gets the place of its own middle.
+
+    Args:
+        boxes_2d_px: [B, M, 4], xyxy, network pixels.
+        size: (H, W), rows and columns of places, which cover the network frame or its middle.
+        cell_px: side of a place, network pixels.
+        image_size: side of the network frame, pixels.
+
+    Returns:
+        bool [B, M, H, W].
+    """
+    centers = place_centers(*size, cell_px, image_size, boxes_2d_px.device)
+    x, y = centers[0, :, 0], centers[:, 0, 1, None]
+    left, top, right, bottom = (side[..., None, None] for side in boxes_2d_px.unbind(-1))
+    inside = (x > left) & (x < right) & (y > top) & (y < bottom)
+    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+    half = cell_px / 2
+    return inside | ((middle_x >= x - half) & (middle_x < x + half) & (middle_y >= y - half) & (middle_y < y + half))
+
+
+def pointing_loss(log_probs: Tensor, places: Tensor) -> Tensor:
+    """Return the negative log of the probability on the places that show an object, [K]; 0 where no place does.
+
+    Args:
+        log_probs: [K, H, W].
+        places: bool [K, H, W].
+    """
+    known = places.flatten(1).any(1)
+    allowed = log_probs.masked_fill(~places & known[:, None, None], float("-inf"))
+    return torch.where(known, -allowed.flatten(1).logsumexp(1), 0.0)
 
 
 def depth_map_loss(depth_logits: Tensor, bins: Tensor, gamma: float = 2.0) -> Tensor:
@@ -137,6 +162,8 @@ class Box3DTargets:
         painted_boxes_2d_px: [B, M, 4], network pixels, of all objects of each image.
         painted_depths_virtual: [B, M].
         painted_mask: bool [B, M].
+        pointing_places: bool [B, Q, H, W], the places that show each object, where they are known; a row of False has
+            no loss. By default the places inside the projected box.
     """
 
     mask: Tensor
@@ -148,6 +175,7 @@ class Box3DTargets:
     painted_boxes_2d_px: Tensor
     painted_depths_virtual: Tensor
     painted_mask: Tensor
+    pointing_places: Tensor | None = None
 
 
 @dataclass
@@ -264,4 +292,14 @@ class Box3DCriterion(nn.Module):
             "box_2d": (box_2d - true_2d).abs().sum(-1) + giou,
             "score": F.binary_cross_entropy_with_logits(predicted["score_logits"], iou, reduction="none"),
         }
+        if "pointing_log_probs" in predicted:
+            places = targets.pointing_places
+            size = predicted["pointing_log_probs"].shape[-2:]
+            if places is None:
+                visible = truth.box_2d_px.clamp(0, canvas)
+                cell = self.config.place_px
+                places = places_inside(visible[:, None], size, cell, canvas)[:, 0]
+            else:
+                places = places[targets.mask]
+            terms["pointing"] = pointing_loss(predicted["pointing_log_probs"], places)
         return terms, iou

@@ -48,7 +48,7 @@ def plain_form(mining: FeatureMining, tokens: torch.Tensor, stages: list[torch.T
         upsampled = [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in maps]
         return cells_of(torch.cat(upsampled, 1), size, mining.window).values
 
-    shares = mining.depth_predictor(stages).float().softmax(1).to(tokens.dtype)
+    shares = mining.depth_predictor(stages)[1].float().softmax(1).to(tokens.dtype)
     depth = windows(torch.einsum("bdhw,de->behw", shares, mining.depth_embedding.weight))
     return tokens + mining.attention.reference_forward(tokens, windows(*stages), depth)
 

@@ -235,7 +235,7 @@ class Grounder:
         for group in _groups(asked):
             pixels, _ = self._pixels(group)
             owners = torch.tensor([i for i, one in enumerate(group) for _ in one.words])
-            image = self.model.get_image_features(**pixels, return_dict=True).of_pictures(owners)
+            image = self.model.get_image_features(**pixels, return_dict=True).of_images(owners)
             tokens = self._tokens([prompt for one in group for prompt in one.words])
             inputs = self.processor.tokenizer.pad(
                 {"input_ids": tokens}, padding=True, padding_side="left", return_tensors="pt"

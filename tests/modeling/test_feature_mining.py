@@ -265,7 +265,7 @@ def stages(batch: int = 2, seed: int = 0) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("stage", range(4))
 def test_depth_map_lies_at_the_chosen_stage(tiny_config, stage):
-    logits = DepthPredictor(tiny_config(depth_map_stage=stage), STAGE_CHANNELS)(stages())
+    logits = DepthPredictor(tiny_config(depth_map_stage=stage), STAGE_CHANNELS)(stages())[1]
     assert logits.shape == (2, 10 + 1, 16 >> stage, 16 >> stage)
 
 
@@ -293,7 +293,7 @@ def test_mining_is_plain_attention_to_upsampled_stages(tiny_config, depth_branch
     cells = cells_of(torch.cat([upsampled(stage) for stage in given], 1), size, 4).values
     depth = None
     if depth_branch:
-        shares = mining.depth_predictor(given).softmax(1)
+        shares = mining.depth_predictor(given)[1].softmax(1)
         embedded = torch.einsum("bdhw,de->behw", shares, mining.depth_embedding.weight)
         depth = cells_of(upsampled(embedded), size, 4).values
     want = tokens + mining.attention.reference_forward(tokens, cells, depth)
@@ -322,7 +322,7 @@ def test_mining_enriches_tokens_by_the_expected_depth_embedding(tiny_config, mon
     # Certain of bin 7 everywhere: the depth embedding of every cell is that bin's.
     logits = torch.full((2, 11, 8, 8), -50.0)
     logits[:, 7] = 50.0
-    monkeypatch.setattr(mining.depth_predictor, "forward", lambda stages: logits)
+    monkeypatch.setattr(mining.depth_predictor, "forward", lambda stages: (None, logits))
     mining(torch.randn(2, 16, 24), stages())
     want = mining.depth_embedding.weight[7].expand(seen["depth"].values.shape)
     torch.testing.assert_close(seen["depth"].values, want)

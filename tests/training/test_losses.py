@@ -2,6 +2,7 @@
 """The 3D criterion."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from llmi3d.training.losses import (
     corner_distance,
     depth_map_loss,
     paint_depth_bins,
+    places_inside,
+    pointing_loss,
 )
 
 K = torch.tensor([[60.0, 0.0, 30.0], [0.0, 62.0, 33.0], [0.0, 0.0, 1.0]])
@@ -124,7 +127,7 @@ def test_padding_does_not_count(config):
     together = Box3DCriterion(config)(outputs, None, targets, num_boxes=3)
     parts = []
     for index, count in enumerate((2, 1)):
-        one = Box3DTargets(**{k: v[index : index + 1] for k, v in vars(targets).items()})
+        one = Box3DTargets(**{k: v[index : index + 1] for k, v in vars(targets).items() if v is not None})
         one_outputs = Box3DHeadOutput(**{k: v[index : index + 1] for k, v in outputs.items()})
         parts.append(Box3DCriterion(config)(one_outputs, None, one, num_boxes=3).total)
         assert one.mask.sum() == count
@@ -252,3 +255,44 @@ def test_depth_map_loss_weighs_objects_and_background_alike(config):
     assert depth_map_loss(uniform, bins) == pytest.approx(wanted, rel=1e-5)
     sure = 50 * torch.nn.functional.one_hot(bins, config.num_depth_bins + 1).permute(0, 3, 1, 2).float()
     assert depth_map_loss(sure, bins) == pytest.approx(0, abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------ pointing
+
+
+def test_pointing_is_judged_by_the_probability_on_the_object():
+    probs = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]).repeat(3, 1, 1)
+    places = torch.zeros(3, 2, 2, dtype=torch.bool)
+    places[0, 1] = True  # the lower row
+    places[1, 0, 0] = True
+    loss = pointing_loss(probs.log(), places)
+    torch.testing.assert_close(loss, torch.tensor([-math.log(0.7), -math.log(0.1), 0.0]))  # nowhere: no loss
+
+
+def test_places_inside_a_box_are_those_whose_middle_it_holds():
+    boxes = torch.tensor([[[10.0, 0.0, 33.0, 15.0], [17.0, 17.0, 18.0, 18.0], [-50.0, -50.0, -40.0, -40.0]]])
+    got = places_inside(boxes, (4, 4), 16, 64)
+    want = torch.zeros(1, 3, 4, 4, dtype=torch.bool)
+    want[0, 0, 0, 1] = True  # middles (8, 8), (24, 8), (40, 8)
+    want[0, 1, 1, 1] = True  # smaller than a place
+    assert torch.equal(got, want)
+    cropped = places_inside(boxes, (2, 4), 16, 64)  # the middle rows of the square
+    assert torch.equal(cropped[0, 1], want[0, 1, 1:3])
+    assert not cropped[0, 0].any()
+
+
+def test_the_2d_box_stands_in_for_unknown_places(config):
+    targets = make_targets()
+    rows = config.high_res_image_size // int(config.place_px)
+    probs = torch.full((*targets.mask.shape, rows, rows), 1 / rows**2)
+    outputs = perfect(targets, config, pointing_log_probs=probs.log())
+
+    def loss(places):
+        return Box3DCriterion(config)(outputs, None, replace(targets, pointing_places=places)).components["pointing"]
+
+    box = encode_boxes(*(getattr(targets, name) for name in ("center", "size", "rotation")), K, 64.0).box_2d_px
+    inside = places_inside(box.clamp(0, config.high_res_image_size), (rows, rows), config.place_px, 64)
+    shares = inside[targets.mask].flatten(1).float().mean(1)
+    assert loss(None).item() == pytest.approx(-shares.log().mean().item(), rel=1e-5)
+    assert loss(torch.zeros_like(inside)) == 0  # unknown
+    assert loss(torch.ones_like(inside)).item() == pytest.approx(0, abs=1e-5)
