@@ -340,46 +340,6 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         self.box_head = Box3DHead(config)
         self.post_init()
 
-    @classmethod
-    def from_llava(cls, name_or_path: str, tokenizer=None, **kwargs):
-        """Starts from a LLaVA in transformers' format (`llava`, `llava_next`, `llava_onevision`; see `llmi3d.bases`).
-
-        ViT, projector and language model are the base's; what is new starts neutral. On a picture and text it answers
-        as the base does. `llmi3d init` makes a whole checkpoint, with processor and card.
-
-        Args:
-            name_or_path: folder or Hub name of the base.
-            tokenizer: of the base, read from there by default; it is given `<|box_3d|>`, if it has none.
-            kwargs: fields of `LLMI3DConfig` to change; anything else goes to `from_pretrained`.
-
-        Raises:
-            ValueError: another family or layout, or weights that do not fit their configuration, by name.
-        """
-        try:
-            from llmi3d.bases.llava import load_llava
-        except ImportError as error:  # a checkpoint's own code runs without the package
-            raise ImportError("from_llava: needs the package; pip install llmi3d.") from error
-        return load_llava(cls, name_or_path, tokenizer, **kwargs)
-
-    @classmethod
-    def from_qwen_vl(cls, name_or_path: str, tokenizer=None, **kwargs):
-        """Starts from a Qwen2.5-VL or Qwen3-VL in transformers' format; everything else as `from_llava`.
-
-        Args:
-            name_or_path: folder or Hub name of the base.
-            tokenizer: of the base, read from there by default; it is given `<|box_3d|>`, if it has none.
-            kwargs: fields of `LLMI3DConfig` to change, such as `image_size` (24 visual tokens a side by default) or
-                `high_res_branch=False`; anything else goes to `from_pretrained`.
-
-        Raises:
-            ValueError: another family, or weights that do not fit their configuration, by name.
-        """
-        try:
-            from llmi3d.bases.qwen_vl import load_qwen_vl
-        except ImportError as error:  # a checkpoint's own code runs without the package
-            raise ImportError("from_qwen_vl: needs the package; pip install llmi3d.") from error
-        return load_qwen_vl(cls, name_or_path, tokenizer, **kwargs)
-
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 

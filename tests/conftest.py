@@ -198,12 +198,11 @@ def build_qwen_chain(folder: Path, **changes):
     """(model, processor) that took over a tiny Qwen-VL: 4x4 visual tokens, new parts neutral."""
     from transformers import AutoTokenizer
 
-    from llmi3d import LLMI3DForConditionalGeneration
-    from llmi3d.bases.qwen_vl import qwen_vl_processor
+    from llmi3d.bases.qwen_vl import from_qwen_vl, qwen_vl_processor
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
-    model = LLMI3DForConditionalGeneration.from_qwen_vl(str(folder), tokenizer, **{**QWEN_CHANGES, **changes})
+    model = from_qwen_vl(str(folder), tokenizer, **{**QWEN_CHANGES, **changes})
     return model, qwen_vl_processor(str(folder), model.config, tokenizer)
 
 

@@ -1,2 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Checkpoints of other models become LLMI3D checkpoints. Nothing here is needed to use one."""
+"""Turns checkpoints of other models into LLMI3D checkpoints. Using a checkpoint needs nothing from here."""
+
+from llmi3d.bases.llava import from_llava
+from llmi3d.bases.qwen_vl import from_qwen_vl
+
+__all__ = ["from_llava", "from_qwen_vl"]

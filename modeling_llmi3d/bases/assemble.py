@@ -18,7 +18,6 @@ from llmi3d.bases.chat_template import read_turns
 from llmi3d.bases.checkpoint_io import CheckpointReader, new_folder
 from llmi3d.bases.convnext import RENAMES, convnext_config, load_convnext
 from llmi3d.configuration_llmi3d import LLMI3DConfig
-from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.processing.processing_llmi3d import CHAT_TEMPLATE, IMAGE_TOKEN, QWEN_IMAGE_TOKEN, LLMI3DProcessor
 
 NEW_PARTS = ("high_res_tower", "feature_mining", "box_head")
@@ -86,7 +85,7 @@ def init_checkpoint(
         tokenizer = llava.read(AutoTokenizer, base, **hub)
         if high_res_weights is not None:
             kwargs.setdefault("high_res_vision_config", _cnn_of(high_res_weights))
-        load = LLMI3DForConditionalGeneration.from_qwen_vl if of_qwen else LLMI3DForConditionalGeneration.from_llava
+        load = qwen_vl.from_qwen_vl if of_qwen else llava.from_llava
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = load(base, tokenizer, **kwargs)

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from llmi3d.bases.checkpoint_io import some
 from llmi3d.configuration_llmi3d import LLMI3DConfig
+from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, IMAGE_TOKEN
 
 FAMILIES = ("llava", "llava_next", "llava_onevision")
@@ -165,36 +166,40 @@ def add_box_token(tokenizer, image_token: str = IMAGE_TOKEN) -> bool:
     return True
 
 
-def load_llava(cls, name_or_path: str, tokenizer=None, **kwargs: Any):
-    """Body of `LLMI3DForConditionalGeneration.from_llava`, which see.
+def from_llava(name_or_path: str, tokenizer=None, **kwargs: Any) -> LLMI3DForConditionalGeneration:
+    """Return a LLMI3D that starts from a LLaVA in transformers' format.
+
+    The ViT, the projector and the language model are the base's; the new parts start neutral, so on an image and text
+    the model first answers as the base does. `llmi3d init` makes a whole checkpoint, with processor and card.
 
     Args:
-        cls: the class to make.
-        name_or_path: folder or Hub name of the base.
-        tokenizer: of the base, read from there by default; it is given `<|box_3d|>`, if it has none.
-        kwargs: fields of `LLMI3DConfig` to change; anything else goes to `from_pretrained`.
+        name_or_path: folder or Hub name of a base of one of `FAMILIES`.
+        tokenizer: the base's, read from there by default; it receives `<|box_3d|>` if it lacks it.
+        kwargs: fields of `LLMI3DConfig` to change; all others go to `from_pretrained`.
+
+    Raises:
+        ValueError: another family or layout, or weights that do not fit their configuration, by name.
     """
-    return load_base(cls, name_or_path, llava_config, IMAGE_TOKEN, KEY_MAPPING, tokenizer, **kwargs)
+    return load_base(name_or_path, llava_config, IMAGE_TOKEN, KEY_MAPPING, tokenizer, **kwargs)
 
 
 def load_base(
-    cls,
     name_or_path: str,
     make_config: Callable[..., LLMI3DConfig],
     image_token: str,
     key_mapping: dict[str, str],
     tokenizer=None,
     **kwargs: Any,
-):
-    """A LLMI3D with the weights of a base, whatever its family; other arguments as of `load_llava`.
+) -> LLMI3DForConditionalGeneration:
+    """Return a LLMI3D with the weights of a base of any family; other arguments as of `from_llava`.
 
     Args:
-        make_config: makes LLMI3D's configuration of the base's and of changes.
+        make_config: makes LLMI3D's configuration from the base's and from changed fields.
         image_token: the base's placeholder of a visual token.
-        key_mapping: patterns of the base's names, and LLMI3D's.
+        key_mapping: patterns of the base's tensor names, and LLMI3D's names.
 
     Raises:
-        ValueError: what cannot be read, or is not what the base's own configuration says.
+        ValueError: files that cannot be read, or weights that do not fit the base's own configuration.
     """
     hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
     own = set(LLMI3DConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
@@ -210,7 +215,7 @@ def load_base(
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what is new would be told as what is missing
     try:
-        model, info = cls.from_pretrained(
+        model, info = LLMI3DForConditionalGeneration.from_pretrained(
             name_or_path,
             config=config,
             key_mapping=key_mapping,

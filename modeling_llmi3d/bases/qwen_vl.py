@@ -18,6 +18,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig
 
 from llmi3d.bases.llava import config_of, load_base, read, refuse_other_bases
 from llmi3d.configuration_llmi3d import LLMI3DConfig
+from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.processing.processing_llmi3d import QWEN_IMAGE_TOKEN, LLMI3DProcessor
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
@@ -61,16 +62,19 @@ def qwen_vl_config(base: PreTrainedConfig, **changes: Any) -> LLMI3DConfig:
     return config_of(base, fields, changes)
 
 
-def load_qwen_vl(cls, name_or_path: str, tokenizer=None, **kwargs: Any):
-    """Body of `LLMI3DForConditionalGeneration.from_qwen_vl`, which see.
+def from_qwen_vl(name_or_path: str, tokenizer=None, **kwargs: Any) -> LLMI3DForConditionalGeneration:
+    """Return a LLMI3D that starts from a Qwen2.5-VL or Qwen3-VL in transformers' format.
 
     Args:
-        cls: the class to make.
-        name_or_path: folder or Hub name of the base.
-        tokenizer: of the base, read from there by default; it is given `<|box_3d|>`, if it has none.
-        kwargs: fields of `LLMI3DConfig` to change; anything else goes to `from_pretrained`.
+        name_or_path: folder or Hub name of a base of one of `FAMILIES`.
+        tokenizer: the base's, read from there by default; it receives `<|box_3d|>` if it lacks it.
+        kwargs: fields of `LLMI3DConfig` to change, such as `image_size` (24 visual tokens along a side by default) or
+            `high_res_branch=False`; all others go to `from_pretrained`.
+
+    Raises:
+        ValueError: another family, or weights that do not fit their configuration, by name.
     """
-    return load_base(cls, name_or_path, qwen_vl_config, QWEN_IMAGE_TOKEN, KEY_MAPPING, tokenizer, **kwargs)
+    return load_base(name_or_path, qwen_vl_config, QWEN_IMAGE_TOKEN, KEY_MAPPING, tokenizer, **kwargs)
 
 
 def qwen_vl_processor(name_or_path: str, config: LLMI3DConfig, tokenizer, **hub: Any) -> LLMI3DProcessor:
@@ -79,8 +83,8 @@ def qwen_vl_processor(name_or_path: str, config: LLMI3DConfig, tokenizer, **hub:
 
     Args:
         name_or_path: folder or Hub name of the base.
-        config: of `load_qwen_vl`'s model.
-        tokenizer: that `load_qwen_vl` was given.
+        config: of `from_qwen_vl`'s model.
+        tokenizer: that `from_qwen_vl` was given.
         hub: options such as `revision`.
 
     Raises:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, InternVLConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from llmi3d import LLMI3DForConditionalGeneration
+from llmi3d.bases import from_llava
 from llmi3d.bases.llava import llava_config
 
 FAMILIES = ("llava", "llava_next", "llava_onevision")
@@ -26,7 +27,7 @@ TINY = {
 
 def take_over(folder, **changes) -> LLMI3DForConditionalGeneration:
     torch.manual_seed(5)
-    return LLMI3DForConditionalGeneration.from_llava(str(folder), **{**TINY, **changes}).eval()
+    return from_llava(str(folder), **{**TINY, **changes}).eval()
 
 
 def prompt(original, batch: int = 2) -> dict[str, torch.Tensor]:
@@ -173,7 +174,7 @@ def test_other_families_are_refused_with_the_reason(model_type, reason, tmp_path
     with pytest.raises(
         ValueError, match=rf"base: got the family '{model_type}'.*want one of llava, llava_next"
     ) as error:
-        LLMI3DForConditionalGeneration.from_llava(str(tmp_path))
+        from_llava(str(tmp_path))
     assert reason in str(error.value)
 
 
@@ -201,7 +202,7 @@ def test_layouts_that_cannot_be_expressed_are_refused(bases, tmp_path, change, t
     given = json.loads((bases["llava"][0] / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**given, **change}))
     with pytest.raises(ValueError, match=text):
-        LLMI3DForConditionalGeneration.from_llava(str(tmp_path))
+        from_llava(str(tmp_path))
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
@@ -268,7 +269,7 @@ def test_a_missing_shard_is_named(new_base, tmp_path):
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="base: cannot read"):
-        LLMI3DForConditionalGeneration.from_llava(str(tmp_path))
+        from_llava(str(tmp_path))
 
 
 def test_a_tokenizer_without_the_image_token_is_refused(bases, tmp_path, tokenizer):
