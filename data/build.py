@@ -35,7 +35,7 @@ from llmi3d.data.dataset import DATA_FOLDER, shard_name
 from llmi3d.data.dataset_card import write_dataset_card
 from llmi3d.data.expressions import make_conversation
 from llmi3d.data.jobs import write_whole
-from llmi3d.data.schema import IG3D_FEATURES, image_size, validate_row
+from llmi3d.data.schema import IG3D_FEATURES, image_size, validate_row, with_turns
 from llmi3d.data.source import Source
 
 # Name on the command line -> where its converter is. Each is imported only when it is used.
@@ -274,14 +274,14 @@ def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8
     _check_picture(content, name)
     scene["image"] = {"bytes": content, "path": name}
     scene.setdefault("complete", source.complete)
-    talk = make_conversation(
+    turns = make_conversation(
         scene, image_size(scene["image"]), seed=seed, max_turns=max_turns, vocabulary=source.vocabulary
     )
-    if not talk["messages"]:
+    if not turns:
         raise ValueError("objects: nothing that can be asked for.")
     for name in ("phrases", "complete"):
         scene.pop(name, None)
-    row = {**scene, **talk}
+    row = with_turns(scene, turns)
     validate_row({key: value for key, value in row.items() if key not in source.extra_features})
     return row
 

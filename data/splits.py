@@ -14,7 +14,7 @@ from llmi3d.data.dataset import DATA_FOLDER, find_splits, load_split, shard_name
 from llmi3d.data.dataset_card import write_dataset_card
 from llmi3d.data.expressions.nouns import words
 from llmi3d.data.jobs import write_whole
-from llmi3d.data.schema import IG3D_FEATURES, IMAGE_PLACEHOLDER
+from llmi3d.data.schema import IG3D_FEATURES, turns_of, with_turns
 
 
 def novel_categories(categories: Iterable[str], share: float = 0.2, seed: int = 0) -> list[str]:
@@ -30,12 +30,6 @@ def novel_categories(categories: Iterable[str], share: float = 0.2, seed: int = 
     return sorted(Random(f"novel categories {seed}").sample(names, count))
 
 
-def leave_one_out(sources: Sequence[str]) -> list[dict]:
-    """The cross-domain experiments: each source held out in turn, {"train": [...], "test": [...]}."""
-    names = sorted(set(sources))
-    return [{"train": [name for name in names if name != held], "test": [held]} for held in names]
-
-
 def keep_turns(row: dict, categories: set[str], novel: bool) -> dict | None:
     """A row with only the turns of one side of an open-vocabulary split, or None where none is left.
 
@@ -47,25 +41,14 @@ def keep_turns(row: dict, categories: set[str], novel: bool) -> dict | None:
     """
     held = {words(name) for name in categories}
     category = {entry["id"]: words(entry["category"]) for entry in row["objects"]}
-    system = [message for message in row["messages"] if message["role"] == "system"]
-    turns = [message for message in row["messages"] if message["role"] != "system"]
-    meanings = row["meanings"] or [{}] * len(row["task"])
-    targets = iter(row["targets"])
-    messages, ids, tasks, kept_meanings = [], [], [], []
-    for user, answer, task, meaning in zip(turns[::2], turns[1::2], row["task"], meanings, strict=True):
-        meant = [next(targets) for _ in range(answer["content"].count("<box_3d>"))]
-        meaning = meaning or {}
-        about = {category[name] for name in meant} or {words(name) for name in _about(meaning.get("form"))}
-        named = about | {words(name) for name in _named(meaning.get("form"))} | _spoken(user["content"], held)
+    kept = []
+    for turn in turns_of(row):
+        form = turn.meaning.get("form")
+        about = {category[name] for name in turn.targets} or {words(name) for name in _about(form)}
+        named = about | {words(name) for name in _named(form)} | _spoken(turn.question, held)
         if (about & held) if novel else not (named & held):
-            text = user["content"].replace(IMAGE_PLACEHOLDER, "").strip()
-            messages += [{"role": "user", "content": text if messages else f"{IMAGE_PLACEHOLDER}\n{text}"}, answer]
-            ids += meant
-            tasks.append(task)
-            kept_meanings.append(meaning)
-    if not tasks:
-        return None
-    return {**row, "messages": system + messages, "targets": ids, "task": tasks, "meanings": kept_meanings}
+            kept.append(turn)
+    return with_turns(row, kept) if kept else None
 
 
 def split_by_category(

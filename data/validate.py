@@ -13,10 +13,9 @@ from tqdm.auto import tqdm
 
 from llmi3d.data.dataset import find_splits, load_split
 from llmi3d.data.jobs import write_whole
-from llmi3d.data.schema import IG3D_FEATURES, upright_image, validate_row
-from llmi3d.evaluation.overlaps import box_2d_iou
+from llmi3d.data.schema import IG3D_FEATURES, turns_of, upright_image, validate_row
 from llmi3d.processing.drawing.overlays import draw_boxes
-from llmi3d.processing.geometry_llmi3d import box_corners, project_box_2d
+from llmi3d.processing.geometry_llmi3d import box_2d_iou, box_corners, project_box_2d
 
 # Projected against given 2D box; those that we write are projected, so others come from elsewhere and may be loose.
 LEAST_IOU_2D = 0.5
@@ -145,8 +144,10 @@ def statistics(folder: str | Path, progress: bool = True) -> dict:
             one["objects_per_picture"].append(len(objects))
             one["turns_per_picture"].append(len(row["task"]))
             one["tasks"].update(row["task"])
-            for task, meaning in zip(row["task"], row["meanings"] or [{}] * len(row["task"]), strict=True):
-                one["question_kinds" if task == "vqa" else "phrase_kinds"][(meaning or {}).get("kind", "unknown")] += 1
+            for turn in turns_of(row):
+                one["question_kinds" if turn.task == "vqa" else "phrase_kinds"][
+                    turn.meaning.get("kind", "unknown")
+                ] += 1
         found[split] = {
             "rows": len(rows),
             **{
@@ -204,12 +205,10 @@ def draw_row(row: dict) -> Image.Image:
 
 def describe_row(row: dict) -> str:
     """A row's conversation, one turn a line."""
-    turns = [message["content"] for message in row["messages"] if message["role"] != "system"]
-    meanings = row["meanings"] or [{}] * len(row["task"])
     lines = [f"{row['image_id']}: {len(row['objects'])} objects"]
-    for question, answer, task, meaning in zip(turns[::2], turns[1::2], row["task"], meanings, strict=True):
-        kind = (meaning or {}).get("kind")
-        lines.append(f"  [{task}{f', {kind}' if kind else ''}] {question.replace('<image>', '').strip()} -> {answer}")
+    for turn in turns_of(row):
+        kind = turn.meaning.get("kind")
+        lines.append(f"  [{turn.task}{f', {kind}' if kind else ''}] {turn.question} -> {turn.answer}")
     return "\n".join(lines)
 
 

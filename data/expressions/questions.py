@@ -14,6 +14,7 @@ from random import Random
 from llmi3d.data.expressions.forms import HEIGHT_RATIO, VOLUME_RATIO, X_MARGIN, Thing, distance_margin, referents
 from llmi3d.data.expressions.nouns import UNCOUNTED, article, plural, words
 from llmi3d.data.expressions.wording import say
+from llmi3d.data.schema import Turn
 
 _ASKED = {
     "distance": ("How far away is {x}?", "What is the distance from the camera to {x}?"),
@@ -56,7 +57,7 @@ def make_questions(
     draw: Random,
     most: int,
     counting: bool = True,
-) -> list[dict]:
+) -> list[Turn]:
     """Up to `most` questions of different kinds.
 
     Args:
@@ -66,9 +67,6 @@ def make_questions(
         draw: chooses.
         most: how many.
         counting: whether every object of a category that is there has a label.
-
-    Returns:
-        {"question", "answer", "meaning"} each.
     """
     kinds = list(QUESTION_KINDS)
     draw.shuffle(kinds)
@@ -87,7 +85,7 @@ def make_questions(
     return made
 
 
-def _about_category(kind: str, things: list[Thing], vocabulary: tuple[str, ...], draw: Random) -> dict | None:
+def _about_category(kind: str, things: list[Thing], vocabulary: tuple[str, ...], draw: Random) -> Turn | None:
     present = list(dict.fromkeys(thing.category for thing in things if thing.askable))
     # Half of the questions about existence are about something that is not there.
     others = [name for name in vocabulary if name not in present]
@@ -108,7 +106,7 @@ def _about_category(kind: str, things: list[Thing], vocabulary: tuple[str, ...],
     return _made(kind, text, answer, [form], value, "count" if kind == "count" else "choice")
 
 
-def _about_objects(kind: str, unique: list[tuple[Thing, str, dict]], draw: Random) -> dict | None:
+def _about_objects(kind: str, unique: list[tuple[Thing, str, dict]], draw: Random) -> Turn | None:
     names = [(thing, form) for thing, _, form in unique if not _tells(form, _TELLING.get(kind, set()))]
     if not names:
         return None
@@ -159,6 +157,6 @@ def _tells(form: dict, telling: set[str]) -> bool:
     )
 
 
-def _made(kind: str, question: str, answer: str, of: list[dict], value, unit: str) -> dict:
+def _made(kind: str, question: str, answer: str, of: list[dict], value, unit: str) -> Turn:
     form = {"question": kind, "of": of, "answer": value, "unit": unit}
-    return {"question": question, "answer": answer, "meaning": {"kind": kind, "form": form}}
+    return Turn(question, answer, "vqa", meaning={"kind": kind, "form": form})

@@ -8,10 +8,11 @@ to stay as and where it is. A true rewording that is refused costs variety; a fa
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from llmi3d.data.expressions.nouns import SYNONYMS, plural
 from llmi3d.data.expressions.wording import ORDINALS
-from llmi3d.data.schema import IMAGE_PLACEHOLDER, upright_image
+from llmi3d.data.schema import turns_of, upright_image, with_turns
 from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 
 REQUEST = (
@@ -69,31 +70,25 @@ def rewrite_phrases(rows: list[dict], captioner: Callable, max_new_tokens: int =
         captioner: an `image-text-to-text` pipeline of transformers, or anything that is called alike.
         max_new_tokens: of an answer.
     """
-    before, after = GROUNDING_PROMPT.split("{phrase}")
     rewritten = []
     for row in rows:
-        image = upright_image(row["image"])
-        messages = [dict(message) for message in row["messages"]]
-        meanings = [dict(meaning) for meaning in row.get("meanings") or [{} for _ in row["task"]]]
-        users = [message for message in messages if message["role"] == "user"]
-        for message, task, meaning in zip(users, row["task"], meanings, strict=True):
-            text = message["content"]
-            start = f"{IMAGE_PLACEHOLDER}\n" if text.startswith(IMAGE_PLACEHOLDER) else ""
-            asked = text[len(start) :]
-            if task not in ("grounding", "multi", "absent") or not asked.startswith(before):
-                continue
-            phrase = asked[len(before) : len(asked) - len(after)]
-            content = [{"type": "image", "image": image}, {"type": "text", "text": REQUEST.format(phrase=phrase)}]
-            answer = captioner(
-                text=[{"role": "user", "content": content}], max_new_tokens=max_new_tokens, return_full_text=False
-            )
-            new = str(answer[0]["generated_text"]).strip(" \n\"'.")
-            new = re.sub("^The ", "the ", new)  # it stands within a sentence
-            if new.lower() != phrase.lower() and same_meaning(new, phrase):
-                message["content"] = start + GROUNDING_PROMPT.format(phrase=new)
-                meaning["rewritten"] = True
-        # Where nothing was known of any turn, and nothing was rewritten, null stays null.
-        rewritten.append({**row, "messages": messages, "meanings": meanings if any(meanings) else row.get("meanings")})
+        image, turns = upright_image(row["image"]), []
+        for turn in turns_of(row):
+            if turn.task in ("grounding", "multi", "absent") and turn.phrase is not None:
+                content = [
+                    {"type": "image", "image": image},
+                    {"type": "text", "text": REQUEST.format(phrase=turn.phrase)},
+                ]
+                answer = captioner(
+                    text=[{"role": "user", "content": content}], max_new_tokens=max_new_tokens, return_full_text=False
+                )
+                new = str(answer[0]["generated_text"]).strip(" \n\"'.")
+                new = re.sub("^The ", "the ", new)  # it stands within a sentence
+                if new.lower() != turn.phrase.lower() and same_meaning(new, turn.phrase):
+                    meaning = {**turn.meaning, "rewritten": True}
+                    turn = replace(turn, question=GROUNDING_PROMPT.format(phrase=new), meaning=meaning)
+            turns.append(turn)
+        rewritten.append(with_turns(row, turns))
     return rewritten
 
 

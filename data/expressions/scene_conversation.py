@@ -1,17 +1,17 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""A scene's conversation: grounding, several objects, something absent, and questions, in a seeded order."""
+"""Conversation about a scene: grounding, several objects, something absent, and questions, in a seeded order."""
 
 from random import Random
 
-from llmi3d.data.expressions.forms import make_things
+from llmi3d.data.expressions.forms import Thing, make_things
 from llmi3d.data.expressions.phrases import absent_forms, several_forms, unique_forms
 from llmi3d.data.expressions.questions import make_questions
 from llmi3d.data.expressions.wording import say, takes_camera_for_viewer
-from llmi3d.data.schema import BOX_PLACEHOLDER, GROUNDING_ANSWER, IMAGE_PLACEHOLDER
+from llmi3d.data.schema import BOX_PLACEHOLDER, GROUNDING_ANSWER, IMAGE_PLACEHOLDER, Turn
 from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 
 REFUSALS = ("It is not in the picture.", "There is no such object in the picture.", "I cannot see it in the picture.")
-# Of all turns; the rest is grounding of single objects.
+# Share of turns that are questions in words; the others ask for boxes.
 QUESTION_SHARE = 0.25
 
 
@@ -22,50 +22,47 @@ def make_conversation(
     seed: int = 0,
     max_turns: int = 8,
     vocabulary: tuple[str, ...] = (),
-) -> dict:
-    """What is asked and answered about a scene.
+) -> list[Turn]:
+    """Return the turns of a conversation about a scene; none where nothing can be asked.
 
-    A source's own `phrases` go before everything else: where a scene has some, nothing else is asked. One without
-    objects means that there is no such thing.
+    If the source has phrases of its own, only those are asked. A phrase without objects means that there is no such
+    object.
 
     Args:
-        scene: a row without conversation.
+        scene: row without a conversation.
         image_size: (width, height), pixels.
-        seed: together with the scene's `image_id` it decides everything.
-        max_turns: questions at most, at least 1.
-        vocabulary: categories of which every instance in a picture is labelled, so that others can be called absent.
-
-    Returns:
-        {"messages", "targets", "task", "meanings"} of a row; all empty where nothing can be asked.
+        seed: decides everything together with the scene's `image_id`.
+        max_turns: maximum number of turns, at least 1.
+        vocabulary: categories of which every instance in an image is labelled, so that others can be called absent.
 
     Raises:
-        ValueError: `max_turns` below 1, or a phrase of the source about an object that is not there or is to be
-            ignored.
+        ValueError: `max_turns` below 1, or a phrase of the source about an object that is missing or ignored.
     """
     if max_turns < 1:
         raise ValueError(f"max_turns: got {max_turns}, want at least 1.")
     draw = Random(f"{seed}/{scene['image_id']}")
     turns = _given(scene, draw) if scene.get("phrases") else _made(scene, image_size, draw, max_turns, vocabulary)
-    return _as_row(turns[:max_turns])
+    return turns[:max_turns]
 
 
-def _given(scene: dict, draw: Random) -> list[dict]:
+def _given(scene: dict, draw: Random) -> list[Turn]:
     askable = {entry["id"] for entry in scene["objects"] if not entry["ignore"]}
     turns = []
-    for i, one in enumerate(scene["phrases"]):
-        if not one["phrase"].strip() or any(token in one["phrase"] for token in (BOX_PLACEHOLDER, IMAGE_PLACEHOLDER)):
-            raise ValueError(f"phrases[{i}]: got {one['phrase']!r}, want words without placeholders.")
-        unknown = [name for name in one["objects"] if name not in askable]
+    for i, given in enumerate(scene["phrases"]):
+        phrase = given["phrase"]
+        if not phrase.strip() or any(token in phrase for token in (BOX_PLACEHOLDER, IMAGE_PLACEHOLDER)):
+            raise ValueError(f"phrases[{i}]: got {phrase!r}, want words without placeholders.")
+        unknown = [name for name in given["objects"] if name not in askable]
         if unknown:
             raise ValueError(f"phrases[{i}]: got the objects {unknown}, want some of {sorted(askable)}.")
-        meaning = {"kind": one.get("kind") or "given"}
-        turns.append(_boxes_turn(one["phrase"], one["objects"], meaning, draw.choice(REFUSALS)))
+        meaning = {"kind": given.get("kind") or "given"}
+        turns.append(_boxes_turn(phrase, given["objects"], meaning, draw.choice(REFUSALS)))
     return turns
 
 
 def _made(
     scene: dict, image_size: tuple[int, int], draw: Random, max_turns: int, vocabulary: tuple[str, ...]
-) -> list[dict]:
+) -> list[Turn]:
     things = make_things(scene["objects"], scene["intrinsics"], image_size)
     complete = scene.get("complete", True)
     vocabulary = vocabulary if complete else ()
@@ -75,21 +72,20 @@ def _made(
         several, absent = several_forms(things), absent_forms(things, vocabulary, draw)
         if several and draw.random() < 0.5:
             kind, form, ids = draw.choice(several)
-            turns.append(_boxes_turn(say(form, draw, several=True), list(ids), {"kind": kind, "form": form}))
+            turns.append(_boxes_turn(say(form, draw, several=True), ids, {"kind": kind, "form": form}))
         if absent and draw.random() < 0.5:
             kind, form = draw.choice(absent)
-            turns.append(_boxes_turn(say(form, draw), [], {"kind": kind, "form": form}, draw.choice(REFUSALS)))
+            turns.append(_boxes_turn(say(form, draw), (), {"kind": kind, "form": form}, draw.choice(REFUSALS)))
         most = max(1, round(QUESTION_SHARE * max_turns))
-        for one in make_questions(things, unique, vocabulary, draw, most, counting=complete):
-            turns.append({**one, "targets": [], "task": "vqa"})
+        turns += make_questions(things, unique, vocabulary, draw, most, counting=complete)
     turns += _single_turns(unique, draw, max_turns - len(turns))
-    turns = [turn for turn in turns if not takes_camera_for_viewer(turn["question"], things)]
+    turns = [turn for turn in turns if not takes_camera_for_viewer(turn.question, things)]
     draw.shuffle(turns)
     return turns
 
 
-def _single_turns(unique: list, draw: Random, most: int) -> list[dict]:
-    """One phrase for each of many objects before a second for any; kinds that few forms have are not drowned."""
+def _single_turns(unique: list[tuple[Thing, str, dict]], draw: Random, most: int) -> list[Turn]:
+    """One phrase for each of many objects before a second for any; rare kinds are drawn as often as common ones."""
     left = {}
     for thing, kind, form in unique:
         left.setdefault(thing.id, {}).setdefault(kind, []).append(form)
@@ -100,32 +96,13 @@ def _single_turns(unique: list, draw: Random, most: int) -> list[dict]:
         for name in names[: most - len(turns)]:
             kind = draw.choice(list(left[name]))
             form = draw.choice(left[name].pop(kind))
-            turns.append(_boxes_turn(say(form, draw), [name], {"kind": kind, "form": form}))
+            turns.append(_boxes_turn(say(form, draw), (name,), {"kind": kind, "form": form}))
             if not left[name]:
                 del left[name]
     return turns
 
 
-def _boxes_turn(phrase: str, ids: list[str], meaning: dict, refusal: str = "") -> dict:
+def _boxes_turn(phrase: str, ids, meaning: dict, refusal: str = "") -> Turn:
     task = "absent" if not ids else "grounding" if len(ids) == 1 else "multi"
-    return {
-        "question": GROUNDING_PROMPT.format(phrase=phrase),
-        "answer": GROUNDING_ANSWER * len(ids) if ids else refusal,
-        "targets": list(ids),
-        "task": task,
-        "meaning": meaning,
-    }
-
-
-def _as_row(turns: list[dict]) -> dict:
-    messages = []
-    for i, turn in enumerate(turns):
-        start = f"{IMAGE_PLACEHOLDER}\n" if i == 0 else ""
-        messages.append({"role": "user", "content": start + turn["question"]})
-        messages.append({"role": "assistant", "content": turn["answer"]})
-    return {
-        "messages": messages,
-        "targets": [name for turn in turns for name in turn["targets"]],
-        "task": [turn["task"] for turn in turns],
-        "meanings": [turn["meaning"] for turn in turns],
-    }
+    answer = GROUNDING_ANSWER * len(ids) if ids else refusal
+    return Turn(GROUNDING_PROMPT.format(phrase=phrase), answer, task, tuple(ids), meaning)

@@ -29,19 +29,14 @@ def describe(source: Synthetic, frame) -> dict:
     scene = {**frame.row, "complete": True}
     phrases, absent, question = {}, None, None
     for seed in range(20):  # until every kind of turn has come up
-        row = make_conversation(scene, frame.scene.image_size, seed=seed, max_turns=12, vocabulary=source.vocabulary)
-        targets = iter(row["targets"])
-        turns = [message["content"] for message in row["messages"]]
-        for asked, answer, task in zip(turns[::2], turns[1::2], row["task"], strict=True):
-            asked = asked.replace("<image>", "").strip()
-            meant = [next(targets) for _ in range(answer.count("<box_3d>"))]
-            phrase = asked.removeprefix("Locate ").removesuffix(" in 3D.")
-            if task == "grounding" and meant[0] not in phrases and len(phrases) < MOST_PHRASES:
-                phrases[meant[0]] = phrase
-            elif task == "absent":
-                absent = absent or phrase
-            elif task == "vqa" and question is None:
-                question = {"question": asked, "answer": answer}
+        turns = make_conversation(scene, frame.scene.image_size, seed=seed, max_turns=12, vocabulary=source.vocabulary)
+        for turn in turns:
+            if turn.task == "grounding" and turn.targets[0] not in phrases and len(phrases) < MOST_PHRASES:
+                phrases[turn.targets[0]] = turn.phrase
+            elif turn.task == "absent":
+                absent = absent or turn.phrase
+            elif turn.task == "vqa" and question is None:
+                question = {"question": turn.question, "answer": turn.answer}
     boxes = [entry for entry in frame.row["objects"] if not entry["ignore"]]
     keys = ("id", "category", "center", "size", "rotation", "attributes")
     return {

@@ -17,7 +17,7 @@ from llmi3d.data.build import build, open_source
 from llmi3d.data.dataset import find_splits, load_split
 from llmi3d.data.schema import IG3D_FEATURES, validate_row
 from llmi3d.data.sources.jsonl import JsonLines
-from llmi3d.data.splits import keep_turns, leave_one_out, novel_categories, split_by_category
+from llmi3d.data.splits import keep_turns, novel_categories, split_by_category
 from llmi3d.data.streams import Part, for_process, mix_streams
 from llmi3d.data.validate import contact_sheet, draw_row, find_row, statistics, validate
 
@@ -275,12 +275,6 @@ def test_novel_categories_are_drawn_from_the_seed():
     assert novel_categories(names, 0.2, 0) != novel_categories(names, 0.2, 1)
     with pytest.raises(ValueError, match="at least two"):
         novel_categories(["car"])
-
-
-def test_leave_one_out():
-    assert leave_one_out(["kitti", "nuscenes"]) == [
-        {"train": ["nuscenes"], "test": ["kitti"]}, {"train": ["kitti"], "test": ["nuscenes"]}
-    ]  # fmt: skip
 
 
 def test_open_vocabulary_split_keeps_novel_names_out_of_training(built, tmp_path):

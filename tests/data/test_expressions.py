@@ -18,7 +18,7 @@ from llmi3d.data.expressions.nouns import SYNONYMS, article, overlap, plural
 from llmi3d.data.expressions.rewrite import same_meaning
 from llmi3d.data.expressions.scene_conversation import REFUSALS
 from llmi3d.data.expressions.wording import ORDINALS, say
-from llmi3d.data.schema import make_object, validate_row
+from llmi3d.data.schema import Turn, make_object, validate_row, with_turns
 
 RED = {"is": "attribute", "name": "color", "value": "red"}
 
@@ -40,47 +40,39 @@ def test_no_phrase_of_2000_scenes_means_what_it_should_not(conversations):
     checked = Counter()
     draw = random.Random(0)
     for scene, talk in conversations:
-        targets = iter(talk["targets"])
         worlds = (visible(scene["objects"]), jittered(visible(scene["objects"]), draw))
-        answers = [message["content"] for message in talk["messages"][1::2]]
-        for answer, task, meaning in zip(answers, talk["task"], talk["meanings"], strict=True):
-            meant = {next(targets) for _ in range(answer.count("<box_3d>"))}
-            if task == "vqa":
+        for turn in talk:
+            if turn.task == "vqa":
                 continue
+            meant = set(turn.targets)
             for objects in worlds:
-                assert referee(meaning["form"], objects) == meant, (scene["image_id"], meaning)
-            assert len(meant) == 1 if task == "grounding" else len(meant) > 1 if task == "multi" else not meant
+                assert referee(turn.meaning["form"], objects) == meant, (scene["image_id"], turn)
+            assert {"grounding": len(meant) == 1, "multi": len(meant) > 1, "absent": not meant}[turn.task]
             assert not any(one["ignore"] for one in scene["objects"] if one["id"] in meant)
-            checked[task] += 1
+            checked[turn.task] += 1
     assert checked["grounding"] > 4000 and checked["multi"] > 200 and checked["absent"] > 400
 
 
 def test_every_kind_of_phrase_occurs(conversations):
-    kinds = Counter(
-        meaning["kind"]
-        for _, talk in conversations
-        for task, meaning in zip(talk["task"], talk["meanings"], strict=True)
-        if task == "grounding"
-    )
+    kinds = Counter(turn.meaning["kind"] for _, talk in conversations for turn in talk if turn.task == "grounding")
     assert len(PHRASE_KINDS) >= 12 and set(kinds) == set(PHRASE_KINDS)
     assert min(kinds.values()) >= 10, kinds
 
 
 def test_conversations_are_valid_rows(conversations, photograph):
     for scene, talk in conversations[:300]:
-        if talk["messages"]:
+        if talk:
             K_of_photograph = [[250.0, 0.0, 160.0], [0.0, 250.0, 100.0], [0.0, 0.0, 1.0]]
-            validate_row({"image": photograph, **scene, "intrinsics": K_of_photograph, **talk})
+            validate_row(with_turns({"image": photograph, **scene, "intrinsics": K_of_photograph}, talk))
 
 
 def test_words_say_what_the_form_says(conversations):
     """Numbers, sides and ranks stand in the words, and no others do."""
     for _, talk in conversations:
-        questions = [message["content"] for message in talk["messages"][::2]]
-        for question, task, meaning in zip(questions, talk["task"], talk["meanings"], strict=True):
-            if task == "vqa":
+        for turn in talk:
+            if turn.task == "vqa":
                 continue
-            conditions = list(meaning["form"]["conditions"])
+            question, conditions = turn.question, list(turn.meaning["form"]["conditions"])
             for one in list(conditions):
                 conditions += one.get("to", {}).get("conditions", [])
             sides = {side for side in ("left", "right") if side in question}
@@ -157,9 +149,9 @@ def test_the_same_seed_gives_the_same_words_in_another_process():
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); from scene_referee import SIZE, random_scene\n"
         "from llmi3d.data.expressions import make_conversation\n"
-        "print(json.dumps([make_conversation(random_scene(i), SIZE, seed=5) for i in range(20)]))"
+        "print(json.dumps([str(make_conversation(random_scene(i), SIZE, seed=5)) for i in range(20)]))"
     )
-    here = [make_conversation(random_scene(i), SIZE, seed=5) for i in range(20)]
+    here = [str(make_conversation(random_scene(i), SIZE, seed=5)) for i in range(20)]
     folder = __file__.rsplit("/", 1)[0]
     there = subprocess.run(
         [sys.executable, "-c", code, folder], env={"PYTHONHASHSEED": "1"}, capture_output=True, check=True
@@ -176,24 +168,20 @@ def test_own_phrases_are_the_only_ones_asked():
     scene = random_scene(3)
     name = next(one["id"] for one in scene["objects"] if not one["ignore"])
     talk = make_conversation({**scene, "phrases": [{"phrase": "my thing", "objects": [name]}]}, SIZE)
-    assert talk["messages"][0]["content"] == "<image>\nLocate my thing in 3D." and talk["targets"] == [name]
-    assert talk["meanings"] == [{"kind": "given"}]
+    assert talk == [Turn("Locate my thing in 3D.", "<box_3d>", "grounding", (name,), {"kind": "given"})]
     with pytest.raises(ValueError, match=r"phrases\[0\]: got the objects \['nobody'\]"):
         make_conversation({**scene, "phrases": [{"phrase": "my thing", "objects": ["nobody"]}]}, SIZE)
 
 
 def test_own_phrases_without_objects_are_refused():
-    talk = make_conversation({**random_scene(3), "phrases": [{"phrase": "my dog", "objects": []}]}, SIZE)
-    assert talk["messages"][1]["content"] in REFUSALS and talk["task"] == ["absent"] and not talk["targets"]
+    (turn,) = make_conversation({**random_scene(3), "phrases": [{"phrase": "my dog", "objects": []}]}, SIZE)
+    assert turn.answer in REFUSALS and turn.task == "absent" and not turn.targets
 
 
 def test_nothing_is_called_absent_where_labels_are_not_complete(conversations):
     for scene, _ in conversations[:200]:
         talk = make_conversation({**scene, "complete": False}, SIZE, vocabulary=VOCABULARY)
-        kinds = {
-            meaning["kind"] for task, meaning in zip(talk["task"], talk["meanings"], strict=True) if task == "vqa"
-        }
-        assert "absent" not in talk["task"] and "count" not in kinds
+        assert not any(turn.task == "absent" or turn.meaning["kind"] == "count" for turn in talk)
 
 
 def test_phrases_for_every_object():
@@ -238,7 +226,7 @@ def test_nothing_is_measured_from_the_camera_where_one_is_seen():
             objects = [{**one, "category": category if i == 0 else "box"} for i, one in enumerate(scene["objects"])]
             if visible(objects[:1]):
                 renamed = {**scene, "objects": objects}
-                texts = [one["content"] for one in make_conversation(renamed, SIZE)["messages"]]
+                texts = [text for turn in make_conversation(renamed, SIZE) for text in (turn.question, turn.answer)]
                 texts += [one["phrase"] for one in phrases_for(renamed, SIZE)]
                 found[category] += sum(bool(re.search(r"\b(to|from|between|and) the camera\b", one)) for one in texts)
     assert found["mug"] > 40 and found["digital_camera"] == found["camera"] == 0

@@ -17,13 +17,9 @@ def questions():
     found = []
     for seed in range(700):
         scene = random_scene(seed)
-        talk = make_conversation(scene, SIZE, seed=2, vocabulary=VOCABULARY)
-        texts = [message["content"].replace("<image>\n", "") for message in talk["messages"]]
-        for question, answer, task, meaning in zip(
-            texts[::2], texts[1::2], talk["task"], talk["meanings"], strict=True
-        ):
-            if task == "vqa":
-                found.append((visible(scene["objects"]), question, answer, meaning["form"]))
+        for turn in make_conversation(scene, SIZE, seed=2, vocabulary=VOCABULARY):
+            if turn.task == "vqa":
+                found.append((visible(scene["objects"]), turn.question, turn.answer, turn.meaning["form"]))
     return found
 
 

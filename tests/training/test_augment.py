@@ -15,7 +15,7 @@ from llmi3d.data.expressions import make_conversation, referents
 from llmi3d.data.expressions.forms import make_things
 from llmi3d.data.expressions.rewrite import same_meaning
 from llmi3d.data.expressions.wording import say
-from llmi3d.data.schema import grounding_conversation, make_object, turns_of, validate_row
+from llmi3d.data.schema import grounding_conversation, make_object, turns_of, validate_row, with_turns
 from llmi3d.processing.geometry_llmi3d import encode_boxes, quaternion_to_matrix
 from llmi3d.training.augment import (
     GREY,
@@ -320,8 +320,8 @@ def street(photograph):
 
     def talk(seed):
         row = {**scene, "image_id": f"made/{seed}"}
-        talk = make_conversation(row, photograph.size, seed=seed, max_turns=12, vocabulary=("car", "bus"))
-        return {**row, **talk}
+        turns = make_conversation(row, photograph.size, seed=seed, max_turns=12, vocabulary=("car", "bus"))
+        return with_turns(row, turns)
 
     return talk
 
