@@ -5,7 +5,7 @@ from llmi3d.evaluation.calibration import calibrate, fit_scores
 from llmi3d.evaluation.detection import Detections, detection_metrics
 from llmi3d.evaluation.grounding import grounding_metrics, question_values
 from llmi3d.evaluation.iou3d import box3d_iou, intersection_volume, volume
-from llmi3d.evaluation.overlaps import box_2d_iou, mono3dvg_iou
+from llmi3d.evaluation.overlaps import mono3dvg_iou
 from llmi3d.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from llmi3d.evaluation.records import (
     Boxes3D,
@@ -19,6 +19,7 @@ from llmi3d.evaluation.records import (
 from llmi3d.evaluation.reliability import expected_calibration_error, grounding_calibration, reliability, risk_coverage
 from llmi3d.evaluation.report import Comparison, Estimate, Report, compare, evaluate_records
 from llmi3d.evaluation.symmetry import align_axes, rotation_error
+from llmi3d.processing.geometry_llmi3d import box_2d_iou
 
 __all__ = [
     "PROTOCOLS",

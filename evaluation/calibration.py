@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 from llmi3d.evaluation.bootstrap import interval, resample_weights
 from llmi3d.evaluation.grounding import question_values
 from llmi3d.evaluation.records import Record

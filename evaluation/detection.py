@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmi3d.evaluation.overlaps import box_2d_iou, group_ious
+from llmi3d.evaluation.overlaps import group_ious
 from llmi3d.evaluation.records import Record, check_ids
+from llmi3d.processing.geometry_llmi3d import box_2d_iou
 
 IOU_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 11))
 RECALL_POINTS = 101

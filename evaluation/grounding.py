@@ -34,10 +34,10 @@ from torch import Tensor
 
 from llmi3d.evaluation.bootstrap import Statistic
 from llmi3d.evaluation.iou3d import box3d_iou
-from llmi3d.evaluation.overlaps import IOUS, box_2d_iou, group_ious, mono3dvg_iou
+from llmi3d.evaluation.overlaps import IOUS, group_ious, mono3dvg_iou
 from llmi3d.evaluation.records import QUESTION_TASKS, Record, check_ids, concatenate_boxes
 from llmi3d.evaluation.symmetry import align_axes, rotation_error
-from llmi3d.processing.geometry_llmi3d import geodesic_angle
+from llmi3d.processing.geometry_llmi3d import box_2d_iou, geodesic_angle
 
 THRESHOLDS = (0.25, 0.5)
 ERRORS = (

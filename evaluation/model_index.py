@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 from llmi3d.evaluation.grounding import UNITS
 from llmi3d.evaluation.report import Report
 

@@ -52,12 +52,3 @@ def mono3dvg_iou(center_a: Tensor, size_a: Tensor, center_b: Tensor, size_b: Ten
     bottom = torch.maximum(center_a - extent_a / 2, center_b - extent_b / 2)
     shared = (top - bottom).clamp(min=0).prod(-1)
     return shared / (extent_a.prod(-1) + extent_b.prod(-1) - shared)
-
-
-def box_2d_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
-    """IoU [...] of 2D boxes [..., 4] xyxy; nan where a box is nan, 0 where both have no area."""
-    top_left = torch.maximum(boxes_a[..., :2], boxes_b[..., :2])
-    bottom_right = torch.minimum(boxes_a[..., 2:], boxes_b[..., 2:])
-    shared = (bottom_right - top_left).clamp(min=0).prod(-1)
-    areas = (boxes_a[..., 2:] - boxes_a[..., :2]).prod(-1) + (boxes_b[..., 2:] - boxes_b[..., :2]).prod(-1)
-    return shared / (areas - shared).clamp(min=1e-12)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 from llmi3d.evaluation.bootstrap import CONFIDENCE, Statistic, interval, resample_weights
 from llmi3d.evaluation.detection import Detections
 from llmi3d.evaluation.grounding import UNITS, count_answers, grounding_statistics, question_values

@@ -27,7 +27,7 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm.auto import tqdm
 
-from llmi3d.data.jobs import checkpoint_fingerprint, process_state, refuse_other, write_whole
+from llmi3d.data.outputs import checkpoint_fingerprint, claim_folder, process_state, write_whole
 from llmi3d.data.schema import image_size, upright_image
 from llmi3d.evaluation.corruptions import FAMILIES
 from llmi3d.evaluation.plots import plot_evaluation
@@ -228,7 +228,7 @@ def evaluate(
         "resamples": resamples,
         "seed": seed,
     }
-    _claim(out, recipe, state)
+    claim_folder(out, "evaluation.json", recipe, kind="an evaluation", state=state)
     judged = {}
     for condition in (NONE, *conditions):
         batches = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
@@ -301,17 +301,6 @@ def _change(condition: Condition, record: Record) -> Record:
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
-
-
-def _claim(out: Path, recipe: dict, state: PartialState) -> None:
-    """Makes `out` this evaluation's, or finds that it is already."""
-    path = out / "evaluation.json"
-    if state.is_main_process and not path.exists():
-        if out.exists() and any(out.iterdir()):
-            raise ValueError(f"out: {out} holds something else; choose a new folder.")
-        write_whole(path, json.dumps(recipe, indent=1))
-    state.wait_for_everyone()
-    refuse_other(out, "an evaluation", json.loads(path.read_text()), recipe)
 
 
 def _ask(

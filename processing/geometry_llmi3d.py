@@ -443,6 +443,15 @@ def project_box_2d(corners: Tensor, intrinsics: Tensor, near: float = NEAR) -> T
     return torch.where(box.isinf().any(-1, keepdim=True), torch.full_like(box, math.nan), box)
 
 
+def box_2d_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
+    """Return the IoU [...] of 2D boxes [..., 4] xyxy: nan where a box is nan, 0 where both have no area."""
+    top_left = torch.maximum(boxes_a[..., :2], boxes_b[..., :2])
+    bottom_right = torch.minimum(boxes_a[..., 2:], boxes_b[..., 2:])
+    shared = (bottom_right - top_left).clamp(min=0).prod(-1)
+    areas = (boxes_a[..., 2:] - boxes_a[..., :2]).prod(-1) + (boxes_b[..., 2:] - boxes_b[..., :2]).prod(-1)
+    return shared / (areas - shared).clamp(min=1e-12)
+
+
 @dataclass(frozen=True)
 class EncodedBoxes:
     """Boxes in the network's terms, the form of both targets and predictions. `...` is any leading shape.

@@ -2,20 +2,60 @@
 """Omni3D's annotation files (KITTI, nuScenes, SUN RGB-D, Objectron, ARKitScenes, Hypersim) as scenes.
 
 `center_cam` is the centre, `dimensions` are (w, h, l), `R_cam` turns the box's x (l), y (h), z (w) into the camera;
--1 means unknown. Which annotations are to be ignored follows Omni3D's own evaluation (`metrics.omni3d.Omni3DFilter`).
+-1 means unknown. Which annotations are to be ignored follows Omni3D's own evaluation (`Omni3DFilter`).
 Categories are Omni3D's names. Its labels are not complete, so nothing is asked for as absent.
 """
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmi3d.data.schema import make_object
 from llmi3d.data.source import Source, inside
-from llmi3d.evaluation.omni3d_files import Omni3DFilter, annotated_box_2d
 from llmi3d.processing.geometry_llmi3d import check_intrinsics
 
 _SOURCES = ("kitti", "nuscenes", "sunrgbd", "objectron", "arkitscenes", "hypersim")
+
+
+@dataclass(frozen=True)
+class Omni3DFilter:
+    """Which annotations are to be ignored; the values with which Cube R-CNN's published numbers were taken.
+
+    Attributes:
+        truncation: ignore from this share on.
+        visibility: ignore up to this share.
+        min_height, max_height: of the 2D box as a share of the picture's; ignore at or beyond them.
+        max_depth: metres.
+        max_depth_error: of the depth map against the rendered box, metres.
+    """
+
+    truncation: float = 1 / 3
+    visibility: float = 1 / 3
+    min_height: float = 0.0625
+    max_height: float = 1.5
+    max_depth: float = 1e8
+    max_depth_error: float = 0.5
+
+    def ignores(self, annotation: dict, box_2d: list[float], image_height: float) -> bool:
+        """Whether an annotation with a valid 3D box is found or missed without consequence."""
+        height = (box_2d[3] - box_2d[1]) / image_height
+        return bool(
+            annotation["behind_camera"]
+            or annotation["center_cam"][2] > self.max_depth
+            or annotation["lidar_pts"] == 0
+            or annotation["segmentation_pts"] == 0
+            or annotation["depth_error"] > self.max_depth_error
+            or not self.min_height < height < self.max_height
+            or annotation["truncation"] >= max(self.truncation, 0)
+            or 0 <= annotation["visibility"] <= self.visibility
+        )
+
+
+def annotated_box_2d(annotation: dict) -> list[float] | None:
+    """The truncated projected box, else the projected, else the annotated one; None where none is given."""
+    boxes = [annotation.get(f"bbox2D_{kind}") for kind in ("trunc", "proj", "tight")]
+    return next((box for box in boxes if box and not all(value == -1 for value in box)), None)
 
 
 class Omni3D(Source):

@@ -4,7 +4,7 @@
     ROOT/cam_infos.json          {picture: {fx, fy, cx, cy}}, pixels
     ROOT/notebook_outputs.json   {picture: {"prompt", "model_output": [{"bbox_3d": [9 numbers], "label"}]}}
 
-How the nine numbers are read stands in `metrics.baselines`. Such boxes are often a model's output, not truth: each
+How the nine numbers are read stands in `data.box_texts`. Such boxes are often a model's output, not truth: each
 object's attributes say "origin": "bbox_3d text". Angles without a common axis order make this a source to look at and
 to bootstrap from, not to measure on.
 """
@@ -13,9 +13,9 @@ import json
 import re
 from pathlib import Path
 
+from llmi3d.data.box_texts import parse_qwen3vl
 from llmi3d.data.schema import image_size, make_object
 from llmi3d.data.source import Source, inside
-from llmi3d.evaluation.baselines import parse_qwen3vl
 from llmi3d.processing.geometry_llmi3d import check_intrinsics, intrinsics_from_focal
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llmi3d.data.sources.omni3d import Omni3D, omni3d_object
+from llmi3d.data.sources.omni3d import Omni3D, Omni3DFilter, omni3d_object
 from llmi3d.processing.geometry_llmi3d import box_corners
 
 
@@ -71,6 +71,59 @@ def test_inaccurate_boxes_are_to_be_ignored(built):
     assert all(entry["ignore"] for entry in source.read(source.ids()[0])["objects"])
     source = Omni3D(built(annotation={"depth_error": 0.1}))
     assert not all(entry["ignore"] for entry in source.read(source.ids()[0])["objects"])
+
+
+NOT_GIVEN = [-1, -1, -1, -1]
+K = [[1000.0, 0.0, 500.0], [0.0, 1000.0, 400.0], [0.0, 0.0, 1.0]]
+
+
+def car(**changes) -> dict:
+    """A 4 m long, 1.5 m high, 2 m wide car 10 m ahead, in Omni3D's form, in an image 800 pixels high."""
+    return {
+        "id": 1,
+        "category_name": "car",
+        "valid3D": True,
+        "behind_camera": False,
+        "truncation": 0.0,
+        "visibility": -1,
+        "lidar_pts": -1,
+        "segmentation_pts": -1,
+        "depth_error": -1,
+        "bbox2D_tight": NOT_GIVEN,
+        "bbox2D_proj": [278, 317, 722, 483],
+        "bbox2D_trunc": [278, 317, 722, 483],
+        "center_cam": [0.0, 0.0, 10.0],
+        "dimensions": [2.0, 1.5, 4.0],
+        "R_cam": torch.eye(3).tolist(),
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    "changes, ignored",
+    [
+        ({}, False),
+        ({"behind_camera": True}, True),
+        ({"truncation": 0.4}, True),
+        ({"truncation": 0.3}, False),
+        ({"visibility": 0.3}, True),
+        ({"visibility": 0.4}, False),
+        ({"lidar_pts": 0}, True),
+        ({"segmentation_pts": 0}, True),
+        ({"depth_error": 0.6}, True),
+        ({"bbox2D_trunc": [0, 0, 10, 49]}, True),  # of 800 px: below 1/16
+        ({"bbox2D_trunc": [0, 0, 10, 51]}, False),
+        ({"bbox2D_proj": [0, -700, 10, 501], "bbox2D_trunc": NOT_GIVEN}, True),  # one and a half images high
+    ],
+)
+def test_rules_of_what_to_ignore(changes, ignored):
+    entry = omni3d_object(car(**changes), torch.tensor(K, dtype=torch.float64), 800)
+    assert entry["ignore"] is ignored and entry["size"] == pytest.approx([4.0, 1.5, 2.0])
+
+
+def test_rules_can_be_changed():
+    K_64 = torch.tensor(K, dtype=torch.float64)
+    assert not omni3d_object(car(depth_error=0.68), K_64, 800, Omni3DFilter(max_depth_error=1.0))["ignore"]
 
 
 def test_annotations_without_a_box_are_left_out(built):

@@ -11,8 +11,7 @@ from sunrgbd_scenes import CENTER, HALF, HEADING, INTRINSICS, PICTURE, TILT, wri
 
 from llmi3d.data.sources.sunrgbd import DEPTH_TO_CAMERA, SunRgbdVoteNet
 from llmi3d.data.sources.sunrgbd_raw import SunRgbdMat, SunRgbdRaw
-from llmi3d.evaluation.overlaps import box_2d_iou
-from llmi3d.processing.geometry_llmi3d import box_corners, project_box_2d
+from llmi3d.processing.geometry_llmi3d import box_2d_iou, box_corners, project_box_2d
 
 BAR = 0.7  # mean 2D overlap; SUN RGB-D's labels are loose
 

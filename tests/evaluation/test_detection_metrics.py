@@ -1,15 +1,11 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""AP3D against a small implementation of its own, against cases worked out by hand, and on Omni3D's files."""
-
-import json
-import math
+"""AP3D against an independent implementation and against cases worked out by hand."""
 
 import numpy as np
 import pytest
 import torch
 
 from llmi3d.evaluation import Detections, box3d_iou, detection_metrics, make_record, with_predictions
-from llmi3d.evaluation.omni3d_files import Omni3DFilter, read_omni3d, with_omni3d_predictions
 from llmi3d.processing.geometry_llmi3d import box_corners, quaternion_to_matrix
 
 K = [[1000.0, 0.0, 500.0], [0.0, 1000.0, 400.0], [0.0, 0.0, 1.0]]
@@ -256,110 +252,3 @@ def test_weights_are_copies_of_pictures():
             copies.append(type(record)(**{**vars(record), "id": f"{record.id}-{copy}"}))
     weighted, repeated = Detections(records).metrics(weights), Detections(copies).metrics()
     assert weighted == pytest.approx(repeated, abs=1e-9, nan_ok=True)
-
-
-# ------------------------------------------------------------------------------------------------------ Omni3D's files
-
-
-def annotation(number: int, **changes) -> dict:
-    """A 4 m long, 1.5 m high, 2 m wide car 10 m ahead, in Omni3D's form."""
-    corners = box_corners(torch.tensor([0.0, 0.0, 10.0]), torch.tensor([4.0, 1.5, 2.0]), torch.eye(3)).tolist()
-    return {
-        "id": number,
-        "image_id": 7,
-        "category_id": 1,
-        "category_name": "car",
-        "valid3D": True,
-        "behind_camera": False,
-        "truncation": 0.0,
-        "visibility": -1,
-        "lidar_pts": -1,
-        "segmentation_pts": -1,
-        "depth_error": -1,
-        "bbox2D_tight": [-1, -1, -1, -1],
-        "bbox2D_proj": [278, 317, 722, 483],
-        "bbox2D_trunc": [278, 317, 722, 483],
-        "center_cam": [0.0, 0.0, 10.0],
-        "dimensions": [2.0, 1.5, 4.0],
-        "R_cam": EYE,
-        "bbox3D_cam": corners,
-        **changes,
-    }
-
-
-def omni3d_dataset(annotations: list[dict]) -> dict:
-    images = [{"id": 7, "width": 1000, "height": 800, "K": K}, {"id": 8, "width": 1000, "height": 800, "K": K}]
-    return {"images": images, "annotations": annotations}
-
-
-def test_omni3d_box_is_ours():
-    first, second = read_omni3d(omni3d_dataset([annotation(1)]), source="kitti")
-    assert (first.id, second.id) == ("7", "8") and len(second.true) == 0 and first.source == "kitti"
-    assert first.true.size[0].tolist() == [4.0, 1.5, 2.0]
-    torch.testing.assert_close(first.true.corners()[0], torch.tensor(annotation(1)["bbox3D_cam"], dtype=torch.float64))
-
-
-@pytest.mark.parametrize(
-    "changes, ignored",
-    [
-        ({}, False),
-        ({"behind_camera": True}, True),
-        ({"truncation": 0.4}, True),
-        ({"truncation": 0.3}, False),
-        ({"visibility": 0.3}, True),
-        ({"visibility": 0.4}, False),
-        ({"lidar_pts": 0}, True),
-        ({"segmentation_pts": 0}, True),
-        ({"depth_error": 0.6}, True),
-        ({"bbox2D_trunc": [0, 0, 10, 49]}, True),  # of 800 px: below 1/16
-        ({"bbox2D_trunc": [0, 0, 10, 51]}, False),
-        ({"bbox2D_proj": [0, -700, 10, 501], "bbox2D_trunc": [-1, -1, -1, -1]}, True),  # one and a half pictures
-    ],
-)
-def test_omni3d_ignore_rules(changes, ignored):
-    record, _ = read_omni3d(omni3d_dataset([annotation(1, **changes)]))
-    assert record.true.ignore.tolist() == [ignored]
-
-
-def test_omni3d_annotations_without_a_box_are_left_out():
-    without = [annotation(1, valid3D=False), annotation(2, dimensions=[-1, -1, -1])]
-    none = [-1, -1, -1, -1]
-    without.append(annotation(3, bbox2D_trunc=none, bbox2D_proj=none))
-    assert len(read_omni3d(omni3d_dataset(without))[0].true) == 0
-
-
-def test_omni3d_predictions():
-    records = read_omni3d(omni3d_dataset([annotation(1)]))
-    instance = {
-        "image_id": 7,
-        "category_id": 1,
-        "score": 0.5,
-        "bbox3D": annotation(1)["bbox3D_cam"],
-        "bbox": [0, 0, 9, 8],
-    }
-    answered_records = with_omni3d_predictions(records, [instance], {1: "car"})
-    assert detection_metrics(answered_records)["AP3D"] == pytest.approx(1)
-    assert answered_records[0].predicted.box_2d[0].tolist() == [0, 0, 9, 8]
-    assert len(answered_records[1].predicted) == 0
-    for changes, message in (
-        ({"category_id": 9}, r"instances\[0\]: got category_id 9, which no category has"),
-        ({"image_id": 9}, "got the id '9', which none of the 2 questions has"),
-        ({"bbox3D": [[math.nan] * 3] * 8}, r"instances\[0\].bbox3D: got .*want 8 finite corners"),
-        ({"bbox3D": [[0, 0, 5]] * 8}, "want (finite|.length)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            with_omni3d_predictions(records, [{**instance, **changes}], {1: "car"})
-    with pytest.raises(ValueError, match="annotation 5: got image_id 99, which no image has"):
-        read_omni3d(omni3d_dataset([annotation(5, image_id=99)]))
-
-
-def test_real_omni3d_annotations(samples):
-    dataset = json.loads((samples / "omni3d" / "arkitscenes_two_annotations.json").read_text())
-    (record,) = read_omni3d(dataset, source="arkitscenes")
-    assert record.true.category == ("sink", "bathtub")
-    published = torch.tensor([entry["bbox3D_cam"] for entry in dataset["annotations"]], dtype=torch.float64)
-    torch.testing.assert_close(record.true.corners(), published, atol=2e-6, rtol=0)
-    # The sink's depth disagrees with the depth map by 0.68 m; the bathtub reaches behind the camera.
-    assert record.true.ignore.tolist() == [True, True]
-    (kept,) = read_omni3d(dataset, keep=Omni3DFilter(max_depth_error=1.0))
-    assert kept.true.ignore.tolist() == [False, True]

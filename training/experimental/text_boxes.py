@@ -24,8 +24,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from llmi3d.data.box_texts import parse_qwen3vl
 from llmi3d.data.schema import BOX_PLACEHOLDER, turns_of, upright_image, with_turns
-from llmi3d.evaluation.baselines import parse_qwen3vl
 from llmi3d.processing.geometry_llmi3d import (
     allocentric_to_egocentric,
     back_project,
