@@ -38,7 +38,7 @@ class ParsedText:
 
     @property
     def answer(self) -> list[dict] | None:
-        """Boxes for `records.with_predictions`: empty only for a well-formed empty list, None if nothing is readable."""
+        """Boxes for `records.with_predictions`: empty only for a well-formed empty list, None if none is readable."""
         return self.boxes if self.boxes or (self.status == "ok" and not self.malformed) else None
 
 
