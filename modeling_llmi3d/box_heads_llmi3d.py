@@ -19,9 +19,6 @@ from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import NeutralLinear, depth_bin_centers
 from .pointing_llmi3d import Pointed, Pointer, Sight, one_place, read_places
 
-# Order of the last dimension of everything that is kept a depth source.
-DEPTH_SOURCES = ("regression", "height", "map")
-
 # Frequencies by which the heads know where a place lies: half a wave to four waves over the image.
 PLACE_WAVES = 4
 
@@ -34,7 +31,7 @@ class Box3DHeadOutput(ModelOutput):
         mask: bool [B, Q], False where Q is padding.
         center_2d_px: [B, Q, 2], projected 3D centre, network pixels; may lie outside the picture.
         box_2d_px: [B, Q, 4], amodal 2D box (x_min, y_min, x_max, y_max), network pixels.
-        log_depths: [B, Q, 3], log virtual depth by each of `DEPTH_SOURCES`.
+        log_depths: [B, Q, 3], log virtual depth by regression, by height and by the depth map.
         depth_log_scales: [B, Q, 3], log of the Laplace scale of each source's error in log depth.
         depth_weights: [B, Q, 3], share of each source in the fused depth; 0 for sources that are switched off.
         depth_virtual: [B, Q], fused depth, virtual metres.

@@ -8,6 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+# Strides of the CNN's stages, pixels of the high-resolution input.
+CNN_STRIDES = (4, 8, 16, 32)
 # Keys that transformers itself writes into or takes out of a configuration without declaring a field for them.
 _HOUSEKEEPING_KEYS = {
     "_commit_hash",
@@ -199,11 +201,12 @@ class LLMI3DConfig(PreTrainedConfig):
                 f"vision_config: image_size {self.image_size} is not a multiple of {side} {self.visual_token_side}."
             )
         grid, high = self.image_grid_size, self.high_res_image_size
-        if high <= 0 or (self.high_res_branch and (high % (4 * grid) or high % 32)):
+        first, last = CNN_STRIDES[0], CNN_STRIDES[-1]
+        if high <= 0 or (self.high_res_branch and (high % (first * grid) or high % last)):
             raise ValueError(
-                f"high_res_image_size: got {high}, want a multiple of 32 (the CNN's last stride) "
-                f"and of {4 * grid} (its first stride times the ViT's {grid} tokens along a side), so that each token "
-                "has its own window of cells."
+                f"high_res_image_size: got {high}, want a multiple of {last} (the CNN's last stride) "
+                f"and of {first * grid} (its first stride times the ViT's {grid} tokens along a side), so that each "
+                "token has its own window of cells."
             )
         for name in ("box_head_dim", "depth_predictor_dim", "depth_embedding_dim", "pointing_dim"):
             if getattr(self, name) < 1:

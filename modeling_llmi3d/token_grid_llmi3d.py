@@ -14,10 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .configuration_llmi3d import LLMI3DConfig
-
-# Of the CNN's last stage, high-resolution pixels.
-CNN_STRIDE = 32
+from .configuration_llmi3d import CNN_STRIDES, LLMI3DConfig
 
 
 def token_grid(pixel_values: Tensor, high_res_pixel_values: Tensor | None, config: LLMI3DConfig) -> tuple[int, int]:
@@ -41,10 +38,10 @@ def token_grid(pixel_values: Tensor, high_res_pixel_values: Tensor | None, confi
         )
     if high_res_pixel_values is not None:
         got, want = tuple(high_res_pixel_values.shape[-2:]), (rows * large // grid, columns * large // grid)
-        if got != want or got[0] % CNN_STRIDE or got[1] % CNN_STRIDE:
+        if got != want or got[0] % CNN_STRIDES[-1] or got[1] % CNN_STRIDES[-1]:
             raise ValueError(
                 f"high_res_pixel_values: got pictures of {got[0]}x{got[1]} pixels beside {height}x{width}, want "
-                f"{want[0]}x{want[1]}, multiples of {CNN_STRIDE}; the processor makes both."
+                f"{want[0]}x{want[1]}, multiples of {CNN_STRIDES[-1]}; the processor makes both."
             )
     return rows, columns
 

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .configuration_llmi3d import LLMI3DConfig
+from .configuration_llmi3d import CNN_STRIDES, LLMI3DConfig
 from .token_grid_llmi3d import positions_of_the_middle
-
-STRIDES = (4, 8, 16, 32)
 
 
 def build_vit(config: LLMI3DConfig) -> nn.Module:
@@ -76,12 +74,12 @@ def cnn_stages(tower: nn.Module) -> list[int]:
         ValueError: a stride that is missing.
     """
     reductions = [stage["reduction"] for stage in tower.timm_model.feature_info]
-    if not set(STRIDES) <= set(reductions):
+    if not set(CNN_STRIDES) <= set(reductions):
         raise ValueError(
             f"high_res_vision_config: '{tower.config.architecture}' has feature maps at strides {reductions}, "
-            f"want {list(STRIDES)} among them."
+            f"want {list(CNN_STRIDES)} among them."
         )
-    return [reductions.index(stride) for stride in STRIDES]
+    return [reductions.index(stride) for stride in CNN_STRIDES]
 
 
 def stage_channels(tower: nn.Module) -> list[int]:

@@ -12,7 +12,9 @@ from PIL import Image
 from transformers import Pipeline
 
 from .image_processing_llmi3d import is_one_camera, upright_size
-from .processing_llmi3d import DEPTH_SOURCES
+
+# Order of the last dimension of `depth_weights`, as the model's 3D heads write it.
+DEPTH_SOURCES = ("regression", "height", "map")
 
 
 class Image3DGroundingPipeline(Pipeline):

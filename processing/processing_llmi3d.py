@@ -23,8 +23,6 @@ IMAGE_TOKEN = "<image>"
 # Qwen-VL's own placeholder; its chat template sets it between two marks.
 QWEN_IMAGE_TOKEN = "<|image_pad|>"
 BOX_3D_TOKEN = "<|box_3d|>"
-# Order of the last dimension of `depth_weights`, as the model's 3D heads write it.
-DEPTH_SOURCES = ("regression", "height", "map")
 # How a phrase becomes a request, in training and in use.
 GROUNDING_PROMPT = "Locate {phrase} in 3D."
 
