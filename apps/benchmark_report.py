@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from llmi3d.apps.benchmark import STAGES
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 
 
 def _way(result: dict) -> str:

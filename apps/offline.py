@@ -32,7 +32,15 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from llmi3d.apps.image_sources import Picture, Pictures, as_text, prompts_of
-from llmi3d.data.jobs import checkpoint_fingerprint, process_state, refuse_other, whole_file, write_whole
+from llmi3d.data.outputs import (
+    checkpoint_fingerprint,
+    claim_folder,
+    on_main_process,
+    process_state,
+    refuse_other,
+    whole_file,
+    write_whole,
+)
 from llmi3d.processing.cameras_llmi3d import logger as camera_logger
 from llmi3d.processing.cameras_llmi3d import parse_intrinsics, resolve_camera
 from llmi3d.processing.image_processing_llmi3d import load_image
@@ -269,7 +277,7 @@ def predict_pictures(
     sizes = {"count": len(pictures), "batch_size": batch_size, "part_size": part_size}
     job = json.loads(json.dumps({"pictures": pictures.digest, **predictor.recipe, **sizes}))
     parts = [folder / f"part-{i:08d}.parquet" for i in range(-(-len(pictures) // part_size))]
-    found = _on_main(state, lambda: (job, _claim(out, folder, job, parts)))
+    found = on_main_process(state, lambda: (job, _claim(out, folder, job, parts)))
     refuse_other(folder, "a job that the first process began", found[0], job)  # other pictures on another machine
     if isinstance(found[1], OfflineReport):
         return found[1]
@@ -285,7 +293,7 @@ def predict_pictures(
     ):
         _answer_parts(pictures, predictor, parts, share, batch_size, part_size, bar.update)
     state.wait_for_everyone()
-    return _on_main(state, lambda: _join(out, folder, job, parts))
+    return on_main_process(state, lambda: _join(out, folder, job, parts))
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
@@ -358,36 +366,16 @@ def _one_warning() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------------ the file
 
 
-def _on_main(state, work: Callable[[], Any]) -> Any:
-    """What `work` gives on the main process, on all of them; and what it raises."""
-    from accelerate.utils import broadcast_object_list
-
-    outcome = None
-    if state.is_main_process:
-        try:
-            outcome = work()
-        except (ValueError, OSError) as error:
-            outcome = error
-    (outcome,) = broadcast_object_list([outcome])
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
-
-
 def _claim(out: Path, folder: Path, job: dict, parts: Sequence[Path]) -> OfflineReport | list[int]:
     """Makes `out` this job's, or finds that it is: the parts that are left, or the report if it is complete."""
     record = folder / "job.json"
     if out.exists():
         held = _read_record(out)
-        refuse_other(out, "boxes", held["job"], job, "file")
+        refuse_other(out, "boxes", held["job"], job, place="file")
         if record.exists():  # killed between the last two steps
             shutil.rmtree(folder)
         return OfflineReport(**held["report"])
-    if not record.exists():
-        if folder.exists() and any(not path.name.startswith(f".{record.name}.") for path in folder.iterdir()):
-            raise ValueError(f"out: {folder} holds something else; choose a new file.")
-        write_whole(record, json.dumps(job, indent=1))
-    refuse_other(folder, "a job", json.loads(record.read_text()), job, "file")
+    claim_folder(folder, record.name, job, kind="a job", place="file")
     return [i for i, path in enumerate(parts) if not path.exists()]
 
 

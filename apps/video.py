@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 
 from llmi3d.apps.image_sources import FolderPictures
 from llmi3d.apps.tracking import BoxTracker
-from llmi3d.data.jobs import checkpoint_fingerprint, refuse_other, whole_file, write_whole
+from llmi3d.data.outputs import checkpoint_fingerprint, claim_folder, whole_file
 from llmi3d.processing.cameras_llmi3d import exif_focal_length, resolve_camera
 from llmi3d.processing.drawing.overlays import ABSENT, BACKGROUND, TEXT, draw_birds_eye_view, draw_boxes, shrunk
 from llmi3d.processing.drawing.surfaces import RasterCanvas
@@ -254,35 +255,33 @@ def _one_camera(image: Image.Image, intrinsics, fov_deg: float | None) -> Camera
 
 
 class KeptAnswers:
-    """Asks about frames in their order, and keeps the answers in a file until all are there.
+    """Asks about frames in their order, and keeps the answers in a folder until all are there.
 
-    The file's first line is the job, each further one a frame's answers. A killed process may leave half a line.
+    The folder holds the job and a file with a line of answers for each frame. A killed process may leave half a line.
 
     Args:
-        path: of that file.
+        folder: of that file.
         job: what decides the answers.
         ask: frames to a list of answers each.
 
     Raises:
-        ValueError: when it is entered: the file was begun for another job.
+        ValueError: on entering it: the folder belongs to another job.
     """
 
-    def __init__(self, path: Path, job: dict, ask: Callable[[list[Frame]], list]):
-        self.path, self.job, self.ask = path, job, ask
+    def __init__(self, folder: Path, job: dict, ask: Callable[[list[Frame]], list]):
+        self.folder, self.job, self.ask = folder, job, ask
         self._left = 0  # known answers that are still to be read
 
     def __enter__(self) -> "KeptAnswers":
-        if not self.path.exists():
-            write_whole(self.path, json.dumps(self.job) + "\n")
+        claim_folder(self.folder, "job.json", self.job, kind="a video", place="name, or delete it")
+        self.path, whole = self.folder / "answers.jsonl", 0
+        self._file = self.path.open("a")
         with self.path.open("rb") as file:
-            refuse_other(self.path, "a video", json.loads(file.readline()), self.job, "name, or delete it")
-            whole = self._begun = file.tell()
             for line in file:
                 if line.endswith(b"\n"):
                     whole, self._left = whole + len(line), self._left + 1
         os.truncate(self.path, whole)
-        self._before, self._file = self.path.open(), self.path.open("a")
-        self._before.readline()
+        self._before = self.path.open()
         return self
 
     def __call__(self, frames: list[Frame]) -> list:
@@ -299,8 +298,8 @@ class KeptAnswers:
     def __exit__(self, kind, error, trace):
         self._before.close()
         self._file.close()
-        if error is None or self.path.stat().st_size == self._begun:  # the job alone
-            self.path.unlink()
+        if error is None or self.path.stat().st_size == 0:
+            shutil.rmtree(self.folder)
 
 
 class VideoWriter:

@@ -89,7 +89,7 @@ def evaluate(
     """
     try:
         from llmi3d.data.dataset import load_split
-        from llmi3d.data.jobs import process_state
+        from llmi3d.data.outputs import process_state
         from llmi3d.evaluation.model_index import check_card, write_evaluation
         from llmi3d.evaluation.protocols import get_protocol
         from llmi3d.evaluation.robustness import DEFAULT_CONDITIONS, Condition

@@ -31,7 +31,7 @@ def calibrate(
     """
     try:
         from llmi3d.data.dataset import load_split
-        from llmi3d.data.jobs import process_state, write_whole
+        from llmi3d.data.outputs import process_state, write_whole
         from llmi3d.evaluation.calibration import RAW, check_store, store_calibration
         from llmi3d.evaluation.calibration import calibrate as fit
         from llmi3d.evaluation.plots import plot_calibration, save_figure

@@ -126,7 +126,7 @@ def stats(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Count categories, distances, focal lengths and kinds of phrases; write JSON and a plot."""
-    from llmi3d.data.jobs import write_whole
+    from llmi3d.data.outputs import write_whole
     from llmi3d.data.validate import plot_statistics, statistics
 
     try:

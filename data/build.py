@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 from llmi3d.data.dataset import DATA_FOLDER, shard_name
 from llmi3d.data.dataset_card import write_dataset_card
 from llmi3d.data.expressions import make_conversation
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import claim_folder, refuse_other, write_whole
 from llmi3d.data.schema import IG3D_FEATURES, image_size, validate_row, with_turns
 from llmi3d.data.source import Source
 
@@ -202,17 +202,13 @@ def _plan(ids: list[str], rows_per_shard: int) -> dict[str, list[str]]:
 
 
 def _claim(out: Path, recipe: dict) -> BuildReport | None:
-    """Makes `out` this build's; the report if it is complete already."""
-    complete, begun = out / "build.json", out / BUILDING / "recipe.json"
-    held = next((json.loads(path.read_text()) for path in (complete, begun) if path.exists()), None)
-    if held is None:
-        if out.exists() and any(out.iterdir()):
-            raise ValueError(f"out: {out} holds something else; choose a new folder.")
-        write_whole(begun, json.dumps(recipe))
+    """Make `out` this build's; return the report if it is complete already."""
+    complete = out / "build.json"
+    if not complete.exists():
+        claim_folder(out, f"{BUILDING}/recipe.json", recipe, kind="a build")
         return None
-    changed = [name for name, value in recipe.items() if held.get(name) != value]
-    if changed:
-        raise ValueError(f"out: {out} holds a build with other {', '.join(changed)}; choose a new folder.")
+    held = json.loads(complete.read_text())
+    refuse_other(out, "a build", {name: held.get(name) for name in recipe}, recipe)
     if not (out / DATA_FOLDER).exists():
         return None
     skipped = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]

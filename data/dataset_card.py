@@ -8,7 +8,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from llmi3d.data.dataset import DATA_FOLDER
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 
 # Source -> (licence as the Hub names it, what else it says). Rows hold pictures, so theirs binds; of others than these
 # the user has to say.

@@ -13,7 +13,7 @@ from llmi3d.data.build import ROWS_PER_GROUP, make_table
 from llmi3d.data.dataset import DATA_FOLDER, find_splits, load_split, shard_name
 from llmi3d.data.dataset_card import write_dataset_card
 from llmi3d.data.expressions.nouns import words
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 from llmi3d.data.schema import IG3D_FEATURES, turns_of, with_turns
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from llmi3d.data.dataset import find_splits, load_split
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 from llmi3d.data.schema import IG3D_FEATURES, turns_of, upright_image, validate_row
 from llmi3d.processing.drawing.overlays import draw_boxes
 from llmi3d.processing.geometry_llmi3d import box_2d_iou, box_corners, project_box_2d

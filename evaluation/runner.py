@@ -23,17 +23,17 @@ from typing import Protocol as Interface
 
 import datasets
 import torch
-from accelerate import PartialState
 from PIL import Image
 from tqdm.auto import tqdm
 
 from llmi3d.data.outputs import checkpoint_fingerprint, claim_folder, process_state, write_whole
 from llmi3d.data.schema import image_size, upright_image
+from llmi3d.evaluation.comparison import conditions_to_markdown
 from llmi3d.evaluation.corruptions import FAMILIES
 from llmi3d.evaluation.plots import plot_evaluation
 from llmi3d.evaluation.protocols import Protocol
 from llmi3d.evaluation.records import Record, detection_record, records_from_row, with_predictions
-from llmi3d.evaluation.report import Report, conditions_to_markdown, evaluate_records
+from llmi3d.evaluation.report import Report, evaluate_records
 from llmi3d.evaluation.robustness import NONE, Condition
 from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typer.main import get_command
 
 from llmi3d.cli import app
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 

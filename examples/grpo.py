@@ -29,11 +29,11 @@ from text_baseline import run, train_text, trainer_settings
 from trl import GRPOConfig
 
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 from llmi3d.data.schema import IG3D_FEATURES, grounding_conversation, grounding_pairs, make_object
+from llmi3d.evaluation.comparison import compare
 from llmi3d.evaluation.plots import BLUE, ORANGE
 from llmi3d.evaluation.protocols import get_protocol
-from llmi3d.evaluation.report import compare
 from llmi3d.evaluation.runner import evaluate
 from llmi3d.processing.geometry_llmi3d import transform_intrinsics
 from llmi3d.training.experimental.grpo import LLMI3DGRPOTrainer, box_rewards, grounding_prompts

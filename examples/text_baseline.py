@@ -26,9 +26,9 @@ from trl import SFTConfig
 
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor
 from llmi3d.data.dataset import load_split
-from llmi3d.data.jobs import process_state, write_whole
+from llmi3d.data.outputs import process_state, write_whole
+from llmi3d.evaluation.comparison import compare
 from llmi3d.evaluation.protocols import get_protocol
-from llmi3d.evaluation.report import compare
 from llmi3d.evaluation.runner import CheckpointPredictor, evaluate
 from llmi3d.training.experimental.text_baseline import TEXT_PARTS, TextPredictor, text_lora_config, text_trainer
 from llmi3d.training.experimental.text_boxes import FORMS

@@ -30,7 +30,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 
 from llmi3d import register
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import claim_folder, write_whole
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.feature_cache import FeatureCache
 from llmi3d.training.mixture import EpochSampler
@@ -103,24 +103,10 @@ def claim(prepared: PreparedRun) -> None:
     Raises:
         ValueError: the folder holds something else, or a run of other fields, data or number of processes.
     """
-    out, state = prepared.recipe.output_dir, PartialState()
-    path = out / "run.json"
-    started = path.exists()
-    if not started and out.exists() and any(out.iterdir()):
-        raise ValueError(f"output_dir: {out} holds something else; choose a new folder.")
-    state.wait_for_everyone()  # nobody writes before all have looked
-    record = json.loads(json.dumps(_record(prepared), default=str))
-    if not started and state.is_main_process:
-        write_whole(path, json.dumps(record, indent=1))
-    state.wait_for_everyone()
-    held = json.loads(path.read_text())
-    there = [
-        f"{name} {held.get(name)!r} there, {record.get(name)!r} now"
-        for name in sorted(set(held) | set(record))
-        if held.get(name) != record.get(name)
-    ]
-    if there:
-        raise ValueError(f"output_dir: {out} holds another run: {'; '.join(there)}. Choose a new folder.")
+    settings = json.loads(json.dumps(_record(prepared), default=str))
+    claim_folder(
+        prepared.recipe.output_dir, "run.json", settings, kind="a run", field="output_dir", state=PartialState()
+    )
 
 
 def _record(prepared: PreparedRun) -> dict[str, Any]:

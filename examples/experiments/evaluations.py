@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from llmi3d.data.dataset import load_split
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 from llmi3d.data.schema import image_size, turns_of, upright_image
 from llmi3d.evaluation.corruptions import FAMILIES
 from llmi3d.evaluation.records import Record, describe_targets, make_record, records_from_row, with_predictions

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor
 from llmi3d.data.dataset import load_split
-from llmi3d.data.jobs import write_whole
+from llmi3d.data.outputs import write_whole
 from llmi3d.data.schema import IG3D_FEATURES, image_size, turns_of
 from llmi3d.evaluation.bootstrap import Statistic, interval, resample_weights
 from llmi3d.evaluation.grounding import UNITS, question_values

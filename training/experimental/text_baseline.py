@@ -20,7 +20,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from llmi3d.data.jobs import checkpoint_fingerprint
+from llmi3d.data.outputs import checkpoint_fingerprint
 from llmi3d.evaluation.runner import Question
 from llmi3d.modeling_llmi3d import LLMI3DImageFeatures
 from llmi3d.training.collator import LLMI3DDataCollator
