@@ -1,7 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """3D Query Token-Derived Info Decoding: the 3D heads, the three sources of depth and their fusion.
 
-Everything is in the units of the network: pixels of the network frame and virtual metres. No camera enters.
+All values are in network units: pixels of the network frame and virtual metres. No camera is involved.
 
 Shapes: B samples, Q query tokens of a sample (padded), C channels of the language model, D depth bins.
 """
@@ -25,15 +25,15 @@ PLACE_WAVES = 4
 
 @dataclass
 class Box3DHeadOutput(ModelOutput):
-    """Raw answers of the 3D heads, float32, in network units.
+    """Raw outputs of the 3D heads, float32, in network units.
 
     Attributes:
         mask: bool [B, Q], False where Q is padding.
-        center_2d_px: [B, Q, 2], projected 3D centre, network pixels; may lie outside the picture.
+        center_2d_px: [B, Q, 2], projected 3D centre, network pixels; may lie outside the image.
         box_2d_px: [B, Q, 4], amodal 2D box (x_min, y_min, x_max, y_max), network pixels.
         log_depths: [B, Q, 3], log virtual depth by regression, by height and by the depth map.
         depth_log_scales: [B, Q, 3], log of the Laplace scale of each source's error in log depth.
-        depth_weights: [B, Q, 3], share of each source in the fused depth; 0 for sources that are switched off.
+        depth_weights: [B, Q, 3], share of each source in the fused depth; 0 for disabled sources.
         depth_virtual: [B, Q], fused depth, virtual metres.
         size: [B, Q, 3] = (length, height, width), metres.
         rotation_6d: [B, Q, 6], rotation as seen along the ray to the centre (allocentric), its first two columns.
@@ -60,7 +60,7 @@ class Box3DHeadOutput(ModelOutput):
 
 
 def find_queries(is_query: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the query tokens are, padded to the largest number in the batch, and to 1 at least.
+    """Find the query tokens of each sample, padded to the largest number in the batch, and to at least 1.
 
     Args:
         is_query: bool [B, T].
@@ -70,21 +70,21 @@ def find_queries(is_query: Tensor) -> tuple[Tensor, Tensor]:
     """
     counts = is_query.sum(-1)
     num_queries = max(int(counts.max()), 1)
-    # Positions of the queries come first, in order: a stable sort of "is no query".
+    # A stable sort by "is not a query" puts the positions of the queries first, in order.
     positions = is_query.logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices[:, :num_queries]
     return positions, torch.arange(num_queries, device=counts.device) < counts[:, None]
 
 
 def states_at(hidden_states: Tensor, positions: Tensor) -> Tensor:
-    """The states [B, Q, C] of [B, T, C] at positions [B, Q]."""
+    """Gather the states [B, Q, C] of [B, T, C] at positions [B, Q]."""
     return hidden_states.gather(1, positions[..., None].expand(-1, -1, hidden_states.shape[-1]))
 
 
 def gather_queries(hidden_states: Tensor, is_query: Tensor) -> tuple[Tensor, Tensor]:
-    """Collects the states at the query tokens, as `find_queries` finds them.
+    """Gather the states at the query tokens (see `find_queries`).
 
-    The one padded row keeps the heads in the graph when a batch has no query, so that no process of a distributed run
-    waits for gradients that never come.
+    A batch without queries has one padded row, which keeps the heads in the graph: otherwise a process of a
+    distributed run would wait for gradients that never come.
 
     Args:
         hidden_states: [B, T, C].
@@ -100,10 +100,10 @@ def gather_queries(hidden_states: Tensor, is_query: Tensor) -> tuple[Tensor, Ten
 def read_depth_map(
     depth_logits: Tensor, center_2d_px: Tensor, bin_centers: Tensor, image_size: int, cell_size: int
 ) -> Tensor:
-    """Expected log virtual depth of the object-level depth map at the projected centres.
+    """Read the expected log virtual depth from the object-level depth map at the projected centres.
 
     Args:
-        depth_logits: [B, D + 1, H, W], of the network frame or its middle; the last bin is background and is left out.
+        depth_logits: [B, D + 1, H, W], of the network frame or its middle; the last bin, background, is ignored.
         center_2d_px: [B, Q, 2], network pixels; centres outside the map read its border.
         bin_centers: [D], log virtual metres.
         image_size: side of the network frame, pixels.
@@ -115,17 +115,17 @@ def read_depth_map(
     height, width = depth_logits.shape[-2:]
     extent = torch.tensor([width * cell_size, height * cell_size], device=center_2d_px.device)
     grid = ((2 * center_2d_px - image_size) / extent)[:, :, None]
-    # Read logits rather than expected depths: an average of depths across an object's border is nobody's depth.
+    # Interpolate logits, not expected depths: across an object's border an average depth belongs to neither side.
     logits = F.grid_sample(depth_logits[:, :-1], grid, mode="bilinear", padding_mode="border", align_corners=False)
     return torch.einsum("bdq,d->bq", logits.squeeze(-1).softmax(1), bin_centers)
 
 
 def fuse_depths(log_depths: Tensor, log_scales: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse-variance average in log depth: (log depth [...], weights [..., 3]).
+    """Average log depths by inverse variance; return (log depth [...], weights [..., 3]).
 
     Args:
         log_depths, log_scales: [..., 3].
-        available: bool [3]; the others get no weight.
+        available: bool [3]; unavailable sources get no weight.
     """
     weights = (-2 * log_scales).masked_fill(~available, -math.inf).softmax(-1)
     return (weights * log_depths).sum(-1), weights
@@ -138,11 +138,11 @@ def place_waves(place: Tensor) -> Tensor:
 
 
 class TrunkLinear(nn.Linear):
-    """A hidden layer of the heads, initialised by its width (see `_init_weights`)."""
+    """Hidden layer of the heads, initialised by its width (see `_init_weights`)."""
 
 
 class AnswerLinear(nn.Linear):
-    """The last layer of a head, whose bias starts at a sensible answer (see `_init_weights`)."""
+    """Last layer of a head; its bias starts at a sensible output (see `_init_weights`)."""
 
     def __init__(self, dim: int, initial_bias: list[float]):
         super().__init__(dim, len(initial_bias))
@@ -190,10 +190,10 @@ class Box3DHead(nn.Module):
             "score": [0.0],
         }
         self.outputs = nn.ModuleDict({name: AnswerLinear(dim, bias) for name, bias in initial.items()})
-        self.float()  # also where the default dtype of the moment is a half
+        self.float()  # even if the current default dtype is a half
 
     def _apply(self, fn, recurse=True):
-        """Casts of the whole model (`.to(torch.bfloat16)`, `.half()`) move the head, but leave it in float32."""
+        """Keep the head in float32 when the whole model is cast (`.to(torch.bfloat16)`, `.half()`), but move it."""
 
         def in_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -228,7 +228,7 @@ class Box3DHead(nn.Module):
         if (places is not None and not self.config.pointing) or (places is None and states is None):
             raise ValueError("places, states: want states, or with config.pointing=True places.")
         device = mask.device.type
-        # On the meta device there is no autocast that could be left out.
+        # The meta device has no autocast to disable.
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             sight = Sight(*(None if value is None else value.float() for value in (depth_logits, tokens, cells)))
             return self._decode(None if states is None else states.float(), mask, sight, places)
@@ -267,7 +267,7 @@ class Box3DHead(nn.Module):
                     "pointing_log_probs": pointed.log_probs,
                     "pointing_spread_px": pointed.spread_px,
                 }
-        # Distances from the centre to the 2D box's sides, which always enclose it; bounded against overflow.
+        # Distances from the centre to the sides of the 2D box, which always encloses it; clamped against overflow.
         sides = raw["sides"].clamp(-8, 4).exp() * canvas
         size = raw["size"].clamp(-7, 6).exp()
         height_2d = sides[..., 1] + sides[..., 3]
@@ -276,8 +276,8 @@ class Box3DHead(nn.Module):
         if depth_logits is None:
             from_map = torch.zeros_like(regressed)
         else:
-            # The centre decides where to read, but is not moved by what is read (as in MonoDETR). Behind a centre that
-            # is nan, grid_sample's backward pass reads outside of its memory.
+            # The centre decides where to read, but gets no gradient from what is read (as in MonoDETR). With a NaN
+            # centre, the backward pass of grid_sample would read out of bounds.
             bins = depth_bin_centers(config, mask.device)
             cell = 4 * 2**config.depth_map_stage
             from_map = read_depth_map(depth_logits, center.detach().nan_to_num(), bins, canvas, cell)
@@ -290,7 +290,8 @@ class Box3DHead(nn.Module):
             raise ValueError("depth_logits: got none, but the configuration reads depth from the depth map alone.")
         available = torch.tensor(switches, device=mask.device)
         log_depths = torch.stack((regressed, from_height, from_map), -1)
-        # Not below 2 % of the distance: no single picture tells more, and surer sources would drown all other losses.
+        # At least 2 % of the distance: no single image is more precise, and the loss of an overconfident source would
+        # dominate all others.
         log_scales = raw["log_scales"].clamp(-4, 4)
         log_depth, weights = fuse_depths(log_depths, log_scales, available)
         return Box3DHeadOutput(

@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 # Strides of the CNN's stages, pixels of the high-resolution input.
 CNN_STRIDES = (4, 8, 16, 32)
-# Keys that transformers itself writes into or takes out of a configuration without declaring a field for them.
+# Keys that transformers reads and writes without declaring a field for them.
 _HOUSEKEEPING_KEYS = {
     "_commit_hash",
     "_experts_implementation_internal",
@@ -34,7 +34,7 @@ _HOUSEKEEPING_KEYS = {
 # Tokens that a ViT sets before those of its patches: the class token, and DINOv2's registers.
 _CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1, "dinov2_with_registers": 1}
 
-# Qwen-VL's vision encoders, which merge patches and project them by themselves, and the language models made for them.
+# Qwen-VL's vision encoders, which merge and project patches themselves, and the language models made for them.
 _QWEN_VL = {"qwen2_5_vl_vision": "qwen2_5_vl_text", "qwen3_vl_vision": "qwen3_vl_text"}
 
 
@@ -49,21 +49,21 @@ class LLMI3DConfig(PreTrainedConfig):
         vision_config: the low-resolution ViT: CLIP, SigLIP or DINOv2 (with or without registers); or the vision
             encoder of Qwen2.5-VL or Qwen3-VL, with its own language model as `text_config`. The latter needs no
             projector, and the three fields of ViT and projector below are not read.
-        image_size: side of the square low-resolution input, pixels; the ViT's own. Qwen-VL's encoders have none of
-            their own and take `high_res_image_size` by default.
-        high_res_branch: whether the high-resolution CNN and the mining exist. Without it the tokens of the
-            low-resolution picture are all that is seen, and there is no depth branch.
+        image_size: side of the square low-resolution input, pixels; by default the ViT's own, or
+            `high_res_image_size` for Qwen-VL's encoders, which have none.
+        high_res_branch: whether the high-resolution CNN and feature mining exist. Without them only the low-resolution
+            tokens are seen, and there is no depth branch.
         high_res_vision_config: the high-resolution CNN: any timm network with feature maps at strides 4, 8, 16 and
             32 (ConvNeXt, ResNet, EfficientNet, MobileNet), as a `TimmWrapperConfig`.
-        high_res_image_size: side of the square high-resolution input, pixels; also the side of the network frame,
-            whether or not there is a CNN.
+        high_res_image_size: side of the square high-resolution input, pixels; also the side of the network frame, with
+            or without a CNN.
         vision_feature_layer: which hidden state of the ViT is read (-2: last but one). A list reads several, each
             layer-normalised without weights, concatenated along the channels.
         vision_feature_select_strategy: `default` drops the class token, and registers (CLIP, DINOv2); `full` keeps all
             tokens (SigLIP).
         projector_hidden_act, multimodal_projector_bias: activation of the two-layer projector into the language model,
             and whether its layers have a bias.
-        tie_word_embeddings: whether input and output embeddings are one matrix.
+        tie_word_embeddings: whether input and output embeddings share one matrix.
 
     Args that control Spatial-Enhanced Local Feature Mining:
         depth_branch: whether the depth predictor exists and its embedding enters the keys and values.
@@ -91,7 +91,7 @@ class LLMI3DConfig(PreTrainedConfig):
         box_3d_token_id: id of `<|box_3d|>`, the 3D query token.
 
     Raises:
-        ValueError: a key that no field has.
+        ValueError: an unknown key.
         huggingface_hub.errors.StrictDataclassError: a value of the wrong type, or values that contradict each other;
             the message gives both.
 
@@ -166,8 +166,8 @@ class LLMI3DConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self._refuse_unknown(kwargs)
-        # A checkpoint names the pipeline that it carries, and `pipeline()` would then run that copy or nothing. Where
-        # llmi3d is installed, its own registered pipeline serves, and no remote code needs to be trusted.
+        # A checkpoint names the pipeline code that it carries, and `pipeline()` would insist on that copy. Where
+        # llmi3d is installed, its own registered pipeline is used instead, and no remote code needs to be trusted.
         if not type(self).__module__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)
         if self.virtual_focal_length is None:
@@ -175,7 +175,7 @@ class LLMI3DConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.image_size is None:
             self.image_size = getattr(self.vision_config, "image_size", self.high_res_image_size)
-        # Language models that tie their embeddings say so in their own configuration.
+        # Whether embeddings are tied is stated in the language model's own configuration.
         if not self.tie_word_embeddings and getattr(self.text_config, "tie_word_embeddings", False):
             self.tie_word_embeddings = True
 
@@ -190,7 +190,7 @@ class LLMI3DConfig(PreTrainedConfig):
                 raise ValueError(f"LLMI3DConfig: got the unknown key `{key}`={kwargs[key]!r}{hint}")
 
     def validate_sizes(self):
-        """Refuses sizes that contradict each other."""
+        """Refuse sizes that contradict each other."""
         vision = self.vision_config
         own = getattr(vision, "image_size", self.image_size)
         if self.image_size != own:
@@ -248,12 +248,11 @@ class LLMI3DConfig(PreTrainedConfig):
             )
 
     def validate_depth(self):
-        """Refuses depth settings that contradict each other."""
+        """Refuse depth settings that contradict each other."""
         if not 0 < self.depth_min_virtual < self.depth_max_virtual:
             raise ValueError(
                 f"depth_min_virtual, depth_max_virtual: got {self.depth_min_virtual} and {self.depth_max_virtual}, "
-                f"want "
-                "0 < depth_min_virtual < depth_max_virtual."
+                "want 0 < depth_min_virtual < depth_max_virtual."
             )
         if self.num_depth_bins < 2:
             raise ValueError(f"num_depth_bins: got {self.num_depth_bins}, want at least 2.")
@@ -269,7 +268,7 @@ class LLMI3DConfig(PreTrainedConfig):
             raise ValueError("depth_from_map: got True with depth_branch=False, but there is no depth map to read.")
 
     def validate_special_tokens(self):
-        """Refuses special tokens that are equal or outside the vocabulary."""
+        """Refuse special tokens that are equal or outside the vocabulary."""
         vocab_size = self.text_config.vocab_size
         for name in ("image_token_id", "box_3d_token_id"):
             if not 0 <= getattr(self, name) < vocab_size:
@@ -284,12 +283,12 @@ class LLMI3DConfig(PreTrainedConfig):
 
     @property
     def visual_token_side(self) -> int:
-        """Side of the square behind a visual token, low-resolution pixels: a patch, or patches that are merged."""
+        """Side of the image square that a visual token covers, low-resolution pixels: a patch, or several merged."""
         return self.vision_config.patch_size * getattr(self.vision_config, "spatial_merge_size", 1)
 
     @property
     def visual_token_dim(self) -> int:
-        """Channels of a visual token before the projector, if there is one."""
+        """Channels of a visual token before the projector."""
         if self.has_qwen_vision:
             return self.vision_config.out_hidden_size
         return self.vision_config.hidden_size * len(self.vision_feature_layers)
@@ -317,12 +316,12 @@ class LLMI3DConfig(PreTrainedConfig):
 
     @property
     def image_grid_size(self) -> int:
-        """Visual tokens along one side of the picture."""
+        """Visual tokens along one side of the image."""
         return self.image_size // self.visual_token_side
 
     @property
     def image_seq_length(self) -> int:
-        """Visual tokens of one picture."""
+        """Visual tokens of one image."""
         return self.image_grid_size**2
 
 

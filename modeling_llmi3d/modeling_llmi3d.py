@@ -1,7 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """LLMI3DModel and LLMI3DForConditionalGeneration: a LLaVA or Qwen-VL with a high-resolution branch and 3D heads.
 
-The network works inside one virtual camera: no intrinsics enter here.
+The network works inside one virtual camera and never sees intrinsics.
 
 Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, Q 3D query tokens of a sample
 (padded), C channels, D depth bins.
@@ -44,7 +44,7 @@ INTERPOLATES_ON_REQUEST = ("clip_vision_model", "siglip_vision_model")
 
 
 class LLMI3DMultiModalProjector(nn.Module):
-    """Two layers from the ViT's width to the language model's, as in LLaVA-1.5."""
+    """Two-layer projection of visual tokens into the language model, as in LLaVA-1.5."""
 
     def __init__(self, config: LLMI3DConfig):
         super().__init__()
@@ -60,8 +60,8 @@ class LLMI3DMultiModalProjector(nn.Module):
 class LLMI3DModel(LLMI3DPreTrainedModel):
     """Both vision branches, feature mining, projector and language model, without heads.
 
-    What a configuration does without is an empty module: the CNN and the mining without high-resolution branch, the
-    projector with Qwen-VL's encoder, which projects by itself.
+    Unused parts are `nn.Identity`: CNN and mining without a high-resolution branch, the projector with Qwen-VL's
+    encoder, which projects its own tokens.
     """
 
     def __init__(self, config: LLMI3DConfig):
@@ -131,7 +131,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             if config.has_qwen_vision:
                 patches, grids = patches_of(pixel_values, config)
                 low = self.vision_tower(patches, grid_thw=grids, return_dict=True, **kwargs)
-                # It knows no batch: patches and tokens of all images come in one row.
+                # The encoder has no batch dimension: patches and tokens of all images are concatenated.
                 low.last_hidden_state, tokens, *deepstack = (
                     states.unflatten(0, (len(pixel_values), -1))
                     for states in (low.last_hidden_state, low.pooler_output, *(low.get("deepstack_features") or ()))
@@ -169,26 +169,26 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         return self.vision_tower(pixel_values, return_dict=True, **kwargs)
 
     def is_placeholder(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        """Which tokens stand for visual ones, by their ids or, where there are none, their embeddings: bool [B, T]."""
+        """Find the placeholders of visual tokens, by ids or else by embeddings: bool [B, T]."""
         if input_ids is not None:
             return input_ids == self.config.image_token_id
         image_id = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(image_id)).all(-1)
 
     def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor, image_features: Tensor) -> Tensor:
-        """Which positions take visual tokens: bool [B, T, 1].
+        """Find the positions of visual tokens: bool [B, T, 1].
 
         Raises:
-            ValueError: another number of placeholders than of visual tokens.
+            ValueError: the numbers of placeholders and of visual tokens differ.
         """
         mask = self.is_placeholder(input_ids, inputs_embeds)
-        if not torch.compiler.is_compiling():  # a whole graph cannot look at its data: `ground` looks before
+        if not torch.compiler.is_compiling():  # a compiled graph cannot check data: `ground` checks before
             self.check_placeholders(mask, *image_features.shape[:2])
         return mask[..., None]
 
     @staticmethod
     def check_placeholders(mask: Tensor, images: int, tokens: int) -> None:
-        """Refuses another number of placeholders, bool [B, T], than of visual tokens with a ValueError."""
+        """Raise a ValueError if the placeholders, bool [B, T], are not as many as the visual tokens."""
         wanted = mask.sum()
         torch_compilable_check(
             wanted == images * tokens,
@@ -204,15 +204,15 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         cache: Cache | None = None,
         grid: Tensor | None = None,
     ) -> Tensor:
-        """Positions [3, B, T] of Qwen-VL's language model (see `rope_positions`).
+        """Return the positions [3, B, T] of Qwen-VL's language model (see `rope_positions`).
 
         Args:
             is_image: bool [B, T].
-            position_ids: [B, T], as counted along the sequence; by default from the attention mask, or from 0 on.
-            grid: [2], rows and columns of a picture's tokens, the square's by default.
+            position_ids: [B, T], counted along the sequence; by default from the attention mask, or else from 0.
+            grid: [2], rows and columns of an image's tokens, the square's by default.
 
         Raises:
-            ValueError: a filled cache: where its pictures are is not known.
+            ValueError: a filled cache: where its images lie is not known.
         """
         if cache is not None and cache.get_seq_length() > 0:
             given = "none" if position_ids is None else "[B, T]"
@@ -248,8 +248,8 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         """
         Args:
             input_ids, attention_mask: [B, T].
-            position_ids: [B, T], by default as counted along the sequence, with those of the padding that pictures
-                were cropped of; Qwen-VL's own positions [3, B, T] are made of counted ones unless they are given.
+            position_ids: [B, T], by default counted along the sequence as if cropped padding were still there;
+                Qwen-VL's positions [3, B, T] are derived from counted ones unless they are given.
             pixel_values, high_res_pixel_values: as in `get_image_features`; both or neither.
             vision_features, high_res_features: as in `get_image_features`, instead of pixels.
             mm_encoder_outputs: `{"image": ...}`, what `get_image_features` returned, instead of pixels.
@@ -283,7 +283,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             position_ids = torch.arange(past, past + length, device=inputs_embeds.device)[None]
             is_image = self.is_placeholder(input_ids, inputs_embeds)
             position_ids = positions_in_the_square(is_image, position_ids, grid, self.config.image_grid_size)
-            if attention_mask is None:  # without one, positions with gaps are taken for several sequences in one
+            if attention_mask is None:  # without a mask, gaps in the positions would mean several packed sequences
                 attention_mask = inputs_embeds.new_ones(len(inputs_embeds), past + length, dtype=torch.long)
         image_features = None
         if image is not None:
@@ -315,9 +315,9 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
 class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixin):
     """LLMI3D: answers in words, and in 3D at every query token.
 
-    Two ways to answer:
-        direct: the prompt already ends in the query token, one forward pass gives `boxes_3d`;
-        generate: `generate_boxes` lets the language model write, and takes a box wherever it emits a query token.
+    It answers in two ways:
+        direct: the prompt ends in the query token, and one forward pass gives `boxes_3d`;
+        generate: `generate_boxes` lets the language model write, and decodes a box at every query token it emits.
 
     Example:
 
@@ -335,7 +335,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
     def __init__(self, config: LLMI3DConfig):
         super().__init__(config)
         self.model = LLMI3DModel(config)
-        self.model._attention_was_chosen = self._attention_was_chosen  # by now it looks chosen to the part
+        self.model._attention_was_chosen = self._attention_was_chosen  # the part cannot tell any more
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.box_head = Box3DHead(config)
         self.post_init()
@@ -430,26 +430,26 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         position_ids: Tensor | None = None,
         phrase_ids: Tensor | None = None,
     ) -> LLMI3DCausalLMOutputWithPast:
-        """Boxes at the query tokens of the prompts, by one pass: no word is scored, nothing is cached.
+        """Return the boxes at the query tokens of prompts in one pass, without logits or cache.
 
         Args:
             input_ids: [B, T], one image a sample.
             pixel_values, high_res_pixel_values: as in `LLMI3DModel.get_image_features`.
-            attention_mask, position_ids: [B, T], the latter as counted along the sequence.
-            phrase_ids: [B, T], where several phrases about one picture share a sequence (see `phrase_mask`); each ends
-                in one query token. Picture and shared words are then computed once. Attention that takes no such mask
-                (flash, flex) gets a sequence a phrase, but sees each picture once as well.
+            attention_mask, position_ids: [B, T], the latter counted along the sequence.
+            phrase_ids: [B, T], for several phrases about one image in one sequence (see `phrase_mask`); each ends in
+                one query token. Image and shared words are then computed once. Attention that accepts no such mask
+                (flash, flex) gets one sequence a phrase, but still encodes each image once.
 
         Returns:
-            `boxes_3d`, one row a sequence, or a phrase where several share a sequence, in order; `depth_logits`.
+            `boxes_3d`, one row a sequence, or a row a phrase in order; `depth_logits`.
         """
         self._follow_device()
-        picture_index = None
+        image_index = None
         if phrase_ids is not None:
             if self.config.text_config._attn_implementation in ANY_MASK:
                 attention_mask = phrase_mask(phrase_ids, self.dtype)
             else:
-                input_ids, attention_mask, picture_index = split_phrases(input_ids, phrase_ids)
+                input_ids, attention_mask, image_index = split_phrases(input_ids, phrase_ids)
                 position_ids = None
         rows, columns = token_grid(pixel_values, None, self.config)
         self.model.check_placeholders(input_ids == self.config.image_token_id, len(input_ids), rows * columns)
@@ -462,7 +462,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
             high_res_pixel_values=high_res_pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            picture_index=picture_index,
+            image_index=image_index,
         )
         if phrase_ids is not None:
             outputs.boxes_3d = Box3DHeadOutput(
@@ -480,23 +480,23 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         high_res_pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        picture_index: Tensor | None = None,
+        image_index: Tensor | None = None,
     ) -> LLMI3DCausalLMOutputWithPast:
-        """The network's part of `ground`: no shape in it depends on the data, so that it compiles and exports whole.
+        """Run the network's part of `ground`: no shape depends on data, so it compiles and exports as one graph.
 
         Args:
-            input_ids, position_ids: [B, T], the latter as counted along the sequence.
-            query_positions, query_mask: [B, Q], as of `find_queries`.
+            input_ids, position_ids: [B, T], the latter counted along the sequence.
+            query_positions, query_mask: [B, Q], from `find_queries`.
             pixel_values, high_res_pixel_values: as in `LLMI3DModel.get_image_features`.
-            attention_mask: [B, T], or as of `phrase_mask`.
-            picture_index: [B], which image each sequence is about; by default each about its own.
+            attention_mask: [B, T], or from `phrase_mask`.
+            image_index: [B], which image each sequence is about; by default each about its own.
 
         Returns:
             `boxes_3d`, one row a sequence; `depth_logits`.
         """
         image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
-        if picture_index is not None:
-            image = image.of_images(picture_index)
+        if image_index is not None:
+            image = image.of_images(image_index)
         if position_ids is not None and image.grid is not None and not self.config.has_qwen_vision:
             is_image = input_ids == self.config.image_token_id
             position_ids = positions_in_the_square(is_image, position_ids, image.grid, self.config.image_grid_size)
@@ -511,12 +511,12 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         return LLMI3DCausalLMOutputWithPast(depth_logits=image.depth_logits, boxes_3d=boxes)
 
     def compile_grounding(self, **kwargs) -> None:
-        """Compiles the network's part of `ground`, for all calls from now on; docs/speed.md says what recompiles.
+        """Compile the network's part of `ground` for all further calls; docs/speed.md says what recompiles.
 
         Args:
-            kwargs: of `torch.compile`, such as `mode="max-autotune"`.
+            kwargs: arguments of `torch.compile`, such as `mode="max-autotune"`.
         """
-        # transformers puts these in place on first use, under a lock that no graph can take.
+        # transformers installs these hooks on first use, under a lock that cannot be traced.
         maybe_install_capturing_hooks(self.model.vision_tower)
         self._follow_device()
         self.ground_at = torch.compile(self.ground_at, **{"fullgraph": True, **kwargs})

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What the model returns.
+"""Output classes of the model.
 
 Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, C channels, D depth bins.
 """
@@ -23,9 +23,9 @@ class LLMI3DImageFeatures(BaseModelOutputWithPooling):
     Attributes:
         pooler_output: [I, N, C], mined and projected into the language model.
         depth_logits: [I, D + 1, H, W], object-level depth map; None without depth branch.
-        deepstack_features: of Qwen3-VL's encoder: for each of the language model's first layers [I, N, C], or a list
-            of I, to be added to its visual tokens.
-        grid: [2], rows and columns of the visual tokens where they are not the whole square.
+        deepstack_features: Qwen3-VL only: for each of the language model's first layers [I, N, C], or a list of I, to
+            add to its visual tokens.
+        grid: [2], rows and columns of the visual tokens if they are not the whole square.
         tokens: [I, rows, columns, C_v], mined tokens before the projector; None without pointing.
         cells: [I, C_c, H, W], merged CNN stages; None without pointing or CNN.
     """
@@ -38,7 +38,7 @@ class LLMI3DImageFeatures(BaseModelOutputWithPooling):
 
     @property
     def sight(self) -> Sight:
-        """What the 3D heads read of the images."""
+        """The features that the 3D heads read."""
         return Sight(self.depth_logits, self.tokens, self.cells)
 
     def of_images(self, index: Tensor) -> "LLMI3DImageFeatures":
@@ -55,12 +55,12 @@ class LLMI3DImageFeatures(BaseModelOutputWithPooling):
 
 @dataclass
 class LLMI3DModelOutputWithPast(BaseModelOutputWithPast):
-    """As `BaseModelOutputWithPast`, with the visual side.
+    """`BaseModelOutputWithPast` with visual features.
 
     Attributes:
         image_hidden_states: [I, N, C], visual tokens as the language model saw them.
         depth_logits: [I, D + 1, H, W], object-level depth map.
-        image_outputs: what `get_image_features` returned.
+        image_outputs: result of `get_image_features`.
     """
 
     image_hidden_states: Tensor | None = None
@@ -70,16 +70,16 @@ class LLMI3DModelOutputWithPast(BaseModelOutputWithPast):
 
 @dataclass
 class LLMI3DCausalLMOutputWithPast(ModelOutput):
-    """Language and 3D answers.
+    """Language and 3D outputs.
 
     Attributes:
         loss: language-modelling loss, when `labels` are given. The 3D loss belongs to `llmi3d.training.losses`.
         logits: [B, T, vocabulary].
-        boxes_3d: raw answers of the 3D heads at the query tokens of `input_ids`, in network units.
+        boxes_3d: raw outputs of the 3D heads at the query tokens of `input_ids`, in network units.
         cache, hidden_states, attentions: as in every causal language model.
         image_hidden_states: [I, N, C].
         depth_logits: [I, D + 1, H, W], object-level depth map.
-        image_outputs: what `get_image_features` returned.
+        image_outputs: result of `get_image_features`.
     """
 
     loss: Tensor | None = None
@@ -95,11 +95,11 @@ class LLMI3DCausalLMOutputWithPast(ModelOutput):
 
 @dataclass
 class LLMI3DGenerateOutput(ModelOutput):
-    """Answer of `generate_boxes`.
+    """Output of `generate_boxes`.
 
     Attributes:
         sequences: [B, T], prompt and answer.
-        boxes_3d: raw answers of the 3D heads at the query tokens of the answer, in order.
+        boxes_3d: raw outputs of the 3D heads at the query tokens of the answer, in order.
     """
 
     sequences: Tensor | None = None

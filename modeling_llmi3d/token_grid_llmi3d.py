@@ -1,9 +1,9 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Pictures without their padding: the middle of the square that the network works in.
+"""The grid of visual tokens, and images cropped of their padding: the middle of the network's square.
 
-A wide picture leaves rows above and below it empty, a high one columns beside it. The image processor can leave them
-out (`crop_padding`), by whole visual tokens and as many on either side; the shape then says which part of the square
-is there. The frame of all numbers stays the square, and what is there has the positions, in the ViT and in the
+A wide image leaves rows above and below it empty, a tall one columns beside it. The image processor can crop them
+(`crop_padding`), by whole visual tokens and equally on both sides; the shape then tells which part of the square is
+left. All coordinates still refer to the square, and every visual token keeps the position, in the ViT and in the
 language model, that it has in the square.
 
 Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, C channels.
@@ -18,29 +18,29 @@ from .configuration_llmi3d import CNN_STRIDES, LLMI3DConfig
 
 
 def token_grid(pixel_values: Tensor, high_res_pixel_values: Tensor | None, config: LLMI3DConfig) -> tuple[int, int]:
-    """(rows, columns) of visual tokens of pictures [I, 3, H, W], the square or its middle.
+    """Return (rows, columns) of visual tokens of images [I, 3, H, W], the square or its middle.
 
     Args:
-        high_res_pixel_values: None without high-resolution branch.
+        high_res_pixel_values: None without a high-resolution branch.
 
     Raises:
-        ValueError: sizes that are no middle of the square in whole tokens, or two resolutions of different shapes.
+        ValueError: sizes that are not the middle of the square in whole tokens, or two resolutions that disagree.
     """
     grid, side, large = config.image_grid_size, config.visual_token_side, config.high_res_image_size
     height, width = pixel_values.shape[-2:]
     rows, columns = height // side, width // side
-    # Of pictures of the base's own size the ViT does not see what makes no whole token (384 pixels, patches of 14).
+    # At the base's own image size the ViT may ignore a rest that makes no whole token (384 pixels, patches of 14).
     whole = (height, width) == (rows * side, columns * side) or rows == columns == grid
     if not whole or not all(0 < tokens <= grid and (grid - tokens) % 2 == 0 for tokens in (rows, columns)):
         raise ValueError(
-            f"pixel_values: got pictures of {height}x{width} pixels, want {config.image_size}x{config.image_size}, or "
-            f"less by as many whole tokens of {side} pixels on either side."
+            f"pixel_values: got images of {height}x{width} pixels, want {config.image_size}x{config.image_size}, or "
+            f"that cropped by equally many whole tokens of {side} pixels on both sides."
         )
     if high_res_pixel_values is not None:
         got, want = tuple(high_res_pixel_values.shape[-2:]), (rows * large // grid, columns * large // grid)
         if got != want or got[0] % CNN_STRIDES[-1] or got[1] % CNN_STRIDES[-1]:
             raise ValueError(
-                f"high_res_pixel_values: got pictures of {got[0]}x{got[1]} pixels beside {height}x{width}, want "
+                f"high_res_pixel_values: got images of {got[0]}x{got[1]} pixels beside {height}x{width}, want "
                 f"{want[0]}x{want[1]}, multiples of {CNN_STRIDES[-1]}; the processor makes both."
             )
     return rows, columns
@@ -73,10 +73,10 @@ def positions_of_the_middle(embeddings: nn.Module, states: Tensor, height: int, 
 
 
 def positions_in_the_square(is_image: Tensor, position_ids: Tensor, grid: Tensor, side: int) -> Tensor:
-    """Positions in a sequence as if all visual tokens of the square were there.
+    """Return the positions in a sequence as if all visual tokens of the square were there.
 
     Args:
-        is_image: bool [B, T], which tokens are visual ones.
+        is_image: bool [B, T], visual tokens.
         position_ids: [B, T], as counted along the sequence.
         grid: [2], rows and columns of the visual tokens that are there.
         side: visual tokens along a side of the square.
@@ -85,8 +85,8 @@ def positions_in_the_square(is_image: Tensor, position_ids: Tensor, grid: Tensor
         [B, T].
     """
     (rows, columns), tokens, seen = grid.unbind(), grid.prod(), is_image.cumsum(-1)
-    behind = torch.where(is_image, seen - 1, seen) // tokens  # pictures
+    images_before = torch.where(is_image, seen - 1, seen) // tokens
     within = (seen - 1) % tokens
     row, column = within // columns + (side - rows) // 2, within % columns + (side - columns) // 2
     skipped = torch.where(is_image, row * side + column - within, 0)
-    return position_ids + behind * (side**2 - tokens) + skipped
+    return position_ids + images_before * (side**2 - tokens) + skipped

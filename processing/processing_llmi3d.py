@@ -292,7 +292,7 @@ class LLMI3DProcessor(ProcessorMixin):
             One sequence a phrase, in order, each with its own copy of its picture's pixels, for `model(**inputs)`.
             With `share_pictures` the pixels of each picture come once: in mode `direct` for `model.ground(**inputs)`,
             the phrases about a picture in one sequence (`phrase_ids`, `position_ids`); in mode `generate` for
-            `model.generate_boxes(**inputs)`, with a sequence a phrase (`picture_index`). `cameras` has one entry a
+            `model.generate_boxes(**inputs)`, with a sequence a phrase (`image_index`). `cameras` has one entry a
             phrase in any case.
 
         Raises:
@@ -330,7 +330,7 @@ class LLMI3DProcessor(ProcessorMixin):
             "attention_mask": _pad([[1] * len(one) for one in ids], 0, "left"),
         }
         if share_pictures and several:
-            return CameraBatchFeature({**data, **pixels, "picture_index": torch.tensor(owners)}, cameras)
+            return CameraBatchFeature({**data, **pixels, "image_index": torch.tensor(owners)}, cameras)
         data.update({key: value[owners] for key, value in pixels.items()})
         return CameraBatchFeature(data, cameras)
 

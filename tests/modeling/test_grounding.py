@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from llmi3d.phrases_llmi3d import pad_behind, phrase_mask, shared_start, split_phrases
+from llmi3d.phrases_llmi3d import pad_after, phrase_mask, shared_start, split_phrases
 from llmi3d.processing.processing_llmi3d import LLMI3DProcessor
 
 K = (250.0, 260.0, 150.0, 110.0)
@@ -106,7 +106,7 @@ def test_a_written_answer_looks_once_too(model_and_processor, photograph):
     model, processor = model_and_processor
     settings = {"mode": "generate", "intrinsics": K}
     inputs = processor.grounding_inputs(photograph, PHRASES[0], share_pictures=True, **settings)
-    assert len(inputs["pixel_values"]) == 1 and inputs["picture_index"].tolist() == [0, 0, 0]
+    assert len(inputs["pixel_values"]) == 1 and inputs["image_index"].tolist() == [0, 0, 0]
     options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
     together = model.generate_boxes(**inputs, **options).sequences[:, -5:]
     alone = [processor.grounding_inputs(photograph, phrase, **settings) for phrase in PHRASES[0]]
@@ -198,8 +198,8 @@ def test_padding_moves_behind_the_shared_start():
     pictures = torch.tensor([0, 0, 1])
     is_image = (ids == 8) | (ids == 5) | (ids == 6)
     assert shared_start(ids, mask, is_image, pictures) == 3
-    assert pad_behind(ids, mask, 3).tolist() == [[7, 8, 5, 1, 2], [7, 8, 5, 0, 3], [7, 8, 6, 0, 4]]
-    assert pad_behind(mask, mask, 3).tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 1], [1, 1, 1, 0, 1]]
+    assert pad_after(ids, mask, 3).tolist() == [[7, 8, 5, 1, 2], [7, 8, 5, 0, 3], [7, 8, 6, 0, 4]]
+    assert pad_after(mask, mask, 3).tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 1], [1, 1, 1, 0, 1]]
     # Nothing is shared: a picture each, other words before the picture, padding on the right, nothing behind it.
     assert shared_start(ids, mask, is_image, torch.tensor([0, 1, 2])) == 0
     assert shared_start(ids, mask, is_image, torch.tensor([0, 1, 1])) == 0
