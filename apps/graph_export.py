@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from llmi3d import __version__
 from llmi3d.bases.checkpoint_io import new_folder
 from llmi3d.box_heads_llmi3d import Box3DHeadOutput, find_queries
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration as Model
 from llmi3d.outputs_llmi3d import LLMI3DCausalLMOutputWithPast
 from llmi3d.phrases_llmi3d import ANY_MASK, phrase_mask
 from llmi3d.processing.processing_llmi3d import LLMI3DProcessor
+from llmi3d.version import __version__
 
 DESCRIPTION_NAME = "export.json"
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}

@@ -77,7 +77,7 @@ class BatchPredictor:
         checkpoint: folder or Hub name.
         prompts: a phrase or several, for pictures that bring none.
         intrinsics, fov_deg: the camera of pictures that bring none, as the pipeline takes it.
-        mode, threshold: as in the pipeline.
+        mode, threshold, crop_padding: as in the pipeline.
         device: default the fastest there is.
         generate_kwargs: for the mode `generate`, such as max_new_tokens.
 
@@ -94,12 +94,10 @@ class BatchPredictor:
         fov_deg: float | None = None,
         mode: str = "direct",
         threshold: float = 0.0,
+        crop_padding: bool | None = None,
         device: Any = None,
         **generate_kwargs,
     ):
-        import llmi3d
-
-        llmi3d.register()
         from transformers import AutoConfig, AutoProcessor
 
         self.prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
@@ -114,6 +112,7 @@ class BatchPredictor:
         config = AutoConfig.from_pretrained(checkpoint)
         self.checkpoint, self.device, self.generate_kwargs = str(checkpoint), device, generate_kwargs
         self.intrinsics, self.fov_deg, self.mode, self.threshold = intrinsics, fov_deg, mode, threshold
+        self.crop_padding = crop_padding
         self.recipe = {
             "checkpoint": checkpoint_fingerprint(checkpoint, config),
             "dtype": str(config.dtype),
@@ -122,6 +121,7 @@ class BatchPredictor:
             "fov_deg": fov_deg,
             "mode": mode,
             "threshold": threshold,
+            **({} if crop_padding is None else {"crop_padding": crop_padding}),
             "generate": generate_kwargs,
         }
 
@@ -131,9 +131,6 @@ class BatchPredictor:
     @functools.cached_property
     def pipeline(self):
         """The pipeline `image-3d-grounding`."""
-        import llmi3d
-
-        llmi3d.register()
         from transformers import pipeline
 
         return pipeline("image-3d-grounding", model=self.checkpoint, device=self.device)
@@ -204,7 +201,12 @@ class BatchPredictor:
         ground = self.pipeline
         try:
             return ground(
-                samples, mode=self.mode, threshold=self.threshold, batch_size=len(samples), **self.generate_kwargs
+                samples,
+                mode=self.mode,
+                threshold=self.threshold,
+                crop_padding=self.crop_padding,
+                batch_size=len(samples),
+                **self.generate_kwargs,
             )
         except ValueError as error:
             if len(samples) == 1:

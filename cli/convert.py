@@ -1,28 +1,19 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""`llmi3d convert`: checkpoints of others become LLMI3D's. Heavy imports stay inside the commands."""
+"""`llmi3d convert`: original checkpoints of other projects become LLMI3D's."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llmi3d.cli.console import fail
+from llmi3d.cli.console import Dtype, user_errors
 
-convert_app = typer.Typer(no_args_is_help=True, help="Make LLMI3D checkpoints of others' original ones.")
+convert_app = typer.Typer(no_args_is_help=True)
 
 
 @convert_app.callback()
 def main() -> None:
-    """Make LLMI3D checkpoints of others' original ones."""
-
-
-class Dtype(str, Enum):
-    """Of the weights that are written."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+    """Convert original checkpoints of other projects to LLMI3D checkpoints."""
 
 
 @convert_app.command()
@@ -35,19 +26,17 @@ def minigemini(
     vision_tower: Annotated[
         Path | None, typer.Option(help="Folder with the config.json of the CLIP that SRC was made with.")
     ] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="Of the weights; by default as they are.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the weights that Mini-Gemini has not.")] = 0,
-    licence: Annotated[str | None, typer.Option(help="Of SRC's weights, if its README does not say.")] = None,
-    max_shard_gb: Annotated[float, typer.Option(help="Size of a file of weights.", min=0.001)] = 5.0,
+    dtype: Annotated[Dtype | None, typer.Option(help="Type of the weights; by default that of SRC.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the weights that Mini-Gemini does not have.")] = 0,
+    licence: Annotated[str | None, typer.Option(help="Licence of SRC's weights, if its README does not say.")] = None,
+    max_shard_gb: Annotated[float, typer.Option(help="Maximum size of a weight file, GB.", min=0.001)] = 5.0,
 ) -> None:
-    """Convert an original Mini-Gemini checkpoint, tensor by tensor. OUT appears when all is written and checked."""
-    import torch
+    """Convert an original Mini-Gemini checkpoint, tensor by tensor. OUT appears once it is complete and checked."""
+    with user_errors():
+        import torch
 
-    from llmi3d import register
-    from llmi3d.bases.minigemini import REPORT_NAME, convert_minigemini
+        from llmi3d.bases.minigemini import REPORT_NAME, convert_minigemini
 
-    register()
-    try:
         report = convert_minigemini(
             src,
             out,
@@ -58,7 +47,5 @@ def minigemini(
             max_shard_bytes=int(max_shard_gb * 1e9),
             licence=licence,
         )
-    except (ValueError, OSError) as error:
-        fail(error)
     typer.echo(report.summary())
     typer.echo(f"{out}: {REPORT_NAME} names every tensor")

@@ -70,7 +70,7 @@ def predict(
     from PIL import ImageOps
 
     from llmi3d.data.outputs import whole_file, write_whole
-    from llmi3d.processing.drawing.overlays import draw_answer
+    from llmi3d.processing.drawing import draw_answer
     from llmi3d.processing.image_processing_llmi3d import load_image
 
     ground = open_pipeline(checkpoint, device)
@@ -86,7 +86,7 @@ def predict(
         if svg:
             write_whole(f"{target}.svg", draw_answer(image, answers, svg=True).encode())
         if html:
-            from llmi3d.processing.drawing.scene_3d import draw_3d
+            from llmi3d.processing.drawing import draw_3d
 
             boxes = [box for answer in answers for box in answer["boxes"]]
             write_whole(f"{target}.html", draw_3d(image, boxes, answers[0]["intrinsics"]).to_html().encode())

@@ -1,15 +1,21 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """LLMI3D: metric, oriented 3D boxes from one photograph, its camera and a sentence.
 
-Public names are imported on first use, so that `import llmi3d` stays quick. The import also registers LLMI3D with the
-Auto classes and the pipeline `image-3d-grounding`.
+Importing the package registers LLMI3D with the Auto classes of transformers and with `pipeline`, as the task
+`image-3d-grounding`. There is nothing to register with until transformers is imported, so that is when it happens:
+at once if transformers is there already, otherwise when its import, or the import of the LLMI3D module that asked for
+it, is complete. `import llmi3d` itself takes milliseconds; registering imports the model and the processor, some
+seconds, once. Public names are imported on first use.
 """
 
 import sys
+import threading
+from copy import copy
 from importlib import import_module
-from pathlib import Path
+from importlib.abc import MetaPathFinder
 
-__version__ = "0.1.0"
+from llmi3d.moved import MovedModules
+from llmi3d.version import __version__
 
 _MODULE_OF = {
     "LLMI3DConfig": "llmi3d.configuration_llmi3d",
@@ -19,11 +25,13 @@ _MODULE_OF = {
     "LLMI3DImageProcessor": "llmi3d.processing.image_processing_llmi3d",
     "LLMI3DProcessor": "llmi3d.processing.processing_llmi3d",
     "Image3DGroundingPipeline": "llmi3d.processing.pipeline_llmi3d",
+    "LLMI3DDataCollator": "llmi3d.training.collator",
     "LLMI3DTrainer": "llmi3d.training.trainer",
     "LLMI3DTrainingArguments": "llmi3d.training.arguments",
+    "lora_config": "llmi3d.training.lora",
 }
 
-__all__ = ["__version__", "register", *sorted(_MODULE_OF)]
+__all__ = ["__version__", *sorted(_MODULE_OF)]
 
 
 def __getattr__(name: str):
@@ -36,8 +44,8 @@ def __dir__():
     return __all__
 
 
-def register() -> None:
-    """Makes the Auto classes and `pipeline` know LLMI3D, and checkpoints carry their code. Called by the import."""
+def _register() -> None:
+    """Make the Auto classes and `pipeline` know LLMI3D, and its checkpoints carry their code."""
     from transformers import (
         AutoConfig,
         AutoImageProcessor,
@@ -60,13 +68,12 @@ def register() -> None:
     AutoModelForMultimodalLM.register(LLMI3DConfig, LLMI3DForConditionalGeneration, exist_ok=True)
     AutoImageProcessor.register(LLMI3DConfig, fast_image_processor_class=LLMI3DImageProcessor, exist_ok=True)
     AutoProcessor.register(LLMI3DConfig, LLMI3DProcessor, exist_ok=True)
-    if "image-3d-grounding" not in PIPELINE_REGISTRY.get_supported_tasks():
-        PIPELINE_REGISTRY.register_pipeline(
-            "image-3d-grounding",
-            pipeline_class=Image3DGroundingPipeline,
-            pt_model=AutoModelForImageTextToText,
-            type="multimodal",
-        )
+    PIPELINE_REGISTRY.register_pipeline(
+        "image-3d-grounding",
+        pipeline_class=Image3DGroundingPipeline,
+        pt_model=AutoModelForImageTextToText,
+        type="multimodal",
+    )
     LLMI3DConfig.register_for_auto_class()
     LLMI3DModel.register_for_auto_class("AutoModel")
     LLMI3DForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
@@ -74,7 +81,58 @@ def register() -> None:
     LLMI3DProcessor.register_for_auto_class()
 
 
-# The `llmi3d` command must answer `--help` at once, so it registers when it needs to. Python calls itself "-m" while
-# it looks for a module to run.
-if Path((sys.argv or [""])[0]).stem not in ("llmi3d", "-m"):
-    register()
+class _RegisterAfterImport(MetaPathFinder):
+    """Registers as soon as transformers is imported and no module of LLMI3D is half imported.
+
+    It finds no module itself: it watches how the modules that other finders find are executed.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._unfinished = 0  # imports of transformers and LLMI3D under way, in all threads
+        self._registering = False
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "transformers" and not name.startswith("llmi3d."):
+            return None
+        others = [finder for finder in sys.meta_path if finder is not self]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader = copy(spec.loader)  # some kinds are shared
+            spec.loader.exec_module = self._watched(spec.loader.exec_module)
+        return spec
+
+    def _watched(self, execute):
+        def exec_module(module):
+            with self._lock:
+                self._unfinished += 1
+            try:
+                execute(module)
+            finally:
+                with self._lock:
+                    self._unfinished -= 1
+                    due = not (self._unfinished or self._registering) and "transformers" in sys.modules
+                    due = due and self in sys.meta_path
+                    self._registering |= due
+            if due:
+                self._register()
+
+        return exec_module
+
+    def _register(self):
+        try:
+            _register()
+            sys.meta_path.remove(self)
+        except RuntimeError as error:
+            # Another thread imports LLMI3D and waits for this one; it registers when it is done.
+            if type(error).__name__ != "_DeadlockError":
+                raise
+        finally:
+            self._registering = False
+
+
+sys.meta_path.append(MovedModules())
+if "transformers" in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _RegisterAfterImport())

@@ -29,7 +29,6 @@ from transformers import EarlyStoppingCallback, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 
-from llmi3d import register
 from llmi3d.data.outputs import claim_folder, write_whole
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.feature_cache import FeatureCache
@@ -60,7 +59,6 @@ _FREE = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. What is wrong with fields or data ends it with one line; errors of training are raised."""
-    register()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         prepared = prepare(read_recipe(argv))

@@ -11,10 +11,10 @@ import torch
 from huggingface_hub import DatasetCard, EvalResult, ModelCardData
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from llmi3d import __version__
 from llmi3d.bases.base_card import BaseInCard
 from llmi3d.evaluation.model_index import TASK, TASK_NAME
 from llmi3d.model_card_llmi3d import PIPELINE_TAG, TAGS, describe_architecture, fill_card
+from llmi3d.version import __version__
 
 if TYPE_CHECKING:
     from llmi3d.training.preparation import PreparedRun, PreparedStage

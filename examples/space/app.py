@@ -4,7 +4,7 @@
 import os
 from pathlib import Path
 
-from llmi3d.apps import serve
+from llmi3d.apps.page import serve
 
 HERE = Path(__file__).parent
 

@@ -20,7 +20,7 @@ def page(pictures, tmp_path_factory):
     pytest.importorskip("gradio", reason="needs pip install 'llmi3d[app]'")
     patch = pytest.MonkeyPatch()
     patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-    from llmi3d.apps import serve
+    from llmi3d.apps.page import serve
 
     page = serve(str(ROOT / "model_cards" / "llmi3d-tiny"), "127.0.0.1", device="cpu", pictures=pictures, wait=False)
     yield page
@@ -33,7 +33,6 @@ def ground():
     """The pipeline of the checkpoint that comes along."""
     from transformers import pipeline
 
-    import llmi3d
+    import llmi3d  # noqa: F401 (registers the pipeline)
 
-    llmi3d.register()
     return pipeline("image-3d-grounding", model=str(ROOT / "model_cards" / "llmi3d-tiny"), device="cpu")

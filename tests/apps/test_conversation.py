@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import pipeline
 
-import llmi3d
 from llmi3d.apps.conversation import BOX_PLACEHOLDER, Conversation, describe, mentions
 from llmi3d.data.expressions.questions import _ASKED
 
@@ -20,7 +19,6 @@ PICTURE, K = PICTURES / ENTRIES[0]["image"], ENTRIES[0]["intrinsics"]
 
 @pytest.fixture(scope="module")
 def ground():
-    llmi3d.register()
     return pipeline("image-3d-grounding", model=str(ROOT / "model_cards" / "llmi3d-tiny"), device="cpu")
 
 

@@ -45,9 +45,8 @@ def install() -> None:
     """Puts the stand-ins in place and LLMI3D into the tables of names on which the common tests branch."""
     from transformers.models.auto import modeling_auto
 
-    import llmi3d
+    import llmi3d  # noqa: F401 (registers with the Auto classes)
 
-    llmi3d.register()
     modeling_auto.MODEL_MAPPING_NAMES["llmi3d"] = "LLMI3DModel"
     for table in ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM"):
         getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING_NAMES")["llmi3d"] = "LLMI3DForConditionalGeneration"

@@ -134,9 +134,6 @@ def asked(experiments, photograph):
 def test_answers_are_the_pipelines(experiments, chain, asked):
     from transformers import pipeline
 
-    import llmi3d
-
-    llmi3d.register()
     model, processor = chain
     found = experiments.answers.Grounder(model, processor).ground(asked)
     ask = pipeline("image-3d-grounding", model=model, processor=processor, device="cpu")

@@ -45,9 +45,8 @@ def test_the_whole_chain(data, tmp_path):
 
     from transformers import pipeline
 
-    import llmi3d
+    import llmi3d  # noqa: F401 (registers the pipeline)
 
-    llmi3d.register()
     ground = pipeline("image-3d-grounding", model=str(card), device="cpu")
     from llmi3d.data.dataset import load_split
 

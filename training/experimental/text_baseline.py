@@ -130,11 +130,8 @@ class TextPredictor:
     ):
         from transformers import pipeline
 
-        import llmi3d
-
         if samples < 1:
             raise ValueError(f"samples: got {samples}, want at least 1.")
-        llmi3d.register()
         loaded = pipeline("image-3d-grounding", model=str(checkpoint), device=device)
         self.model, self.processor = loaded.model, loaded.processor
         self.box_text = BoxText.for_processor(self.processor, form)
