@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from transformers import Pipeline
+from transformers import Pipeline, pipeline
 
 from llmi3d.apps import page_answers as forms
 from llmi3d.apps.conversation import Conversation, describe
-from llmi3d.cli.console import open_pipeline
-from llmi3d.processing.drawing.overlays import draw_birds_eye_view, draw_boxes, shrunk
-from llmi3d.processing.drawing.scene_3d import draw_3d
+from llmi3d.processing.drawing import draw_3d, draw_birds_eye_view, draw_boxes, shrunk
 
 MAX_FILE_SIZE = "20mb"
 MAX_WAITING = 32
@@ -257,7 +255,7 @@ def serve(
             "This is **LLMI3D-tiny**, the checkpoint that comes along: it has learned rendered pictures, and most of "
             "its boxes are still wrong. **On photographs it only guesses.**"
         )
-    page = build_page(open_pipeline(checkpoint, device), note, pictures)
+    page = build_page(pipeline("image-3d-grounding", model=checkpoint, device=device), note, pictures)
     page.launch(
         server_name=host,
         server_port=port,

@@ -24,8 +24,9 @@ from llmi3d.apps.image_sources import FolderPictures
 from llmi3d.apps.tracking import BoxTracker
 from llmi3d.data.outputs import checkpoint_fingerprint, claim_folder, whole_file
 from llmi3d.processing.cameras_llmi3d import exif_focal_length, resolve_camera
-from llmi3d.processing.drawing.overlays import ABSENT, BACKGROUND, TEXT, draw_birds_eye_view, draw_boxes, shrunk
-from llmi3d.processing.drawing.surfaces import RasterCanvas
+from llmi3d.processing.drawing import draw_birds_eye_view, draw_boxes, shrunk
+from llmi3d.processing.drawing.styles import ABSENT, BACKGROUND, TEXT
+from llmi3d.processing.drawing.surfaces import RasterSurface
 from llmi3d.processing.geometry_llmi3d import Camera
 from llmi3d.processing.image_processing_llmi3d import load_image
 
@@ -236,11 +237,11 @@ def draw_frame(frame: Frame, boxes: list[dict], intrinsics, absent: list[str], r
     side = max(240, min(image.size))
     view = draw_birds_eye_view(shown, intrinsics, image.size, size=(side, max(side, image.height)), reach=reach)
     picture = draw_boxes(image, shown, intrinsics)
-    page = RasterCanvas(Image.new("RGB", (picture.width + view.width, view.height), BACKGROUND), factor=1)
+    page = RasterSurface(Image.new("RGB", (picture.width + view.width, view.height), BACKGROUND), factor=1)
     letter = page.font.size
     # Codecs want even sizes.
     width, height = (side + side % 2 for side in (page.size[0], page.size[1] + round(1.8 * letter)))
-    page = RasterCanvas(Image.new("RGB", (width, height), BACKGROUND), factor=1)
+    page = RasterSurface(Image.new("RGB", (width, height), BACKGROUND), factor=1)
     page.paste(picture, (0, (view.height - picture.height) // 2))
     page.paste(view, (picture.width, 0))
     words = "; ".join([f"{frame.time_s:.2f} s", *(f"{' '.join(phrase.split())}: {ABSENT}" for phrase in absent)])

@@ -20,7 +20,7 @@ from PIL import Image
 from transformers import pipeline
 
 import llmi3d  # noqa: F401 (registers the pipeline)
-from llmi3d.processing.drawing.overlays import draw_answer, montage
+from llmi3d.processing.drawing import draw_answer, montage
 from llmi3d.processing.geometry_llmi3d import box_corners
 from llmi3d.processing.image_processing_llmi3d import load_image
 

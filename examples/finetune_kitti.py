@@ -31,7 +31,7 @@ from llmi3d import (
 from llmi3d.data.schema import grounding_conversation, grounding_pairs
 from llmi3d.data.sources.kitti import read_kitti_frames
 from llmi3d.evaluation import box3d_iou
-from llmi3d.processing.drawing.overlays import draw_answer
+from llmi3d.processing.drawing import draw_answer
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.lora import lora_config
 

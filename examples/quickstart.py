@@ -12,7 +12,7 @@ from PIL import ImageOps
 from transformers import pipeline
 
 import llmi3d  # noqa: F401 (registers the pipeline)
-from llmi3d.processing.drawing.overlays import draw_answer
+from llmi3d.processing.drawing import draw_answer
 from llmi3d.processing.image_processing_llmi3d import load_image
 
 ROOT = Path(__file__).parents[1]

@@ -19,8 +19,8 @@ from playwright.sync_api import sync_playwright
 
 from llmi3d.apps.video import VideoFrames, VideoWriter, track_video
 from llmi3d.cli.console import open_pipeline
-from llmi3d.processing.drawing.overlays import BACKGROUND, draw_birds_eye_view, draw_boxes, montage
-from llmi3d.processing.drawing.scene_3d import draw_3d
+from llmi3d.processing.drawing import draw_3d, draw_birds_eye_view, draw_boxes, montage
+from llmi3d.processing.drawing.styles import BACKGROUND
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "examples" / "pictures"

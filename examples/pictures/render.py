@@ -15,7 +15,7 @@ from PIL import Image
 
 from llmi3d.data.expressions import make_conversation
 from llmi3d.data.synthetic.ig3d_synth import Synthetic
-from llmi3d.processing.drawing.overlays import draw_boxes, montage
+from llmi3d.processing.drawing import draw_boxes, montage
 
 SEED = 77
 NAMES = ("indoor-000020", "indoor-000012", "driving-000041", "driving-000005", "surround-000022", "surround-000038")

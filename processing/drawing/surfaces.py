@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Two things to draw on with the same strokes: a Pillow picture, and an SVG document.
+"""Surfaces that take the same strokes: a Pillow image, and an SVG document.
 
 Coordinates are image-frame pixels: (0, 0) is the top-left corner of the top-left pixel. Colours are RGB or RGBA.
 """
@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of drawn letters, `size` pixels high: Pillow's own, which has ASCII alone, or the file in LLMI3D_FONT.
+    """Load the font of drawn text, `size` pixels high: Pillow's own (ASCII only), or the file in LLMI3D_FONT.
 
     Raises:
-        ValueError: a file that Pillow cannot read.
+        ValueError: LLMI3D_FONT names a file that Pillow cannot read.
     """
     path = os.environ.get("LLMI3D_FONT")
     if not path:
@@ -29,11 +29,11 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
         raise ValueError(f"LLMI3D_FONT: got {path!r}, want a TrueType or OpenType file ({error}).") from error
 
 
-class Canvas:
-    """What both share: sizes that suit the picture, and what dashes are.
+class Surface:
+    """Base of both surfaces: font size and line width that suit the image, and dashes.
 
     Args:
-        image: RGB, what is drawn on. It is not changed.
+        image: RGB background. It is not changed.
     """
 
     def __init__(self, image: Image.Image):
@@ -43,55 +43,55 @@ class Canvas:
 
     @staticmethod
     def _strokes(points, dash: float) -> list:
-        """(start, end) of every stroke along a path."""
+        """Return (start, end) of every stroke along a path."""
         strokes = []
         for start, end in pairwise(points):
             count = max(1, round(math.dist(start, end) / dash)) if dash else 1
             for i in range(count):
-                # Each dash fills the middle of its share, which makes both ends of an edge look alike.
+                # Each dash is centred in its share, so that both ends of an edge look alike.
                 shares = ((i + 0.25) / count, (i + 0.75) / count) if dash else (0.0, 1.0)
                 strokes.append([[a + t * (b - a) for a, b in zip(start, end, strict=True)] for t in shares])
         return strokes
 
     def path(self, points, color, width: float, dash: float = 0.0):
-        """Straight strokes with round ends, which join smoothly; `dash` is the pixels from one dash to the next."""
+        """Draw straight strokes with round ends; `dash` is the distance from one dash to the next in pixels."""
         raise NotImplementedError
 
     def polygon(self, points, color):
-        """A filled polygon; nothing if it has fewer than three corners."""
+        """Fill a polygon; fewer than three corners draw nothing."""
         raise NotImplementedError
 
     def plate(self, x_min, y_min, x_max, y_max, color):
-        """A filled rectangle with round corners."""
+        """Fill a rectangle with round corners."""
         raise NotImplementedError
 
     def text(self, position, text: str, color, anchor: str):
-        """One line of text over all that is drawn; `anchor` as Pillow has it: l, m or r, then a, m or b."""
+        """Write one line of text over everything else; `anchor` as in Pillow: l, m or r, then a, m or b."""
         raise NotImplementedError
 
     def paste(self, drawing, position: tuple[int, int]):
-        """Puts what another canvas of the kind finished with at (left, top)."""
+        """Place a finished drawing of the same kind at (left, top)."""
         raise NotImplementedError
 
     def finish(self):
-        """The drawing."""
+        """Return the drawing."""
         raise NotImplementedError
 
 
-class RasterCanvas(Canvas):
-    """A picture drawn `factor` times larger and averaged down at the end, which smooths every edge.
+class RasterSurface(Surface):
+    """Image drawn `factor` times larger and averaged down at the end, which smooths every edge.
 
-    Enlarging by repetition and averaging back returns untouched pixels exactly. Text waits for the end: it is sharper
-    when it is drawn at its final size.
+    Enlarging by repetition and averaging back returns untouched pixels exactly. Text is drawn last,
+    at its final size, which is sharper.
     """
 
     def __init__(self, image: Image.Image, factor: int | None = None):
         super().__init__(image)
         width, height = image.size
-        # Large pictures get by with less: their lines are wider, and memory grows with the square.
+        # Large images need less: their lines are wider, and memory grows with the square.
         self.factor = factor or (4 if max(image.size) <= 1600 else 2)
         self.image = image.resize((width * self.factor, height * self.factor), Image.Resampling.NEAREST)
-        self.draw = ImageDraw.Draw(self.image, "RGBA")  # "RGBA" on an RGB picture blends instead of overwriting
+        self.draw = ImageDraw.Draw(self.image, "RGBA")  # "RGBA" on an RGB image blends instead of overwriting
         self.texts, self.pasted = [], []
 
     def _scaled(self, point) -> tuple[float, float]:
@@ -129,8 +129,8 @@ class RasterCanvas(Canvas):
         return image
 
 
-class SvgCanvas(Canvas):
-    """An SVG document that holds the picture and needs nothing beside it: lines and text stay sharp at any size."""
+class SvgSurface(Surface):
+    """Self-contained SVG document with the image in it: lines and text stay sharp at any size."""
 
     def __init__(self, image: Image.Image):
         super().__init__(image)
@@ -147,7 +147,7 @@ class SvgCanvas(Canvas):
     def path(self, points, color, width: float, dash: float = 0.0):
         if strokes := self._strokes(points, dash):
             steps = "".join(f"M{_numbers(start)}L{_numbers(end)}" for start, end in strokes)
-            # Strokes that join are one line: overlapping ends of a see-through colour would show.
+            # Joined strokes are one line: overlapping ends of a translucent colour would show.
             if not dash:
                 steps = "M" + "L".join(map(_numbers, points))
             stroke = f'fill="none"{_paint("stroke", color)} stroke-width="{width:.2f}"'
@@ -166,8 +166,8 @@ class SvgCanvas(Canvas):
         if not text:
             return
         across = {"l": "start", "m": "middle", "r": "end"}[anchor[0]]
-        down = {"a": 0.8, "m": 0.35, "b": -0.2}[anchor[1]] * self.font.size  # from the line that letters stand on
-        # As wide as Pillow's letters, whatever font the reader has, so that plates fit.
+        down = {"a": 0.8, "m": 0.35, "b": -0.2}[anchor[1]] * self.font.size  # from the baseline
+        # As wide as Pillow's text in any font, so that plates fit.
         place = f'x="{position[0]:.2f}" y="{position[1] + down:.2f}" textLength="{self.font.getlength(text):.2f}"'
         self.texts.append(
             f'<text {place} lengthAdjust="spacingAndGlyphs" text-anchor="{across}" font-size="{self.font.size:g}"'
@@ -186,11 +186,16 @@ class SvgCanvas(Canvas):
         )
 
 
+def surface_on(image: Image.Image, svg: bool = False, factor: int | None = None) -> Surface:
+    """Return a surface with `image` as its background; `factor` as in `RasterSurface`."""
+    return SvgSurface(image) if svg else RasterSurface(image, factor)
+
+
 def _numbers(point) -> str:
     return f"{point[0]:.2f},{point[1]:.2f}"
 
 
 def _paint(kind: str, color) -> str:
-    """The attributes that paint a stroke or a fill."""
+    """Return the attributes that paint a stroke or a fill."""
     opacity = f' {kind}-opacity="{color[3] / 255:.3f}"' if len(color) == 4 else ""
     return f' {kind}="#{color[0]:02x}{color[1]:02x}{color[2]:02x}"{opacity}'

@@ -152,7 +152,7 @@ def test_predict_prints_json_alone(checkpoint, photograph, tmp_path):
     [answer] = json.loads(none.stdout)["answers"]
     assert answer["found"] is False and answer["boxes"] == []
     words = run("predict", pictures[0], "--out", tmp_path / "words", *given[:-1], "--threshold", 1)
-    assert "the car: not in the picture" in words.output
+    assert "the car: not in the image" in words.output
 
     (tmp_path / "pictures").mkdir()
     photograph.save(tmp_path / "pictures" / "a.png")

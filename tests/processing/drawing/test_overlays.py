@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Drawings: what is drawn lies where projection puts it, and nothing else of the picture changes."""
+"""Overlays: what is drawn lies where projection puts it, and the rest of the image is unchanged."""
 
 import math
 import re
@@ -7,58 +7,25 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from PIL import Image, ImageChops
-
-from llmi3d.processing.drawing import overlays as visualize
-from llmi3d.processing.drawing.overlays import (
-    FRONT_FACE,
-    GRID,
-    PALETTE,
-    TEXT,
-    WHITE,
-    draw_answer,
-    draw_birds_eye_view,
-    draw_boxes,
-    montage,
-    shrunk,
+from drawn_boxes import (
+    INTRINSICS,
+    SIZE,
+    K,
+    changed_box,
+    color_mass,
+    corners_of,
+    make_box,
+    nearly,
+    photograph,
+    rotation,
 )
-from llmi3d.processing.geometry_llmi3d import (
-    EDGES,
-    NEAR,
-    box_corners,
-    project,
-    project_box_2d,
-    quaternion_to_matrix,
-    yaw_to_matrix,
-)
+from PIL import Image
 
-INTRINSICS = [[520.0, 0.0, 310.0], [0.0, 540.0, 250.0], [0.0, 0.0, 1.0]]
-SIZE = (640, 480)
+from llmi3d.processing.drawing import draw_birds_eye_view, draw_boxes, draw_pointing, overlays, shrunk, surfaces
+from llmi3d.processing.drawing.styles import FRONT_FACE, PALETTE, WHITE
+from llmi3d.processing.geometry_llmi3d import EDGES, NEAR, project, project_box_2d, quaternion_to_matrix
 
-
-def make_box(center, size=(4.0, 1.5, 1.8), yaw=0.5, **other):
-    return {"label": "car", "center": list(center), "size": list(size), "rotation": rotation(yaw), **other}
-
-
-def rotation(yaw):
-    return yaw_to_matrix(torch.tensor(yaw)).tolist()
-
-
-def corners_of(box):
-    return box_corners(*(torch.tensor(box[name], dtype=torch.float64) for name in ("center", "size", "rotation")))
-
-
-def photograph(size=SIZE):
-    """Noise: any smoothing or shift of untouched pixels would show."""
-    return Image.effect_noise(size, 60).convert("RGB")
-
-
-def changed_box(before, after):
-    return ImageChops.difference(before, after).getbbox()
-
-
-def nearly(color, wanted, tolerance=40):
-    return all(abs(a - b) <= tolerance for a, b in zip(color, wanted, strict=True))
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_only_the_extent_of_the_box_changes():
@@ -67,7 +34,7 @@ def test_only_the_extent_of_the_box_changes():
     drawn = draw_boxes(image, [box], INTRINSICS, show_labels=False)
     assert image.tobytes() == before.tobytes()
     assert drawn.mode == "RGB" and drawn.size == SIZE
-    wanted = project_box_2d(corners_of(box), torch.tensor(INTRINSICS).double()).tolist()
+    wanted = project_box_2d(corners_of(box), K).tolist()
     assert changed_box(image, drawn) == pytest.approx(wanted, abs=3)
 
 
@@ -76,7 +43,7 @@ def test_visible_edges_have_the_colour_of_the_box():
     drawn = draw_boxes(Image.new("RGB", SIZE), [box], INTRINSICS, show_labels=False)
     corners = corners_of(box)
     nearest = corners[:, 2].argmin().item()  # its edges are certainly not hidden
-    u, v = project(corners[nearest], torch.tensor(INTRINSICS).double()).tolist()
+    u, v = project(corners[nearest], K).tolist()
     assert nearly(drawn.getpixel((int(u), int(v))), PALETTE[0])
 
 
@@ -85,7 +52,7 @@ def test_the_front_face_is_tinted_and_the_back_is_not():
     drawn = draw_boxes(Image.new("RGB", SIZE), [box], INTRINSICS, show_labels=False)
     corners = corners_of(box)
     weights = torch.tensor([0.35, 0.15, 0.15, 0.35], dtype=torch.float64)  # off the cross
-    front = project(weights @ corners[list(FRONT_FACE)], torch.tensor(INTRINSICS).double())
+    front = project(weights @ corners[list(FRONT_FACE)], K)
     assert corners[list(FRONT_FACE), 0].mean() > 0
     u, v = front.tolist()
     assert sum(drawn.getpixel((int(u), int(v)))) > 60
@@ -151,10 +118,10 @@ def test_hidden_edges_are_those_that_a_ray_meets_behind_the_box():
         center, half = torch.tensor(box["center"]).double(), torch.tensor(box["size"]).double() / 2
         eye = local @ -center
         if (eye.abs() < half).all():
-            assert not any(visualize._hidden_edges(corners))
+            assert not any(overlays._hidden_edges(corners))
             counts[None] += 1
             continue
-        for (a, b), hidden in zip(EDGES, visualize._hidden_edges(corners), strict=True):
+        for (a, b), hidden in zip(EDGES, overlays._hidden_edges(corners), strict=True):
             # From the eye to the middle of the edge: where the ray is inside all three slabs, it is in the box. The
             # edge itself is touched at t = 1.
             ray = local @ ((corners[a] + corners[b]) / 2)
@@ -170,17 +137,17 @@ def strokes(monkeypatch, box, size=SIZE):
     """Ends (pixels) of what is drawn of each of the twelve edges, None where nothing is; and the line's width."""
     found = []
 
-    class Canvas(visualize.RasterCanvas):
+    class Recorder(surfaces.RasterSurface):
         def path(self, points, color, width, dash=0.0):
             found.append(points)
 
-    canvas = Canvas(Image.new("RGB", size))
-    visualize._draw_wireframe(canvas, corners_of(box), torch.tensor(INTRINSICS).double(), WHITE, dashed=True)
-    return [points or None for points in found[:12]], canvas.line_width
+    surface = Recorder(Image.new("RGB", size))
+    overlays._draw_wireframe(surface, corners_of(box), K, WHITE, dashed=True)
+    return [points or None for points in found[:12]], surface.line_width
 
 
 def test_what_is_drawn_of_an_edge_is_what_is_seen_of_it(monkeypatch):
-    intrinsics, seen, cut = torch.tensor(INTRINSICS).double(), 0, 0
+    intrinsics, seen, cut = K, 0, 0
     shares = torch.linspace(0, 1, 101).double()[:, None]
     for box in random_boxes(120, reach=2.0, seed=1):
         corners = corners_of(box)
@@ -213,14 +180,14 @@ def plates(monkeypatch, boxes, size=SIZE):
     """The label plates (x_min, y_min, x_max, y_max) that a drawing of `boxes` puts down, and their texts."""
     taken, texts = [], []
 
-    class Canvas(visualize.RasterCanvas):
+    class Recorder(surfaces.RasterSurface):
         def plate(self, *place):
             taken.append(place[:4])
 
         def text(self, position, text, color, anchor):
             texts.append(text)
 
-    monkeypatch.setattr(visualize, "RasterCanvas", Canvas)
+    monkeypatch.setattr(surfaces, "RasterSurface", Recorder)
     draw_boxes(Image.new("RGB", size), boxes, INTRINSICS)
     return taken, texts
 
@@ -325,82 +292,6 @@ def test_wrong_intrinsics_are_refused():
             draw([[1.0, 2.0]])
 
 
-# ---------------------------------------------------------------------------------------------------- bird's-eye view
-
-
-def color_mass(picture, color, tolerance=40):
-    """Mean (x, y) of the pixels of a colour."""
-    pixels = torch.tensor(list(picture.tobytes())).view(picture.height, picture.width, 3)
-    rows, columns = ((pixels - torch.tensor(color)).abs() <= tolerance).all(-1).nonzero(as_tuple=True)
-    assert len(rows)
-    return [columns.double().mean().item(), rows.double().mean().item()]
-
-
-def test_boxes_lie_where_they_are_from_above():
-    boxes = [make_box((-5.0, 0.0, 10.0)), make_box((5.0, 0.0, 10.0)), make_box((0.0, 0.0, 20.0))]
-    view = draw_birds_eye_view(boxes, INTRINSICS, SIZE, size=(400, 500))
-    assert view.size == (400, 500)
-    left, right, far = (color_mass(view, PALETTE[i]) for i in range(3))
-    assert (left[0] + right[0]) / 2 == pytest.approx(200, abs=5)
-    assert far[0] == pytest.approx(200, abs=5)
-    assert left[1] == pytest.approx(right[1], abs=4)
-    pixels_per_metre = (left[1] - far[1]) / 10
-    assert (right[0] - left[0]) / 10 == pytest.approx(pixels_per_metre, rel=0.05)
-
-
-def test_a_heading_mark_points_to_the_front():
-    box = make_box((0.0, 0.0, 10.0), size=(6.0, 1.5, 3.0), yaw=0.0)  # the front points right
-    right = draw_birds_eye_view([box], INTRINSICS, SIZE)
-    left = draw_birds_eye_view([{**box, "rotation": rotation(math.pi)}], INTRINSICS, SIZE)
-    assert color_mass(right, PALETTE[0])[0] > color_mass(left, PALETTE[0])[0] + 1
-
-
-@pytest.mark.parametrize("center", [(0, 0, 0.3), (0, 0, 400), (70, 0, 5), (-70, 0, 5), (2, 0, -30), (0, 0, 0)])
-def test_the_range_fits_the_box(center):
-    size = (0.2, 0.2, 0.2) if center[2] < 1 else (4.0, 2.0, 2.0)
-    view = draw_birds_eye_view([make_box(center, size)], INTRINSICS, SIZE, size=(300, 300))
-    assert all(10 < place < 290 for place in color_mass(view, PALETTE[0], tolerance=90))
-
-
-def test_an_empty_view_has_a_grid():
-    view = draw_birds_eye_view([], INTRINSICS, SIZE)
-    assert any(nearly(color, GRID, 2) for _, color in view.getcolors(1 << 20))
-
-
-@pytest.mark.parametrize("size", [(30, 30), (120, 700), (1200, 90)])
-def test_any_size_of_view_can_be_drawn(size):
-    assert draw_birds_eye_view([make_box((1.0, 0.0, 9.0))], INTRINSICS, SIZE, size=size).size == size
-
-
-def test_a_tilted_box_shows_its_outline():
-    tilted = quaternion_to_matrix(torch.tensor([0.5, 0.5, 0.5, 0.5])).tolist()
-    box = {**make_box((0.0, 0.0, 10.0)), "rotation": tilted}
-    color_mass(draw_birds_eye_view([box], INTRINSICS, SIZE), PALETTE[0])
-
-
-def test_views_of_a_video_are_to_one_scale():
-    near, far = ([make_box((0.0, 0.0, depth), size=(2, 2, 2))] for depth in (10.0, 25.0))
-    places = [
-        color_mass(draw_birds_eye_view(boxes, INTRINSICS, SIZE, reach=40.0), PALETTE[0])[1] for boxes in (near, far)
-    ]
-    both = draw_birds_eye_view([*near, *far], INTRINSICS, SIZE, reach=40.0)
-    assert color_mass(both, PALETTE[0])[1] == pytest.approx(places[0], abs=1)
-    assert color_mass(both, PALETTE[1])[1] == pytest.approx(places[1], abs=1)
-
-
-def test_a_trail_is_drawn():
-    boxes = [make_box((0.0, 0.0, 10.0), size=(0.2, 0.2, 0.2))]
-    still = draw_birds_eye_view(boxes, INTRINSICS, SIZE)
-    moved = draw_birds_eye_view([{**boxes[0], "trail": [[-4.0, 0.0, 10.0], [0.0, 0.0, 10.0]]}], INTRINSICS, SIZE)
-    left, _, right, _ = changed_box(still, moved)
-    assert right - left == pytest.approx(4 * 432 / 10.1, rel=0.1)  # pixels a metre
-
-
-# ----------------------------------------------------------------------------------------------------------------- SVG
-
-SVG = "{http://www.w3.org/2000/svg}"
-
-
 def test_svg_has_the_lines_of_the_picture():
     boxes = [make_box((0.5, 0.3, 9.0), score=0.5), make_box((-2.0, 0.3, 12.0))]
     root = ElementTree.fromstring(draw_boxes(photograph(), boxes, INTRINSICS, svg=True))
@@ -411,7 +302,7 @@ def test_svg_has_the_lines_of_the_picture():
         color = "#{:02x}{:02x}{:02x}".format(*PALETTE[i])
         lines = [path.get("d") for path in root.findall(f"{SVG}path") if path.get("stroke") == color]
         ends = [[float(number) for number in re.findall(r"-?[\d.]+", line)] for line in lines]
-        corners = project(corners_of(box), torch.tensor(INTRINSICS).double())
+        corners = project(corners_of(box), K)
         for a, b in EDGES:
             wanted = [*corners[a].tolist(), *corners[b].tolist()]
             assert any(end == pytest.approx(wanted, abs=0.01) for end in ends)
@@ -425,99 +316,6 @@ def test_svg_takes_labels_as_text():
     assert ElementTree.fromstring(drawn).find(f"{SVG}text").text.startswith("<script>alert('&')</script>")
 
 
-def test_svg_of_an_answer_holds_both_views():
-    image, boxes = photograph(), [make_box((0.0, 0.0, 9.0), score=0.9)]
-    root = ElementTree.fromstring(draw_answer(image, make_answer(boxes), svg=True))
-    picture, view = root.findall(f"{SVG}svg")
-    assert (picture.get("width"), view.get("width")) == ("640", "480")
-    assert float(view.get("x")) >= 640
-    assert [text.text for text in root.findall(f"{SVG}text")] == [
-        "Locate every car in 3D.: 1 box",
-        "intrinsics: given",
-    ]
-
-
-# -------------------------------------------------------------------------------------------------------------- answer
-
-
-def make_answer(boxes, size=SIZE, prompt="Locate every car in 3D."):
-    return {
-        "image_size": list(size),
-        "intrinsics": INTRINSICS,
-        "intrinsics_source": "given",
-        "prompt": prompt,
-        "text": "",
-        "boxes": boxes,
-    }
-
-
-def test_an_answer_holds_the_drawn_picture_and_the_view():
-    image, boxes = photograph(), [make_box((0.0, 0.0, 9.0), score=0.9)]
-    page = draw_answer(image, make_answer(boxes))
-    assert page.crop((0, 0, *SIZE)).tobytes() == draw_boxes(image, boxes, INTRINSICS).tobytes()
-    view = draw_birds_eye_view(boxes, INTRINSICS, SIZE, size=(480, 480))
-    assert page.crop((page.width - 480, 0, page.width, 480)).tobytes() == view.tobytes()
-
-
-def words(monkeypatch, *arguments, **more):
-    """(text, colour) of all that `draw_answer` writes on its page, grid and labels apart."""
-    found = []
-
-    class Canvas(visualize.RasterCanvas):
-        def text(self, position, text, color, anchor):
-            if anchor == "la":
-                found.append((text, color))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(visualize, "RasterCanvas", Canvas)
-        draw_answer(*arguments, **more)
-    return found
-
-
-def test_phrases_without_boxes_are_said_not_to_be_in_the_picture(monkeypatch):
-    boxes = [make_box((0.0, 0.0, 9.0))]
-    answers = [make_answer(boxes, prompt="the car"), make_answer([], prompt="the cone")]
-    assert words(monkeypatch, photograph(), answers, ground_truth=boxes) == [
-        ("the car: 1 box", WHITE),
-        ("the cone: not in the picture", PALETTE[0]),
-        ("intrinsics: given; dashed: ground truth", TEXT),
-    ]
-    guessed = {**make_answer(boxes * 2), "intrinsics_source": "default"}
-    assert words(monkeypatch, photograph(), guessed)[1:] == [
-        ("intrinsics: default, a guess: distances scale with it", TEXT)
-    ]
-    with pytest.raises(ValueError, match="answer: got an empty list"):
-        draw_answer(photograph(), [])
-
-
-def test_small_pictures_are_enlarged_with_their_boxes():
-    k = [[40.0, 0.0, 20.0], [0.0, 40.0, 15.0], [0.0, 0.0, 1.0]]
-    box = make_box((0.0, 0.0, 4.0), size=(1, 1, 1), label="")
-    page = draw_answer(Image.new("RGB", (40, 30)), {**make_answer([box], (40, 30)), "intrinsics": k})
-    picture = page.crop((0, 30, 320, 270))  # eight times larger, in the middle of the view's 300 pixels
-    large = torch.tensor(k).double() * torch.tensor([[8.0], [8.0], [1.0]])
-    wanted = project_box_2d(corners_of(box), large).tolist()
-    assert changed_box(Image.new("RGB", picture.size), picture)[2:] == pytest.approx(wanted[2:], abs=4)
-
-
-def test_a_long_prompt_makes_the_page_taller_not_wider():
-    short = draw_answer(photograph(), make_answer([]))
-    long = draw_answer(photograph(), make_answer([], prompt="the car left of the tree " * 20))
-    assert long.width == short.width and long.height > short.height
-    draw_answer(photograph(), make_answer([], prompt=""))
-
-
-@pytest.mark.parametrize("size", [(64, 48), (300, 900)])
-def test_an_answer_about_any_size_of_picture_can_be_drawn(size):
-    page = draw_answer(photograph(size), make_answer([make_box((0.0, 0.0, 9.0))], size))
-    assert page.width > size[0] and page.height > size[1]
-
-
-def test_an_answer_about_another_picture_is_refused():
-    with pytest.raises(ValueError, match=r"got \(320, 240\) pixels, but the answer is about \(640, 480\)"):
-        draw_answer(photograph((320, 240)), make_answer([]))
-
-
 def test_real_boxes_are_drawn_on_real_frames(samples):
     from llmi3d.data.sources.kitti import read_kitti_frames
 
@@ -527,15 +325,6 @@ def test_real_boxes_are_drawn_on_real_frames(samples):
         lows_highs = torch.tensor([entry["box_2d"] for entry in row["objects"]])
         wanted = [*lows_highs[:, :2].amin(0).tolist(), *lows_highs[:, 2:].amax(0).tolist()]
         assert changed_box(image, drawn) == pytest.approx(wanted, abs=4)
-
-
-def test_montage_holds_every_picture():
-    sizes = ((400, 300), (300, 400), (800, 200))
-    images = [Image.new("RGB", size, (255 - i, 0, 0)) for i, size in enumerate(sizes)]
-    sheet = montage(images, width=612)
-    counts = {color: count for count, color in sheet.getcolors(100)}
-    assert sheet.width == 612
-    assert [counts[255 - i, 0, 0] for i in range(3)] == [300 * 225, 300 * 400, 300 * 75]
 
 
 def test_a_shrunk_picture_has_its_k():
@@ -563,3 +352,25 @@ def test_letters_of_a_font_of_ones_own(monkeypatch, tmp_path):
     monkeypatch.setenv("LLMI3D_FONT", str(tmp_path / "broken.ttf"))
     with pytest.raises(ValueError, match="LLMI3D_FONT: got"):
         label()
+
+
+# ----------------------------------------------------------------------------------------------------------- pointing
+
+
+def test_heat_lies_where_the_network_points():
+    heat = torch.zeros(6, 8)
+    heat[1, 6] = 0.9
+    boxes = [make_box((0.0, 0.0, 9.0), pointing=heat.tolist()), make_box((1.0, 0.0, 9.0), pointing=heat.T.flip(0))]
+    image = Image.new("RGB", SIZE, (10, 10, 10))
+    for answer in ({"boxes": boxes[:1]}, [{"boxes": []}, {"boxes": boxes[:1]}], {"pointing": [heat]}):
+        drawn = draw_pointing(image, answer)
+        assert drawn.size == SIZE and color_mass(drawn, PALETTE[0], 80) == pytest.approx((519.5, 119.5), abs=2)
+        left, top, right, bottom = changed_box(image, drawn)
+        assert left >= 400 and right <= 640 and top >= 40 and bottom <= 200  # bilinear: half a cell further
+    color_mass(draw_pointing(image, {"boxes": boxes}), PALETTE[1], 80)
+
+
+@pytest.mark.parametrize("answer", [{"boxes": [make_box((0.0, 0.0, 9.0))]}, [], {"labels": []}])
+def test_an_answer_without_pointing_draws_nothing(answer):
+    image = photograph()
+    assert draw_pointing(image, answer).tobytes() == image.tobytes()

@@ -14,7 +14,7 @@ from llmi3d.processing.geometry_llmi3d import EDGES, box_corners, project, yaw_t
 
 pytest.importorskip("plotly", reason="needs plotly: pip install 'llmi3d[plot]'")
 
-from llmi3d.processing.drawing.scene_3d import PICTURE_VERTICES, draw_3d
+from llmi3d.processing.drawing.scene_3d import IMAGE_VERTICES, draw_3d
 
 K = [[520.0, 0.0, 310.0], [0.0, 540.0, 250.0], [0.0, 0.0, 1.0]]
 SIZE = (640, 480)
@@ -76,16 +76,16 @@ def test_the_triangles_of_each_box_cover_it_once():
 
 def test_the_picture_stands_where_the_camera_sees_it():
     image = photograph()
-    [mesh] = traces(draw_3d(image, [], K, picture_depth=2.0), "photograph")
+    [mesh] = traces(draw_3d(image, [], K, image_depth=2.0), "photograph")
     points = camera_frame(mesh)
-    columns, rows = PICTURE_VERTICES, PICTURE_VERTICES * 480 // 640
+    columns, rows = IMAGE_VERTICES, IMAGE_VERTICES * 480 // 640
     assert points[:, 2] == pytest.approx(2.0)
     places = project(torch.tensor(points), torch.tensor(K).double()).reshape(rows, columns, 2)
     assert places[0, 0].tolist() == pytest.approx([0, 0], abs=1e-3)
     assert places[-1, -1].tolist() == pytest.approx([640, 480], abs=1e-3)
     shrunk = np.asarray(image.resize((columns, rows), Image.Resampling.BOX))
     assert mesh.vertexcolor[columns + 3] == "#{:02x}{:02x}{:02x}".format(*shrunk[1, 3])
-    [frustum] = traces(draw_3d(image, [], K, picture_depth=2.0), "camera")
+    [frustum] = traces(draw_3d(image, [], K, image_depth=2.0), "camera")
     corners = camera_frame(frustum)[1::5]
     corners = project(torch.tensor(corners), torch.tensor(K).double()).numpy()
     assert corners == pytest.approx(np.array([[0, 0], [640, 0], [640, 480], [0, 480]]), abs=1e-6)
@@ -150,12 +150,12 @@ def test_labels_are_never_markup(tmp_path):
 def test_any_size_of_picture_can_stand_there(size):
     k = [[500.0, 0.0, size[0] / 2], [0.0, 500.0, size[1] / 2], [0.0, 0.0, 1.0]]
     [mesh] = traces(draw_3d(photograph(size), [], k), "photograph")
-    assert max(mesh.i) < len(mesh.x) <= PICTURE_VERTICES**2
+    assert max(mesh.i) < len(mesh.x) <= IMAGE_VERTICES**2
 
 
 def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(ValueError, match="picture_depth: got -1"):
-        draw_3d(photograph(), [], K, picture_depth=-1)
+    with pytest.raises(ValueError, match="image_depth: got -1"):
+        draw_3d(photograph(), [], K, image_depth=-1)
     with pytest.raises(ValueError, match=r"boxes\[0\]\.center: got \[nan"):
         draw_3d(photograph(), [make_box((math.nan, 0.0, 1.0))], K)
     with pytest.raises(ValueError, match="intrinsics: got shape"):
