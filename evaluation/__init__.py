@@ -1,7 +1,9 @@
-"""Metrics on metric, oriented 3D boxes."""
+"""Judging answers: exact 3D IoU, metrics, protocols, reports and calibration."""
 
+from llmi3d.evaluation.baselines import MeanSizes, mean_sizes, oracle_records
 from llmi3d.evaluation.bootstrap import Statistic
 from llmi3d.evaluation.calibration import calibrate, fit_scores
+from llmi3d.evaluation.comparison import Comparison, compare
 from llmi3d.evaluation.detection import Detections, detection_metrics
 from llmi3d.evaluation.grounding import grounding_metrics, question_values
 from llmi3d.evaluation.iou3d import box3d_iou, intersection_volume, volume
@@ -17,7 +19,7 @@ from llmi3d.evaluation.records import (
     with_predictions,
 )
 from llmi3d.evaluation.reliability import expected_calibration_error, grounding_calibration, reliability, risk_coverage
-from llmi3d.evaluation.report import Comparison, Estimate, Report, compare, evaluate_records
+from llmi3d.evaluation.report import Estimate, Report, evaluate_records
 from llmi3d.evaluation.symmetry import align_axes, rotation_error
 from llmi3d.processing.geometry_llmi3d import box_2d_iou
 
@@ -27,6 +29,7 @@ __all__ = [
     "Comparison",
     "Detections",
     "Estimate",
+    "MeanSizes",
     "Protocol",
     "Record",
     "Report",
@@ -47,7 +50,9 @@ __all__ = [
     "intersection_volume",
     "make_boxes",
     "make_record",
+    "mean_sizes",
     "mono3dvg_iou",
+    "oracle_records",
     "question_values",
     "records_from_row",
     "reliability",

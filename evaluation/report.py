@@ -162,13 +162,15 @@ class Report:
         if name is None or self.metrics[name].count >= SMALL_SET:
             return []
         estimate = self.metrics[name]
-        # Where all answers are alike the bootstrap has no width: three cases a set is what such a set cannot exclude.
+        # If all answers are alike the bootstrap has no width; then a share of 3 / images cannot be excluded.
         half = (estimate.high - estimate.low) / 2 or 3 / self.images
+        unit = "percentage points" if unit_of(name) == "%" else unit_of(name)
+        half = f"{100 * half:.1f}" if unit_of(name) == "%" else f"{half:.3f}"
         asked = "images" if self.protocol.kind == "detection" else "questions"
         return [
             "",
-            f"Small set: {estimate.count} {asked} give {name} to within {say(half, unit_of(name))} "
-            f"({unit_of(name)}). A smaller difference between two models does not show here.",
+            f"Small set: over {estimate.count} {asked} the interval of {name} reaches {half} {unit} to either side. "
+            "Smaller differences between models are not to be seen here, save by pairing (`compare`).",
         ]
 
 

@@ -1,23 +1,23 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Evaluation of a model on a data set: asks the questions, keeps every answer, and writes the report.
+"""Evaluation of a model on a data set, resumable and by several processes.
 
-    OUT/evaluation.json         what is evaluated: written first, compared when a run goes on
-    OUT/answers/CONDITION/      answers so far, one file a process, one line a batch
-    OUT/predictions.jsonl       all answers under the protocol itself, once they are there
-    OUT/conditions/*.json       the reports under changed cameras and pictures (`robustness`)
+    OUT/evaluation.json         what is evaluated; written first, and compared when a run resumes
+    OUT/answers/CONDITION/      answers so far, one file per process, one line per batch
+    OUT/predictions.jsonl       all answers under the protocol itself
+    OUT/conditions/*.json       reports under changed cameras and images (`robustness`)
     OUT/*.png                   plots (`plots`)
-    OUT/report.md, report.json  written last: where report.json is, the evaluation is complete
+    OUT/report.md, report.json  written last: if report.json exists, the evaluation is complete
 
-Batches are the same however often a run was interrupted and by however many processes it is done, hence so are the
-answers and the report. Under `accelerate launch` or `torchrun` each process takes every n-th batch.
+Batches, and so answers and report, do not depend on interruptions or on the number of processes. Under `accelerate
+launch` or `torchrun` each process takes every n-th batch.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Protocol as Interface
 
@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from llmi3d.data.outputs import checkpoint_fingerprint, claim_folder, process_state, write_whole
 from llmi3d.data.schema import image_size, upright_image
+from llmi3d.evaluation.baselines import MeanSizes, mean_sizes
 from llmi3d.evaluation.comparison import conditions_to_markdown
 from llmi3d.evaluation.corruptions import FAMILIES
 from llmi3d.evaluation.plots import plot_evaluation
@@ -42,13 +43,13 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class Question:
-    """What a model is asked.
+    """One question to a model.
 
     Attributes:
-        record: as it will be judged; its truth is for baselines that are allowed to look.
+        record: as it will be judged. Only baselines may look at its truth.
         image: upright.
-        phrases: one for a grounding question, the categories to look for in detection.
-        intrinsics: [3, 3] K that the model is told, pixels of `image`.
+        phrases: one for a grounding question; for detection the categories to look for.
+        intrinsics: K [3, 3] as told to the model, pixels of `image`.
     """
 
     record: Record
@@ -62,25 +63,26 @@ class Predictor(Interface):
 
     Attributes:
         name: in reports.
-        recipe: everything that its answers depend on, as JSON; answers of another recipe are never continued.
+        recipe: everything that the answers depend on, as JSON. A run with another recipe does not resume.
     """
 
     name: str
     recipe: dict
 
     def __call__(self, questions: Sequence[Question]) -> list[list[dict] | None]:
-        """Boxes as in `records.make_boxes` for each question; None for an answer that cannot be read."""
+        """Return boxes as in `records.make_boxes` for each question, None for an answer that cannot be read."""
 
 
 class CheckpointPredictor:
-    """Answers by the pipeline `image-3d-grounding`.
+    """Answers of a checkpoint, by the pipeline `image-3d-grounding`.
 
     Args:
         checkpoint: folder or Hub name.
         mode: `direct` or `generate`.
         name: in reports; default the checkpoint's own.
-        device: default the fastest there is.
-        raw_scores: the network's own scores, whatever calibration the checkpoint has.
+        device: default the fastest one available.
+        raw_scores: use the network's own scores, without the checkpoint's calibration.
+        crop_padding: as in the pipeline.
         generate_kwargs: for `generate`, such as max_new_tokens.
     """
 
@@ -91,17 +93,15 @@ class CheckpointPredictor:
         name: str | None = None,
         device=None,
         raw_scores: bool = False,
+        crop_padding: bool | None = None,
         **generate_kwargs,
     ):
         from transformers import pipeline
 
-        import llmi3d
-
-        llmi3d.register()
         self.pipeline = pipeline("image-3d-grounding", model=str(checkpoint), device=device)
         if raw_scores:
             self.pipeline.processor.calibrate()
-        self.mode, self.generate_kwargs = mode, generate_kwargs
+        self.mode, self.crop_padding, self.generate_kwargs = mode, crop_padding, generate_kwargs
         self.name = name or Path(checkpoint).name
         model = self.pipeline.model
         self.recipe = {
@@ -110,24 +110,25 @@ class CheckpointPredictor:
             "dtype": str(model.dtype),
             "generate": generate_kwargs,
             **({"raw_scores": True} if raw_scores else {}),
+            **({} if crop_padding is None else {"crop_padding": crop_padding}),
         }
 
     def __call__(self, questions: Sequence[Question]) -> list[list[dict]]:
         """See `Predictor`."""
-        # A picture that several questions in turn are about is read, resized and looked at once.
+        # Consecutive questions about one image share its preprocessing and its visual tokens.
         shared = [
-            list(same)
-            for _, same in groupby(questions, key=lambda one: (id(one.image), one.intrinsics.flatten().tolist()))
+            list(same) for _, same in groupby(questions, key=lambda q: (id(q.image), q.intrinsics.flatten().tolist()))
         ]
-        found = self.pipeline(
+        outputs = self.pipeline(
             [same[0].image for same in shared],
             prompt=[[phrase for question in same for phrase in question.phrases] for same in shared],
             intrinsics=[same[0].intrinsics.tolist() for same in shared],
             mode=self.mode,
             batch_size=len(shared),
+            crop_padding=self.crop_padding,
             **self.generate_kwargs,
         )
-        answers = (answer for of_picture in found for answer in of_picture)
+        answers = chain.from_iterable(outputs)
         return [
             [{**box, "category": phrase} for phrase in question.phrases for box in next(answers)["boxes"]]
             for question in questions
@@ -135,11 +136,13 @@ class CheckpointPredictor:
 
 
 class FilePredictor:
-    """Answers from a JSON Lines file of {"id", "boxes"}, made by anything; it has none under changed conditions.
+    """Answers from a JSON Lines file of {"id", "boxes"} that any program may have written.
+
+    It has no answers under changed conditions.
 
     Raises:
-        FileNotFoundError, ValueError: no such file; a line that is no JSON object with id and boxes, or a second one
-            for an id.
+        FileNotFoundError: no such file.
+        ValueError: a line that is not a JSON object with id and boxes, or a second line for an id.
     """
 
     def __init__(self, path: str | Path, name: str | None = None):
@@ -158,11 +161,11 @@ class FilePredictor:
                     f"{path}:{number}: got {line[:80]!r}, want a JSON object with id and boxes."
                 ) from error
             if name in self.answers:
-                raise ValueError(f"{path}:{number}: got the id {name!r} a second time, want one line a question.")
+                raise ValueError(f"{path}:{number}: got the id {name!r} a second time, want one line per question.")
             self.answers[name] = boxes
 
     def check(self, records: Iterable[Record]) -> None:
-        """Raises a ValueError for an id that no question has."""
+        """Raise a ValueError for an id that no question has."""
         unknown = sorted(set(self.answers) - {record.id for record in records})
         if unknown:
             raise ValueError(
@@ -177,7 +180,7 @@ class FilePredictor:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` returns: the report under the protocol, and those under other conditions by name."""
+    """Result of `evaluate`: the report under the protocol, and the reports under other conditions by name."""
 
     report: Report
     conditions: dict[str, Report]
@@ -190,35 +193,38 @@ def evaluate(
     out: str | Path,
     *,
     conditions: Sequence[Condition] = (),
+    training_rows=None,
     batch_size: int = 8,
     resamples: int = 1000,
     seed: int = 0,
     progress: bool = True,
 ) -> Evaluation:
-    """Evaluates under a protocol and writes everything into a folder; goes on where an interrupted run stopped.
+    """Evaluate a model under a protocol into a folder. Resumes an interrupted run.
 
     Args:
-        predictor: a `CheckpointPredictor`, a `FilePredictor`, or anything alike.
+        predictor: a `CheckpointPredictor`, a `FilePredictor`, or any other `Predictor`.
         rows: IG3D rows by index: a `datasets.Dataset` (`load_split`) or a list.
         protocol: from `get_protocol`.
-        out: folder; new, or of an evaluation of the same that was interrupted or is complete.
+        out: folder: new, or of the same evaluation, interrupted or complete.
         conditions: further ones to ask the same questions under.
-        batch_size: questions to a batch. Part of what is evaluated, since sums are rounded by it.
+        training_rows: rows whose objects give the oracles their categories' mean sizes; by default the evaluated
+            objects themselves (`report.evaluate_records`).
+        batch_size: questions per batch. It is part of what is evaluated, since rounding depends on it.
         resamples, seed: of the bootstrap.
-        progress: shows a bar.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: what `Protocol.select` and `with_predictions` refuse, a picture that cannot be read, an `out` that
-            holds another evaluation. Nothing is then under the final names.
+        ValueError: as `Protocol.select` and `with_predictions`; an image that cannot be read; an `out` that holds
+            another evaluation. No result has then been written.
     """
     out, state = Path(out), process_state()
-    if hasattr(rows, "cast_column"):  # pictures are decoded when they are asked about, not when their size is read
-        rows = rows.cast_column("image", datasets.Image(decode=False))
+    rows = _undecoded(rows)
     records, questions = _questions_of(rows, protocol)
     if isinstance(predictor, FilePredictor):
         if conditions:
-            raise ValueError("conditions: got some for a file of predictions, which has none for changed pictures.")
+            raise ValueError("conditions: got some for a file of predictions, which has none for changed images.")
         predictor.check(records)
+    sizes = None if training_rows is None else _sizes_of(training_rows)
     recipe = {
         "protocol": protocol.to_dict(),
         "predictor": {"name": predictor.name, **predictor.recipe},
@@ -227,11 +233,12 @@ def evaluate(
         "batch_size": batch_size,
         "resamples": resamples,
         "seed": seed,
+        **({} if sizes is None else {"oracle_sizes": asdict(sizes)}),
     }
     claim_folder(out, "evaluation.json", recipe, kind="an evaluation", state=state)
+    batches = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
     judged = {}
     for condition in (NONE, *conditions):
-        batches = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
         ask = partial(_ask, predictor, rows, condition, protocol.categories)
         answers = _answer_all(
             ask, batches, out / "answers" / str(condition), f"{predictor.name}, {condition}", progress
@@ -240,38 +247,52 @@ def evaluate(
             changed = [_change(condition, record) for record in records]
             judged[str(condition)] = with_predictions(changed, answers)
     if state.is_main_process:
-        options = {"model": predictor.name, "resamples": resamples, "seed": seed}
+        options = {"model": predictor.name, "resamples": resamples, "seed": seed, "sizes": sizes}
         reports = {
             name: evaluate_records(answered, protocol.variant(condition=name), **options)
             for name, answered in judged.items()
         }
         _write(out, judged[str(NONE)], reports, protocol)
     state.wait_for_everyone()
-    report = Report.load(out / REPORT)
+    names = [str(condition) for condition in conditions if condition != NONE]
     return Evaluation(
-        report, {str(one): Report.load(out / "conditions" / f"{one}.json") for one in conditions if one != NONE}
+        Report.load(out / REPORT), {name: Report.load(out / "conditions" / f"{name}.json") for name in names}
     )
 
 
 def read_answered(out: str | Path, rows, protocol: Protocol) -> list[Record]:
-    """The questions of a complete evaluation with their answers, as the protocol judges them.
+    """Read the questions of a complete evaluation with their answers, as the protocol judges them.
 
     Args:
         out: folder that `evaluate` wrote.
         rows, protocol: as given to it.
     """
-    if hasattr(rows, "cast_column"):
-        rows = rows.cast_column("image", datasets.Image(decode=False))
     lines = (Path(out) / "predictions.jsonl").read_text().splitlines()
-    records, _ = _questions_of(rows, protocol)
+    records, _ = _questions_of(_undecoded(rows), protocol)
     return protocol.select(with_predictions(records, [json.loads(line) for line in lines if line]))[0]
 
 
 # ----------------------------------------------------------------------------------------------------------- questions
 
 
+def _undecoded(rows):
+    """Return rows whose images are decoded when they are asked about, not when their size is read."""
+    return rows.cast_column("image", datasets.Image(decode=False)) if hasattr(rows, "cast_column") else rows
+
+
+def _sizes_of(rows) -> MeanSizes:
+    """Average the sizes of training rows' objects."""
+    if hasattr(rows, "select_columns"):
+        rows = rows.select_columns(["objects", "split"])
+    splits, objects = set(), []
+    for row in rows:
+        splits.add(row["split"])
+        objects += row["objects"]
+    return mean_sizes(objects, f"{len(objects)} objects of the split {', '.join(sorted(splits))}")
+
+
 def _questions_of(rows, protocol: Protocol) -> tuple[list[Record], list[tuple[Record, int]]]:
-    """All records of the rows, and those that the protocol asks for, ordered by id, each with its row's index."""
+    """Return all records of the rows, and those that the protocol asks for, by id, each with its row's index."""
     detection = protocol.kind == "detection"
     if not detection and protocol.prompt != GROUNDING_PROMPT:
         raise ValueError(f"protocol {protocol.name}: got the prompt {protocol.prompt!r}, want {GROUNDING_PROMPT!r}.")
@@ -281,9 +302,9 @@ def _questions_of(rows, protocol: Protocol) -> tuple[list[Record], list[tuple[Re
     for index in range(len(rows)):
         row = rows[index]
         size = image_size(row["image"])
-        found = [detection_record(row, size)] if detection else records_from_row(row, size)
-        records += found
-        index_of.update((record.id, index) for record in found)
+        asked = [detection_record(row, size)] if detection else records_from_row(row, size)
+        records += asked
+        index_of.update((record.id, index) for record in asked)
     kept, _ = protocol.select(records)
     return records, [(record, index_of[record.id]) for record in kept]
 
@@ -295,9 +316,9 @@ def _describe(record: Record) -> str:
 
 
 def _change(condition: Condition, record: Record) -> Record:
-    if condition.kind in FAMILIES:  # saves corrupting a picture that nobody sees
+    if condition.kind in FAMILIES:  # the truth stays, and no image needs to be corrupted
         return record
-    return condition.apply(record, Image.new("1", record.image_size))[0]  # the truth depends on no pixel
+    return condition.apply(record, Image.new("1", record.image_size))[0]  # the truth does not depend on pixels
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
@@ -326,11 +347,11 @@ def _ask(
 def _answer_all(
     ask: Callable[[Sequence], dict], batches: list[Sequence], folder: Path, title: str, progress: bool
 ) -> list[dict]:
-    """{"id", "boxes"} of all batches; what is not yet in the folder is asked now, by this process or another one."""
+    """Return {"id", "boxes"} of all batches, after asking those that are not yet in the folder."""
     state = process_state()
     folder.mkdir(parents=True, exist_ok=True)
     done = _read_answers(folder)
-    state.wait_for_everyone()  # nobody writes before all have read
+    state.wait_for_everyone()  # no process writes before all have read
     share = range(state.process_index, len(batches), state.num_processes)
     left = [i for i in share if i not in done]
     shown = progress and state.is_main_process
@@ -366,13 +387,13 @@ def _write(out: Path, answered: list[Record], reports: dict[str, Report], protoc
     done = _read_answers(folder)
     lines = [json.dumps({"id": name, "boxes": boxes}) for i in sorted(done) for name, boxes in done[i].items()]
     write_whole(out / "predictions.jsonl", "\n".join(lines) + "\n")
-    pictures = plot_evaluation(out, protocol.select(answered)[0], reports)
-    for name, one in reports.items():
+    plots = plot_evaluation(out, protocol.select(answered)[0], reports)
+    for name, changed in reports.items():
         if name != str(NONE):
-            one.save(out / "conditions" / f"{name}.json")
+            changed.save(out / "conditions" / f"{name}.json")
     parts = [report.to_markdown()]
     if len(reports) > 1:
         parts.append(conditions_to_markdown(reports))
-    parts += [f"![{path.stem.replace('_', ' ')}]({path.name})\n" for path in pictures]
+    parts += [f"![{path.stem.replace('_', ' ')}]({path.name})\n" for path in plots]
     write_whole(out / "report.md", "\n".join(parts))
     report.save(out / REPORT)

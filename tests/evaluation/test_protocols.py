@@ -18,13 +18,17 @@ from llmi3d.evaluation import (
     detection_record,
     evaluate_records,
     get_protocol,
+    make_boxes,
     make_record,
+    mean_sizes,
     records_from_row,
     with_predictions,
 )
+from llmi3d.evaluation.baselines import LEAVE_ONE_OUT, ORACLES
 from llmi3d.evaluation.bootstrap import interval, resample_weights, weighted_median
+from llmi3d.evaluation.comparison import check_comparable
 from llmi3d.evaluation.protocols import GROUPINGS, Grouping
-from llmi3d.evaluation.report import check_comparable
+from llmi3d.evaluation.report import SMALL_SET
 from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 
 EYE = torch.eye(3).tolist()
@@ -196,7 +200,7 @@ def test_report_prints_its_protocol():
         "exact oriented 3D IoU, thresholds 0.25, 0.5",
         "rotation errors up to: none",
         "40 questions, 40 grounding, 0 multi, 0 absent, 40 answered",
-        "95% intervals: percentile bootstrap over 20 pictures, 50 resamples, seed 3",
+        "95% intervals: percentile bootstrap over 20 images, 50 resamples, seed 3",
         "| acc@0.25 (%) | 100.00 | 100.00 to 100.00 | 40 |",
         "| depth_error (m) | 0.000 | 0.000 to 0.000 | 40 |",
         "| box_2d_iou (%) | - | - | 0 |",
@@ -217,8 +221,54 @@ def test_rotation_blind_iou_stands_beside_the_exact_one():
         compare(report_of(lambda i: 0.0, resamples=20), report)
 
 
+def test_oracles_stand_below_the_model():
+    # A cube of 1.6 m edges among three of 2 m, seen as if it were of 2 m: 1.25 times as far away.
+    records = questions(4)
+    records[0] = dataclasses.replace(records[0], true=make_boxes([box(z=5.0) | {"size": [1.6] * 3}]))
+    protocol = get_protocol("ig3d-kitti")
+    report = evaluate_records(records, protocol, model="mine", resamples=20)
+    assert report.metrics["acc@0.25"].value == 0 and report.oracle_sizes == LEAVE_ONE_OUT
+    mean = (1.6 + 2 + 2) / 3
+    shared = 1 + 0.8 - (6.25 - 5)  # metres along z; across, the smaller cube lies within the larger one
+    ious = [1.6**2 * shared / (1.6**3 + 2**3 - 1.6**2 * shared)]
+    for z in (6.0, 7.0, 8.0):
+        away = z * mean / 2
+        shared = mean / 2 + 1 - (z - away)
+        ious.append(mean**2 * shared / (mean**3 + 2**3 - mean**2 * shared))
+    assert report.oracles["scale"]["mean_iou"].value == pytest.approx(sum(ious) / 4)
+    assert report.oracles["scale"]["acc@0.25"].value == sum(iou > 0.25 for iou in ious) / 4
+    # An upright cube of edge a at depth z is a / (z - a / 2) high, so as the scale goes, so does the depth.
+    assert report.oracles["height"]["mean_iou"].value == pytest.approx(sum(ious) / 4)
+    text = report.to_markdown()
+    assert f"| {ORACLES['scale']} | {100 * report.oracles['scale']['acc@0.25'].value:.2f} (" in text
+    assert f"Mean sizes: {LEAVE_ONE_OUT}." in text and "| mine | 0.00 (0.00 to 0.00) |" in text
+    trained = evaluate_records(
+        records, protocol, model="mine", resamples=20, sizes=mean_sizes([box(z=5.0)], "the split train")
+    )
+    assert trained.oracles["scale"]["mean_iou"].value == pytest.approx((3 + ious[0]) / 4)
+    assert "Mean sizes: the split train." in trained.to_markdown()
+    assert trained.metrics == report.metrics
+
+
+def test_small_sets_say_which_differences_they_show():
+    few = report_of(lambda i: 0.0 if i % 3 else None, resamples=50)
+    half = 50 * (few.metrics["acc@0.25"].high - few.metrics["acc@0.25"].low)
+    assert f"over 40 questions the interval of acc@0.25 reaches {half:.1f} percentage points" in few.to_markdown()
+    # No width at all is no certainty: three of twenty images.
+    assert "reaches 15.0 percentage points" in report_of(lambda i: 0.0, resamples=50).to_markdown()
+    many = questions(SMALL_SET)
+    assert "Small set" not in evaluate_records(many, few.protocol, model="m", resamples=5).to_markdown()
+
+
+def test_reports_of_before_there_were_oracles_load():
+    plain = json.loads(report_of(lambda i: 0.0, resamples=20).to_json())
+    del plain["oracles"], plain["oracle_sizes"]
+    assert Report.from_json(json.dumps(plain)).oracles == {}
+
+
 def test_json_round_trip(tmp_path):
     report = report_of(lambda i: None if i % 3 else 0.4, resamples=20)
+    assert report.oracles
     path = tmp_path / "out" / "report.json"
     report.save(path)
     loaded = Report.load(path)
@@ -257,9 +307,7 @@ def test_incomparable_reports_are_refused():
     fewer = evaluate_records(questions(38), report.protocol, model="few", resamples=20)
     with pytest.raises(ValueError, match="'m' and 'few': got 40 and 38 questions, 2 of them in one report alone"):
         compare(report, fewer)
-    with pytest.raises(
-        ValueError, match=r"got the bootstraps \(resamples, seed, pictures\) \(20, 0, 20\) and \(20, 1"
-    ):
+    with pytest.raises(ValueError, match=r"got the bootstraps \(resamples, seed, images\) \(20, 0, 20\) and \(20, 1"):
         check_comparable([report, report_of(lambda i: 0.0, resamples=20, seed=1)])
     other_ids = dataclasses.replace(report, ids=(*report.ids[:-1], "kitti/999"))
     with pytest.raises(ValueError, match=r"got 40 and 40 questions, 2 of them .*the first is 'kitti/039'"):

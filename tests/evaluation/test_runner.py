@@ -115,6 +115,26 @@ def test_writes_report_table_answers_and_plots(rows, tmp_path):
     assert all(f"({name})" in page for name in plots)
 
 
+def test_training_rows_give_the_oracles_their_sizes(rows, tmp_path):
+    training = [{**rows[0], "split": "train"}]
+    report = evaluate(
+        SHIFTED, rows, ROWS_PROTOCOL, tmp_path / "out", training_rows=training, resamples=20, progress=False
+    ).report
+    count = len(rows[0]["objects"])
+    assert report.oracle_sizes == f"{count} objects of the split train"
+    assert report.oracles["scale"]["acc@0.5"].value == 1 > value(report, "acc@0.5")
+    with pytest.raises(ValueError, match="holds an evaluation with other"):
+        evaluate(
+            SHIFTED,
+            rows,
+            ROWS_PROTOCOL,
+            tmp_path / "out",
+            training_rows=[{**training[0], "objects": training[0]["objects"][:1]}],
+            resamples=20,
+            progress=False,
+        )
+
+
 def test_predictions_file_gives_the_same_numbers(rows, tmp_path):
     first = evaluate(SHIFTED, rows, ROWS_PROTOCOL, tmp_path / "a", progress=False).report
     predictor = FilePredictor(tmp_path / "a" / "predictions.jsonl")
