@@ -2,6 +2,7 @@
 """Reading IG3D data sets: folders of Parquet files as `llmi3d data build` writes them, and data sets on the Hub."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -10,6 +11,21 @@ from llmi3d.data.schema import IG3D_FEATURES
 
 DATA_FOLDER = "data"
 _SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One data set of a mixture.
+
+    Attributes:
+        data: folder or Hub name, as in `load_split`.
+        split: its name.
+        weight: rows are drawn in proportion to it; None where every row comes once.
+    """
+
+    data: str
+    split: str
+    weight: float | None = 1.0
 
 
 def shard_name(split: str, index: int, count: int) -> str:

@@ -13,9 +13,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from llmi3d.data.dataset import load_split
+from llmi3d.data.dataset import Part, load_split
 from llmi3d.data.schema import IG3D_FEATURES, turns_of, with_turns
-from llmi3d.data.streams import Part
 
 
 @dataclass(frozen=True)

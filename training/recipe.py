@@ -25,7 +25,7 @@ from typing import Any, Literal
 import yaml
 from transformers import HfArgumentParser
 
-from llmi3d.data.streams import Part
+from llmi3d.data.dataset import Part
 from llmi3d.training.arguments import LLMI3DTrainingArguments
 from llmi3d.training.lora import NEW_PARTS
 from llmi3d.training.plan import DEVICES

@@ -73,9 +73,12 @@ def build_rows(folder: Path, rows: int, processes: int) -> None:
 
 def stream_share(path: str, rank: int, world: int) -> int:
     """Reads one process's share of a stream, every picture decoded."""
-    from llmi3d.data.streams import Part, for_process, mix_streams
+    from datasets.distributed import split_dataset_by_node
 
-    return sum(row["image"].width > 0 for row in for_process(mix_streams([Part(path, "train")]), rank, world))
+    from llmi3d.data.dataset import load_split
+
+    stream = load_split(path, "train", streaming=True).shuffle(seed=0, buffer_size=200)
+    return sum(row["image"].width > 0 for row in split_dataset_by_node(stream, rank=rank, world_size=world))
 
 
 def stream_rows(folder: Path, rows: int, processes: int) -> None:
@@ -100,7 +103,7 @@ def measured(work, *arguments) -> dict:
 
 def _measure(queue, work, arguments) -> None:
     import llmi3d.data.build
-    import llmi3d.data.streams  # noqa: F401  (what importing costs is no part of the work)
+    import llmi3d.data.dataset  # noqa: F401  (what importing costs is no part of the work)
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()

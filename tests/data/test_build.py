@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Building, inspecting, splitting and streaming data sets, and the commands that do it."""
+"""Building, validating and splitting data sets, and the commands that do it."""
 
 import json
 import multiprocessing
@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from llmi3d.cli import app
 from llmi3d.data.build import build, open_source
+from llmi3d.data.contact_sheets import contact_sheet, draw_row, find_row
 from llmi3d.data.dataset import find_splits, load_split
+from llmi3d.data.dataset_statistics import statistics
 from llmi3d.data.schema import IG3D_FEATURES, validate_row
 from llmi3d.data.sources.jsonl import JsonLines
 from llmi3d.data.splits import keep_turns, novel_categories, split_by_category
-from llmi3d.data.streams import Part, for_process, mix_streams
-from llmi3d.data.validate import contact_sheet, draw_row, find_row, statistics, validate
+from llmi3d.data.validate import validate
 
 NAMES = ("pallet", "box", "barrel")
 COUNT = 12
@@ -181,7 +182,7 @@ class Odd(JsonLines):
     """A converter that meets records of a form that it does not expect."""
 
     def read(self, image_id):
-        damage = {"002": lambda: {}["K"], "003": lambda: None[0], "004": lambda: int(float("inf"))}
+        damage = {"002": lambda: {}["K"], "003": lambda: len(None), "004": lambda: int(float("inf"))}
         damage.get(image_id[-3:], lambda: None)()
         return super().read(image_id)
 
@@ -251,7 +252,7 @@ def test_bad_rows_are_named(built):
 def test_statistics_count_what_is_there(built):
     found = statistics(built, progress=False)["train"]
     assert found["rows"] == COUNT and found["categories"] == dict.fromkeys(NAMES, COUNT)
-    assert found["focal_lengths"] == [150] * COUNT and found["objects_per_picture"] == [3] * COUNT
+    assert found["focal_lengths"] == [150] * COUNT and found["objects_per_image"] == [3] * COUNT
     turns = sum(len(row["task"]) for row in load_split(built, "train"))
     assert sum(found["tasks"].values()) == turns
     assert sum(found["phrase_kinds"].values()) + sum(found["question_kinds"].values()) == turns
@@ -319,66 +320,6 @@ def test_given_phrases_that_name_a_novel_category_are_no_training(row):
     kept = keep_turns(given, {"cone"}, novel=False)
     assert kept["targets"] == ["a"] and keep_turns(given, {"cone"}, novel=True)["targets"] == ["b"]
     validate_row(kept)
-
-
-# ------------------------------------------------------------------------------------------------------------ streams
-
-
-@pytest.fixture
-def two(tmp_path, monkeypatch):
-    """Two data sets of 12 and 8 rows, in 4 files each."""
-    # The library waits this long at the end of a mixture, for threads that these few rows do not keep busy.
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.01)
-    for name, count, first in (("a", 12, 0), ("b", 8, 100)):
-        path = write_own(tmp_path / name, count, "train", first)
-        build(JsonLines(path), tmp_path / f"built_{name}", progress=False, rows_per_shard=count // 4)
-    return [Part(str(tmp_path / f"built_{name}"), "train", weight) for name, weight in (("a", 3.0), ("b", 1.0))]
-
-
-def names(stream):
-    return [row["image_id"] for row in stream]
-
-
-def test_mixture_follows_weights_and_seed(two):
-    first = names(mix_streams(two, seed=0, shuffle_buffer=4))
-    assert (
-        first == names(mix_streams(two, seed=0, shuffle_buffer=4)) != names(mix_streams(two, seed=1, shuffle_buffer=4))
-    )
-    assert len(set(first)) == 20  # every row at least once
-    from_b = sum(name >= "own/train/100" for name in first[:16]) / 16
-    assert 0 < from_b < 0.5
-
-
-def test_interrupted_stream_goes_on(two):
-    whole = names(mix_streams(two, seed=0, shuffle_buffer=0))
-    stream = mix_streams(two, seed=0, shuffle_buffer=0)
-    seen = []
-    for row in stream:
-        seen.append(row["image_id"])
-        if len(seen) == 7:
-            state = stream.state_dict()
-            break
-    resumed = mix_streams(two, seed=0, shuffle_buffer=0)
-    resumed.load_state_dict(state)
-    assert seen + names(resumed) == whole
-
-
-def test_processes_share_without_overlap(two):
-    stream = mix_streams(two[:1], shuffle_buffer=0)
-    shares = [names(for_process(stream, rank, 2)) for rank in range(2)]
-    assert len(shares[0]) == len(shares[1]) == 6 and len({*shares[0], *shares[1]}) == 12
-
-
-def test_pictures_are_decoded_when_a_row_is_handed_out(two):
-    row = next(iter(mix_streams(two, shuffle_buffer=0)))
-    assert row["image"].size == (160, 120)
-    validate_row(row)
-
-
-@pytest.mark.parametrize("parts, problem", [([], "parts: got none"), ([Part("x", "train", 0.0)], "weight 0")])
-def test_bad_mixtures_are_refused(parts, problem):
-    with pytest.raises(ValueError, match=problem):
-        mix_streams(parts)
 
 
 # ------------------------------------------------------------------------------------------------------------ commands

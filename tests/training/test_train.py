@@ -26,7 +26,7 @@ from llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.cli import app
 from llmi3d.data.dataset import DATA_FOLDER, shard_name
 from llmi3d.data.schema import IG3D_FEATURES, grounding_conversation, make_object, validate_row
-from llmi3d.data.streams import Part
+from llmi3d.data.dataset import Part
 from llmi3d.training import run as command
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.mixture import EpochSampler, TrainingRows, mix, take_turns
