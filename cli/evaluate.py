@@ -28,6 +28,10 @@ def evaluate(
     condition: Annotated[
         list[str] | None, typer.Option(help="One such change, as focal-0.7 or noise-0.1. May be repeated.")
     ] = None,
+    training_split: Annotated[
+        str | None,
+        typer.Option(help="Split whose objects give the oracles their mean sizes; by default the evaluated objects."),
+    ] = None,
     crop_padding: CropPadding = False,
     batch_size: Annotated[int, typer.Option(help="Questions per forward pass.", min=1)] = 8,
     name: Annotated[str | None, typer.Option(help="Name of the model in the report.")] = None,
@@ -70,6 +74,7 @@ def evaluate(
             judge,
             out,
             conditions=list(dict.fromkeys(conditions)),
+            training_rows=training_split and load_split(data, training_split),
             batch_size=batch_size,
             progress=not quiet,
         )
