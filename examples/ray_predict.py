@@ -3,7 +3,7 @@
 
     python examples/ray_predict.py photos --prompt "the nearest car" --checkpoint CHECKPOINT --out boxes
 
-Without Ray, `llmi3d predict` does the same, resumes, and writes one table in the pictures' order.
+Without Ray, `llmi3d batch` does the same, resumes, and writes one table in the pictures' order.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 
     python docs/images/pictures.py
 
-`views.jpg` needs Chromium, for the 3D view; `tracked.jpg` is a frame of what `llmi3d predict` makes of a video: a
+`views.jpg` needs Chromium, for the 3D view; `tracked.jpg` is a frame of what `llmi3d track` makes of a video: a
 window that moves over a still picture, whose camera seems to turn.
 """
 

@@ -41,7 +41,7 @@ def make_pictures(folder: Path, count: int) -> Path:
 
 
 class Job:
-    """`llmi3d predict` in several processes, watched.
+    """`llmi3d batch` in several processes, watched.
 
     Attributes:
         peak_mb: largest resident set of any process so far.
@@ -52,7 +52,7 @@ class Job:
     def __init__(self, pictures: Path, out: Path, options: argparse.Namespace):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.processes)]
         self.command = [
-            *(sys.executable, *launcher, "-m", "llmi3d", "predict", str(pictures), "--prompt", "the nearest car"),
+            *(sys.executable, *launcher, "-m", "llmi3d", "batch", str(pictures), "--prompt", "the nearest car"),
             *("--prompt", "the cyclist", "--fov", "60", "--checkpoint", str(options.checkpoint), "--out", str(out)),
             *("--batch-size", str(options.batch_size), "--part-size", str(options.part_size), "--quiet"),
         ]

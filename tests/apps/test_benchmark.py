@@ -174,7 +174,7 @@ def test_a_folder_without_configuration_is_refused(tmp_path):
 
 
 def test_command_measures_a_checkpoint(tmp_path):
-    settings = ("--dtype", "bfloat16", "--repeats", 1, "--warm-up", 1, "--picture", "320x200", "--phrases", 1, 2)
+    settings = ("--dtype", "bfloat16", "--repeats", 1, "--warm-up", 1, "--image-size", "320x200", "--phrases", 1, 2)
     done = run(ROOT / "model_cards" / "llmi3d-tiny", *settings, "--device", "cpu", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert "bfloat16, direct, 1 x 2" in done.output and (tmp_path / "bench.png").stat().st_size > 0
@@ -213,8 +213,8 @@ def test_lists_are_written_either_way(lists, monkeypatch):
 
 @pytest.mark.parametrize("size", ["1242", "1242x", "axb"])
 def test_sizes_of_pictures_are_read(size):
-    done = run("tiny", "--picture", size)
-    assert done.exit_code == 2 and f"--picture: got '{size}', want WIDTHxHEIGHT" in done.output
+    done = run("tiny", "--image-size", size)
+    assert done.exit_code == 2 and f"--image-size: got '{size}', want WIDTHxHEIGHT" in done.output
 
 
 @pytest.mark.parametrize("size", SIZES)

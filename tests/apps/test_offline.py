@@ -212,7 +212,7 @@ def test_complete_job_asks_nothing_again(checkpoint, predictor, photos, tmp_path
 
 def arguments(checkpoint, photos, out, *more):
     return [
-        *("predict", str(photos), "--prompt", "the car", "--prompt", "the cone", "--checkpoint", str(checkpoint)),
+        *("batch", str(photos), "--prompt", "the car", "--prompt", "the cone", "--checkpoint", str(checkpoint)),
         *("--out", str(out), "--intrinsics", "250,260,150,110", "--batch-size", "2", "--part-size", "2"),
         *("--device", "cpu", *more),
     ]

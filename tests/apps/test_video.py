@@ -353,16 +353,14 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_predict_tracks_what_moves_in_a_rendered_video(tmp_path):
+def test_the_command_tracks_what_moves_in_a_rendered_video(tmp_path):
     picture = Image.open(ROOT / "examples" / "pictures" / "driving-000041.jpg")
     with VideoWriter(tmp_path / "street.mp4") as video:
         for i in range(10):  # the camera turns to the right: what it sees moves to the left
             video.write(picture.crop((8 * i, 0, 8 * i + 900, 300)), i / 10)
     asked = ("--prompt", "the red pedestrian", "--intrinsics", "634,630,450,154", "--device", "cpu", "--json")
     checkpoint = ROOT / "model_cards" / "llmi3d-tiny"
-    done = run(
-        "predict", tmp_path / "street.mp4", *asked, "--checkpoint", checkpoint, "--out", tmp_path / "o" / "t.mp4"
-    )
+    done = run("track", tmp_path / "street.mp4", *asked, "--checkpoint", checkpoint, "--out", tmp_path / "o" / "t.mp4")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["frames"], report["boxes"], report["tracks"]) == (10, 10, 1)
@@ -374,16 +372,14 @@ def test_predict_tracks_what_moves_in_a_rendered_video(tmp_path):
     assert len(list(VideoFrames(str(tmp_path / "o" / "t.mp4")))) == 10
 
 
-def test_predict_says_what_a_video_needs(tmp_path):
+def test_the_command_says_what_a_video_needs(tmp_path):
     source = write_video(tmp_path / "a.mp4")
     asked = ("--checkpoint", ROOT / "model_cards" / "llmi3d-tiny", "--prompt", "the car", "--fov", "60")
     for arguments, message in (
-        ((source, *asked, "--out", tmp_path / "out"), "is a video; pass --out NAME.mp4"),
-        ((source, source, *asked, "--out", tmp_path / "out.mp4"), "IMAGE: got 2, want one video file"),
-        ((source, *asked[:2], "--out", tmp_path / "out.mp4"), "--prompt: got none"),
-        ((tmp_path / "none.mp4", *asked, "--out", tmp_path / "out.mp4"), "there is no such file"),
-        ((source, *asked, "--out", source, "--overwrite"), "is not the video's own"),
+        (("track", source, *asked[:2], "--out", tmp_path / "out.mp4"), "--prompt: got none"),
+        (("track", tmp_path / "none.mp4", *asked, "--out", tmp_path / "out.mp4"), "there is no such file"),
+        (("track", source, *asked, "--out", source, "--overwrite"), "is not the video's own"),
     ):
-        done = run("predict", *arguments)
+        done = run(*arguments)
         assert done.exit_code == 2 and message in done.output, done.output
     assert source.stat().st_size > 0

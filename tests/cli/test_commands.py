@@ -1,8 +1,10 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """The command line as a whole: its page, how quickly it answers, and what it prints for programs."""
 
+import dataclasses
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -39,14 +41,28 @@ def test_the_page_is_what_the_commands_say():
     assert (ROOT / "docs" / "commands.md").read_text() == PAGE["page"](), "run python examples/commands_page.py"
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "llmi3d train"])  # its parser has its own tests
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "llmi3d train"])
 def test_help_shows_every_option_of_the_page(name):
     shown = CliRunner().invoke(app, [*name.split()[1:], "--help"], env={"COLUMNS": "240"})
     assert shown.exit_code == 0
-    for one in COMMANDS[name].params:
-        for option in (*one.opts, *one.secondary_opts) if one.param_type_name == "option" else ():
+    for parameter in COMMANDS[name].params:
+        for option in (*parameter.opts, *parameter.secondary_opts) if parameter.param_type_name == "option" else ():
             assert option in shown.output
-        assert one.help, f"{name} {one.name} has no help"
+        assert parameter.help, f"{name} {parameter.name} has no help"
+
+
+def test_help_on_training_shows_every_field():
+    from llmi3d.training.recipe import ARGUMENTS
+
+    shown = CliRunner().invoke(app, ["train", "--help"]).output
+    listed = re.findall(r"^  --(\w+) ", shown, re.MULTILINE)
+    assert sorted(listed) == sorted(
+        {field.name for kind in ARGUMENTS for field in dataclasses.fields(kind) if field.init}
+    )
+
+
+def test_version():
+    assert CliRunner().invoke(app, ["--version"]).output == f"llmi3d {__version__}\n"
 
 
 def in_process(code: str, **environment) -> str:
@@ -58,18 +74,18 @@ def in_process(code: str, **environment) -> str:
 def test_help_imports_nothing_heavy():
     code = f"""
 import sys
-sys.argv = ["llmi3d", "--help"]
 from llmi3d.cli import app
-try:
-    app()
-except SystemExit:
-    pass
+for name in {["llmi3d", *COMMANDS]!r}:
+    try:
+        app([*name.split()[1:], "--help"])
+    except SystemExit:
+        pass
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
     start = time.perf_counter()
     shown = in_process(code)
-    print(f"llmi3d --help: {time.perf_counter() - start:.2f} s")  # shown by pytest -rP; machines differ
-    assert shown.splitlines()[-1] == "[]" and "predict" in shown
+    print(f"all --help: {time.perf_counter() - start:.2f} s")  # shown by pytest -rP; machines differ
+    assert shown.splitlines()[-1] == "[]" and "--model_name_or_path" in shown
 
 
 def test_no_colours_in_a_pipe():
@@ -134,7 +150,7 @@ def checkpoint(chain, tmp_path):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_predict_prints_json_alone(checkpoint, photograph, tmp_path):
@@ -156,7 +172,7 @@ def test_predict_prints_json_alone(checkpoint, photograph, tmp_path):
 
     (tmp_path / "pictures").mkdir()
     photograph.save(tmp_path / "pictures" / "a.png")
-    table = run("predict", tmp_path / "pictures", "--out", tmp_path / "t.parquet", *given)
+    table = run("batch", tmp_path / "pictures", "--out", tmp_path / "t.parquet", *given)
     assert json.loads(table.stdout) == {"pictures": 1, "boxes": 1, "errors": 0, "guessed_cameras": 0}
 
 

@@ -61,7 +61,7 @@ MORE = {
     "pip install": DRY,
     "make test": f"VENV={sys.prefix} --old-file={sys.prefix}/installed",  # which is not to be made
     "llmi3d init --base llava-hf/llava-1.5-7b-hf": "--high-res-weights open_clip_model.safetensors",
-    "llmi3d bench": "--repeats 1 --warm-up 1 --new-tokens 2 --picture 320x96",
+    "llmi3d bench": "--repeats 1 --warm-up 1 --new-tokens 2 --image-size 320x96",
     **dict.fromkeys(
         ("llmi3d train", "python -m llmi3d.training.run"),
         "--max_steps 1 --max_eval_rows 1 --per_device_train_batch_size 1 --dataloader_num_workers 0 --use_cpu",
@@ -401,7 +401,7 @@ def test_other_tests_are_there():
         "llmi3d train CONFIG.yaml --learnig_rate 1",
         "python examples/demo.py --promt x",
         "python examples/missing.py",
-        "accelerate launch --num_procs 2 -m llmi3d predict photos ...",
+        "accelerate launch --num_procs 2 -m llmi3d batch photos ...",
         "make demoo",
         "bash examples/missing.sh",
         "pip install '.[trian]'",

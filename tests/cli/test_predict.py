@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The `llmi3d` command."""
+"""`llmi3d predict`, and how it and `llmi3d batch` share the work."""
 
 import json
 from xml.etree import ElementTree
@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from llmi3d import __version__
 from llmi3d.cli import app
-from llmi3d.cli.predict import read_intrinsics
+from llmi3d.cli.console import read_intrinsics
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +36,6 @@ def predict(picture, checkpoint, out, *more):
         *("predict", picture, "--prompt", "the car", "--checkpoint", checkpoint, "--out", out, "--device", "cpu"),
         *(*camera, *more),
     )
-
-
-def test_version():
-    assert run("--version").output == f"llmi3d {__version__}\n"
 
 
 def test_predict_writes_json_and_picture(checkpoint, picture, tmp_path):
@@ -71,9 +66,18 @@ def test_predict_writes_svg_and_a_3d_view_if_asked(checkpoint, picture, tmp_path
     assert done.exit_code == 2 and (out / "street.v2.svg").read_text() == "mine"
 
 
-def test_folders_and_videos_are_told_where_they_belong(checkpoint, tmp_path):
-    done = predict(tmp_path, checkpoint, tmp_path / "out")
-    assert done.exit_code == 2 and "NAME.parquet" in done.output and "NAME.mp4" in done.output
+@pytest.mark.parametrize(
+    ("image", "out", "message"),
+    [
+        (".", "out", "is a folder; use `llmi3d batch` for its images, `llmi3d track` for video frames"),
+        ("clip.mp4", "out", "is a video; use `llmi3d track`"),
+        ("a.png", "out.parquet", "want a folder; `llmi3d batch` writes .parquet files"),
+        ("a.png", "out.mp4", "want a folder; `llmi3d track` writes .mp4 files"),
+    ],
+)
+def test_other_inputs_and_outputs_name_the_other_command(tmp_path, image, out, message):
+    done = predict(tmp_path / image, "none", tmp_path / out)
+    assert done.exit_code == 2 and message in done.output
 
 
 def test_results_are_not_overwritten(checkpoint, picture, tmp_path):
