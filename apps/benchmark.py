@@ -154,7 +154,7 @@ def answer(
     with stage("preprocess"):
         cameras = [(721.5, 721.5, image.width / 2, image.height / 2) for image in images]
         inputs = processor.grounding_inputs(
-            images, [phrases] * len(images), intrinsics=cameras, mode=mode, share_pictures=True
+            images, [phrases] * len(images), intrinsics=cameras, mode=mode, share_images=True
         )
     with stage("move"):
         cameras = inputs.cameras

@@ -24,6 +24,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from llmi3d.bases.checkpoint_io import new_folder
 from llmi3d.box_heads_llmi3d import Box3DHeadOutput, find_queries
+from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration as Model
 from llmi3d.outputs_llmi3d import LLMI3DCausalLMOutputWithPast
 from llmi3d.phrases_llmi3d import ANY_MASK, phrase_mask
@@ -59,6 +60,12 @@ OUTPUTS = {
     "rotation_6d": "first two columns of the rotation as seen along the ray to the centre (allocentric)",
     "score_logits": "their sigmoid is the predicted 3D IoU",
 }
+# With pointing only.
+POINTING_OUTPUTS = {
+    "pointing": "probability of each visual token, row-major",
+    "pointing_log_probs": "log-probability of each place, rows and columns over the network frame",
+    "pointing_spread_px": "standard deviation of that distribution, network pixels",
+}
 FRAMES = (
     "Camera frame: x right, y down, z forward, metres. Network frame: pixels of high_res_pixel_values, (0, 0) at the "
     "top-left corner. The graph knows no camera: LLMI3DProcessor.post_process_grounding_3d makes metric boxes of what "
@@ -91,7 +98,12 @@ class _Network(nn.Module):
             attention_mask=phrase_mask(phrase_ids, self.model.dtype),
             position_ids=position_ids,
         ).boxes_3d
-        return tuple(boxes[name] for name in OUTPUTS)
+        return tuple(boxes[name] for name in outputs_of(self.model.config))
+
+
+def outputs_of(config: LLMI3DConfig) -> dict[str, str]:
+    """Return the names and meanings of a graph's outputs, in order."""
+    return OUTPUTS | POINTING_OUTPUTS if config.pointing else OUTPUTS
 
 
 def graph_inputs(inputs: Mapping[str, Tensor], box_3d_token_id: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -150,7 +162,7 @@ def export(model: Model, processor: LLMI3DProcessor, out: str | Path, format: st
     with new_folder(out) as folder:
         program = _trace(model, _sample(model, processor, pictures=2, phrases=3))
         if format == "onnx":
-            _write_onnx(program, folder / FILES[format])
+            _write_onnx(program, folder / FILES[format], list(outputs_of(model.config)))
         else:
             torch.export.save(program, folder / FILES[format])
         processor.save_pretrained(folder)
@@ -204,8 +216,8 @@ class ExportedGrounding:
             values = self._program(**given)
         else:
             arrays = {name: value.numpy() for name, value in given.items()}
-            values = map(torch.from_numpy, self._session.run(list(OUTPUTS), arrays))
-        boxes = {"mask": mask, **dict(zip(OUTPUTS, values, strict=True))}
+            values = map(torch.from_numpy, self._session.run(list(self.description["outputs"]), arrays))
+        boxes = {"mask": mask, **dict(zip(self.description["outputs"], values, strict=True))}
         if "phrase_ids" in inputs:
             boxes = {name: value[mask][:, None] for name, value in boxes.items()}
         return LLMI3DCausalLMOutputWithPast(boxes_3d=Box3DHeadOutput(**boxes))
@@ -229,7 +241,7 @@ def _sample(model: Model, processor: LLMI3DProcessor, pictures: int, phrases: in
     asked = [f"the {' '.join(['big'] * count)} car" for count in range(1, phrases + 1)]
     return dict(
         processor.grounding_inputs(
-            [Image.fromarray(one) for one in noise], [asked] * pictures, fov_deg=60, share_pictures=True
+            [Image.fromarray(one) for one in noise], [asked] * pictures, fov_deg=60, share_images=True
         ).to(model.device)
     )
 
@@ -257,8 +269,8 @@ def _trace(model: Model, sample: dict[str, Tensor]) -> torch.export.ExportedProg
     return program
 
 
-def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> None:
-    written = torch.onnx.export(program, dynamo=True, output_names=list(OUTPUTS), opset_version=OPSET, verbose=False)
+def _write_onnx(program: torch.export.ExportedProgram, file: Path, outputs: list[str]) -> None:
+    written = torch.onnx.export(program, dynamo=True, output_names=outputs, opset_version=OPSET, verbose=False)
     for node in written.model.graph.all_nodes():
         node.metadata_props.clear()
     written.save(file)  # weights beside it where they are too large for one file
@@ -271,8 +283,10 @@ def _describe(model: Model, format: str) -> dict:
     shapes |= {"pixel_values": ["batch", 3, low, low], "high_res_pixel_values": ["batch", 3, high, high]}
     if not config.high_res_branch:
         del shapes["high_res_pixel_values"]
-    last = {"center_2d_px": 2, "box_2d_px": 4, "size": 3, "rotation_6d": 6}
-    last |= dict.fromkeys(("log_depths", "depth_log_scales", "depth_weights"), 3)
+    places = round(high / config.place_px)
+    last = {"center_2d_px": [2], "box_2d_px": [4], "size": [3], "rotation_6d": [6]}
+    last |= {name: [3] for name in ("log_depths", "depth_log_scales", "depth_weights")}
+    last |= {"pointing": [config.image_seq_length], "pointing_log_probs": [places, places]}
     return {
         "format": format,
         "file": FILES[format],
@@ -288,11 +302,11 @@ def _describe(model: Model, format: str) -> dict:
         },
         "outputs": {
             name: {
-                "shape": ["batch", "queries", *([last[name]] if name in last else [])],
+                "shape": ["batch", "queries", *last.get(name, [])],
                 "dtype": "float32",
                 "meaning": meaning,
             }
-            for name, meaning in OUTPUTS.items()
+            for name, meaning in outputs_of(config).items()
         },
         "tokens": [config.image_seq_length + 2, config.text_config.max_position_embeddings],
         "queries": [1, config.image_seq_length],

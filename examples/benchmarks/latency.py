@@ -70,7 +70,7 @@ def ways_of(model, processor, phrases: int, new_tokens: int) -> dict[str, Callab
     camera = (721.5, 721.5, picture.width / 2, picture.height / 2)
 
     def inputs(asked, mode="direct"):
-        made = processor.grounding_inputs(picture, asked, intrinsics=camera, mode=mode, share_pictures=True)
+        made = processor.grounding_inputs(picture, asked, intrinsics=camera, mode=mode, share_images=True)
         return dict(made.to(model.device, model.dtype))
 
     names = phrases_of(phrases)

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor
-from llmi3d.apps.graph_export import INPUTS, OUTPUTS, ExportedGrounding, export, graph_inputs
+from llmi3d.apps.graph_export import INPUTS, ExportedGrounding, export, graph_inputs, outputs_of
 from llmi3d.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def ask(processor, image, *phrases, pictures=1, shared=True):
         [image] * pictures,
         [list(phrases)] * pictures,
         intrinsics=[(250, 260, 150, 110)] * pictures,
-        share_pictures=shared,
+        share_images=shared,
     )
 
 
@@ -85,8 +85,8 @@ def test_a_sequence_with_other_numbers_of_queries_is_padded(exported, chain, pho
 def test_the_folder_says_what_it_is(exported, chain):
     description, folder, _ = exported
     assert json.loads((folder / "export.json").read_text()) == description
-    assert list(description["inputs"]) == list(INPUTS) and list(description["outputs"]) == list(OUTPUTS)
     config = chain[0].config
+    assert list(description["inputs"]) == list(INPUTS) and list(description["outputs"]) == list(outputs_of(config))
     assert description["inputs"]["pixel_values"]["shape"] == ["batch", 3, config.image_size, config.image_size]
     assert description["outputs"]["rotation_6d"]["shape"] == ["batch", "queries", 6]
     assert description["difference"] < 1e-4

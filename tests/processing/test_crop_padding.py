@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Wide and high pictures without their padding: which pixels, cameras and tokens are left."""
+"""Wide and tall images without their padding: which pixels, cameras and tokens are left."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def both(image_processor, *args, **kwargs):
 
 
 @pytest.mark.parametrize("size", [(200, 200), (320, 310), (300, 330)])
-def test_a_picture_that_fills_the_square_is_as_ever(image_processor, photograph, size):
+def test_an_image_that_fills_the_square_is_unchanged(image_processor, photograph, size):
     square, cropped = both(image_processor, photograph.resize(size), intrinsics=K)
     assert torch.equal(cropped["pixel_values"], square["pixel_values"])
     assert torch.equal(cropped["high_res_pixel_values"], square["high_res_pixel_values"])
@@ -34,7 +34,7 @@ def test_a_picture_that_fills_the_square_is_as_ever(image_processor, photograph,
 @pytest.mark.parametrize(
     ("size", "rows", "columns"), [((1242, 375), 4, 12), ((375, 1242), 12, 4), ((384, 134), 6, 12), ((400, 40), 2, 12)]
 )
-def test_what_is_left_is_the_squares_middle_bit_for_bit(image_processor, photograph, size, rows, columns):
+def test_the_rest_is_the_middle_of_the_square_bit_for_bit(image_processor, photograph, size, rows, columns):
     square, cropped = both(image_processor, photograph.resize(size), fov_deg=70.0)
     assert cropped["pixel_values"].shape == (1, 3, 4 * rows, 4 * columns)
     assert cropped["high_res_pixel_values"].shape == (1, 3, 32 * rows, 32 * columns)
@@ -42,14 +42,14 @@ def test_what_is_left_is_the_squares_middle_bit_for_bit(image_processor, photogr
         top, left = (12 - rows) // 2 * token, (12 - columns) // 2 * token
         middle = square[name][..., top : top + rows * token, left : left + columns * token]
         assert torch.equal(cropped[name], middle)
-        # All that was left out is padding: nothing of the picture.
+        # Only padding was left out.
         if name == "high_res_pixel_values":
             assert middle.count_nonzero() == square[name].count_nonzero()
-    # The frame of all numbers is the square still.
+    # The network frame is still the square.
     assert cropped.cameras == square.cameras
 
 
-def test_pictures_of_a_batch_leave_out_what_all_of_them_do(image_processor, photograph):
+def test_a_batch_leaves_out_what_is_empty_in_all_images(image_processor, photograph):
     wide, less_wide, high = (photograph.resize(size) for size in ((384, 64), (384, 192), (64, 384)))
     square, cropped = both(image_processor, [wide, less_wide], fov_deg=70.0)
     assert torch.equal(cropped["high_res_pixel_values"], square["high_res_pixel_values"][:, :, 96:288])
@@ -66,7 +66,17 @@ def test_the_papers_grid_needs_a_third_for_kitti():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "token"), [(32, 128, 4), (128, 256, 8), (48, 384, 4), (40, 160, 4), (96, 96, 8)]
+    ("low", "high", "token"),
+    [
+        (32, 128, 4),
+        (128, 256, 8),
+        (48, 384, 4),
+        (40, 160, 4),
+        (96, 96, 8),
+        (518, 768, 14),
+        (448, 768, 14),
+        (224, 512, 14),
+    ],
 )
 def test_the_cnn_gets_whole_strides_whatever_the_grid(low, high, token):
     processor = LLMI3DImageProcessor(
@@ -75,12 +85,12 @@ def test_the_cnn_gets_whole_strides_whatever_the_grid(low, high, token):
     for width in (8, 50, 100, 130, 190, 300):
         for size in ((width, 100), (100, width)):
             kept = [low // token - 2 * count for count in processor.empty_tokens(size)]
-            assert all(0 < count <= low // token and count * (high * token // low) % 32 == 0 for count in kept)
+            assert all(0 < count <= low // token and count * high * token / low % 32 == 0 for count in kept)
             fitted = [side * high / max(size) for side in size[::-1]]
             assert all(count * high * token // low >= side - 1 for count, side in zip(kept, fitted, strict=True))
 
 
-def test_a_turned_picture_is_measured_upright(photograph):
+def test_a_turned_image_is_measured_upright(photograph):
     photograph = photograph.copy()
     assert upright_size(photograph) == (320, 200)
     photograph.getexif()[274] = 6
@@ -88,7 +98,7 @@ def test_a_turned_picture_is_measured_upright(photograph):
     assert upright_size(torch.zeros(3, 200, 320, dtype=torch.uint8)) == (320, 200)
 
 
-def test_tokens_that_do_not_divide_the_picture_are_refused(image_processor, photograph):
+def test_tokens_that_do_not_divide_the_size_are_refused(image_processor, photograph):
     with pytest.raises(ValueError, match="token_size: got 14, but size is 48x48"):
         image_processor(photograph, intrinsics=K, crop_padding=True, token_size=14)
 

@@ -68,7 +68,7 @@ def test_exif_orientation_is_applied(image_processor, photograph, tmp_path):
     torch.testing.assert_close(turned["high_res_pixel_values"], upright["high_res_pixel_values"])
 
 
-def test_sources_of_pictures_agree(image_processor, photograph, tmp_path):
+def test_all_kinds_of_sources_agree(image_processor, photograph, tmp_path):
     photograph.save(tmp_path / "a.png")
     buffer = io.BytesIO()
     photograph.save(buffer, "PNG")
@@ -93,42 +93,89 @@ def test_other_colour_modes_become_rgb(image_processor, photograph, mode):
 
 
 def test_batch_is_one_by_one(image_processor, photograph):
-    pictures = [photograph, photograph.resize((90, 200))]
+    images = [photograph, photograph.resize((90, 200))]
     cameras = [K, (100, 100, 45, 100)]
-    batch = image_processor(pictures, intrinsics=cameras, return_tensors="pt")
-    for index, picture in enumerate(pictures):
-        single = image_processor(picture, intrinsics=cameras[index], return_tensors="pt")
+    batch = image_processor(images, intrinsics=cameras, return_tensors="pt")
+    for index, image in enumerate(images):
+        single = image_processor(image, intrinsics=cameras[index], return_tensors="pt")
         torch.testing.assert_close(batch["pixel_values"][index], single["pixel_values"][0])
         assert batch.cameras[index] == single.cameras[0]
 
 
-def letterboxed(picture, size, high_size):
-    """Both inputs of an RGB picture, step by step: letterbox, normalisation, padding, and a smaller copy of it all."""
-    width, height = picture.size
+CLIP = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # DINOv2's
+SIGLIP = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # EfficientNet-Lite's: (x - 127) / 128
+
+
+def letterboxed(image, size, high_size, low_statistics=CLIP, high_statistics=CLIP):
+    """Both inputs of an RGB image, step by step: letterbox, normalisation, padding, and a smaller copy of it all."""
+    width, height = image.size
     scale = high_size / max(width, height)
     new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
-    image = tvF.resize(tvF.pil_to_tensor(picture), [new_height, new_width], tvF.InterpolationMode.BICUBIC)
-    image = tvF.normalize(image / 255, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+    pixels = tvF.resize(tvF.pil_to_tensor(image), [new_height, new_width], tvF.InterpolationMode.BICUBIC)
     left, top = (high_size - new_width) // 2, (high_size - new_height) // 2
-    high = tvF.pad(image, [left, top, high_size - new_width - left, high_size - new_height - top])
-    return tvF.resize(high, [size, size], tvF.InterpolationMode.BILINEAR, antialias=True), high
+    low, high = (
+        tvF.pad(
+            tvF.normalize(pixels / 255, *statistics),
+            [left, top, high_size - new_width - left, high_size - new_height - top],
+        )
+        for statistics in (low_statistics, high_statistics)
+    )
+    return tvF.resize(low, [size, size], tvF.InterpolationMode.BILINEAR, antialias=True), high
 
 
-@pytest.mark.parametrize("sizes", [(32, 128), (84, 192), (50, 73)], ids=str)
+@pytest.mark.parametrize("sizes", [(32, 128), (84, 192), (50, 73), (70, 64)], ids=str)
 @pytest.mark.parametrize("shape", [(320, 200), (90, 200), (160, 160), (300, 9), (7, 250)], ids=str)
 def test_both_inputs_are_those_of_the_padded_canvas(photograph, sizes, shape):
-    """Only what the picture reaches is made smaller; all else is padding in any case."""
-    low_size, high_size = sizes
-    image_processor = LLMI3DImageProcessor(size=low_size, high_res_size=high_size)
-    picture = photograph.resize(shape)
-    batch = image_processor(picture, fov_deg=60.0, return_tensors="pt")
-    low, high = letterboxed(picture, *sizes)
+    """Only what the image reaches is resized; the rest is padding in any case."""
+    image_processor = LLMI3DImageProcessor(size=sizes[0], high_res_size=sizes[1])
+    image = photograph.resize(shape)
+    batch = image_processor(image, fov_deg=60.0, return_tensors="pt")
+    low, high = letterboxed(image, *sizes)
     torch.testing.assert_close(batch["high_res_pixel_values"][0], high, atol=2e-6, rtol=0)
     torch.testing.assert_close(batch["pixel_values"][0], low, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("sizes", [(56, 128), (70, 96)], ids=str)
+@pytest.mark.parametrize(
+    "towers", [(IMAGENET, LITE), (SIGLIP, IMAGENET), (CLIP, IMAGENET)], ids=("dinov2", "siglip", "clip")
+)
+def test_each_tower_gets_its_own_normalisation(photograph, tmp_path, sizes, towers):
+    low_statistics, high_statistics = towers
+    image_processor = LLMI3DImageProcessor(
+        size=sizes[0],
+        high_res_size=sizes[1],
+        image_mean=low_statistics[0],
+        image_std=low_statistics[1],
+        high_res_image_mean=list(high_statistics[0]),
+        high_res_image_std=list(high_statistics[1]),
+    )
+    image_processor.save_pretrained(tmp_path)
+    loaded = LLMI3DImageProcessor.from_pretrained(tmp_path)
+    assert tuple(loaded.high_res_image_mean) == high_statistics[0]
+    wanted = letterboxed(photograph, *sizes, *towers)
+    for processor in (image_processor, loaded):
+        batch = processor([photograph, photograph], fov_deg=60.0, return_tensors="pt")
+        for name, pixels in zip(("pixel_values", "high_res_pixel_values"), wanted, strict=True):
+            torch.testing.assert_close(batch[name][1], pixels, atol=2e-5, rtol=0)
+        assert batch["high_res_pixel_values"][:, :, 0].count_nonzero() == 0  # the padding stays neutral
+        assert batch["pixel_values"][:, :, 0].count_nonzero() == 0
+
+
+def test_the_same_normalisation_given_twice_changes_nothing(image_processor, photograph):
+    assert not any("high_res_image" in name for name in image_processor.to_dict())
+    once = image_processor(photograph, fov_deg=60.0, return_tensors="pt")
+    for given in ({"high_res_image_mean": CLIP[0]}, {"high_res_image_mean": CLIP[0], "high_res_image_std": CLIP[1]}):
+        twice = image_processor(photograph, fov_deg=60.0, return_tensors="pt", **given)
+        assert all(torch.equal(once[name], twice[name]) for name in once)
+    half = image_processor(photograph, fov_deg=60.0, return_tensors="pt", high_res_image_std=[2 * x for x in CLIP[1]])
+    torch.testing.assert_close(2 * half["high_res_pixel_values"], once["high_res_pixel_values"])
+    assert torch.equal(half["pixel_values"], once["pixel_values"])
+
+
 def test_threads_change_nothing(image_processor, photograph, tmp_path):
-    """A picture opened but not yet decoded, that comes twice, among others."""
+    """Among the images is one given twice, opened but not decoded."""
     photograph.save(tmp_path / "a.jpg")
     sources = [photograph, str(tmp_path / "a.jpg"), photograph.resize((90, 200)), Image.open(tmp_path / "a.jpg")]
     batches, threads = [], torch.get_num_threads()
@@ -144,9 +191,9 @@ def test_threads_change_nothing(image_processor, photograph, tmp_path):
         torch.testing.assert_close(alone[key], together[key], atol=0, rtol=0)
 
 
-def test_an_error_in_a_thread_is_that_of_the_picture(image_processor, photograph, monkeypatch):
+def test_an_error_in_a_thread_names_its_image(image_processor, photograph, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    with pytest.raises(ValueError, match=r"image: cannot read 'nothing.png' as a picture"):
+    with pytest.raises(ValueError, match=r"image: cannot read 'nothing.png' as an image"):
         image_processor([photograph, "nothing.png", photograph], fov_deg=60.0)
 
 
@@ -172,8 +219,8 @@ def test_saved_is_loaded(image_processor, photograph, tmp_path):
     ("images", "kwargs", "message"),
     [
         ([], {}, "images: got an empty list"),
-        ("nothing.png", {}, "image: cannot read 'nothing.png' as a picture"),
-        ("data:image/png;base64,aaaa", {}, "image: cannot read 'data:image/png;base64,aaaa' as a picture"),
+        ("nothing.png", {}, "image: cannot read 'nothing.png' as an image"),
+        ("data:image/png;base64,aaaa", {}, "image: cannot read 'data:image/png;base64,aaaa' as an image"),
         (7, {}, "image: got int, want a path"),
         (Image.new("I;16", (8, 8)), {}, "image: got mode 'I;16' of more than 8 bits a channel"),
         ([Image.new("RGB", (8, 8))] * 2, {"intrinsics": [K]}, "intrinsics: got 1 for 2 images"),
@@ -192,7 +239,7 @@ def test_bad_input_is_refused(image_processor, images, kwargs, message):
         image_processor(images, **kwargs)
 
 
-def test_a_text_file_is_no_picture(image_processor, tmp_path):
-    (tmp_path / "a.png").write_text("not a picture")
+def test_a_text_file_is_refused(image_processor, tmp_path):
+    (tmp_path / "a.png").write_text("text")
     with pytest.raises(ValueError, match="cannot identify image file"):
         image_processor(str(tmp_path / "a.png"))

@@ -19,7 +19,7 @@ def ground(chain):
 
 
 def numbers(answer):
-    """Every box of an answer as one array."""
+    """Return every box of an answer as one array."""
     keys = ("center", "size", "rotation", "corners", "box_2d", "score")
     return np.array([np.concatenate([np.ravel(box[key]) for key in keys]) for box in answer["boxes"]])
 
@@ -28,7 +28,7 @@ def assert_same(got, want, **tolerances):
     np.testing.assert_allclose(numbers(got), numbers(want), **{"rtol": 1e-4, "atol": 1e-5, **tolerances})
 
 
-def test_one_picture_one_phrase(ground, photograph):
+def test_one_image_one_phrase(ground, photograph):
     answer = ground(photograph, prompt="the car", intrinsics=K)
     assert json.loads(json.dumps(answer)) == answer
     assert {key: answer[key] for key in ("prompt", "mode", "text", "image_size", "intrinsics_source")} == {
@@ -45,6 +45,16 @@ def test_one_picture_one_phrase(ground, photograph):
     assert np.array(box["corners"]).shape == (8, 3)
 
 
+def test_boxes_carry_their_pointing_on_request(ground, photograph):
+    (plain,) = ground(photograph, prompt="the car", intrinsics=K)["boxes"]
+    answer = ground(photograph, prompt="the car", intrinsics=K, pointing=True)
+    assert json.loads(json.dumps(answer)) == answer
+    (box,) = answer["boxes"]
+    heat = np.array(box.pop("pointing"))
+    assert heat.ndim == 2 and (heat >= 0).all() and 0 < heat.sum() < 1 + 1e-5
+    assert box == plain and plain["pointing_spread"] > 0
+
+
 def test_several_phrases_are_one_by_one(ground, photograph):
     phrases = ["the car", "a much longer phrase about something else", "it"]
     together = ground(photograph, prompt=phrases, intrinsics=K)
@@ -55,12 +65,12 @@ def test_several_phrases_are_one_by_one(ground, photograph):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_lists_generators_and_datasets_are_one_by_one(ground, photograph, tmp_path, batch_size):
-    pictures = [photograph, photograph.resize((100, 160)), photograph.rotate(20)]
-    single = [ground(picture, prompt="the car", fov_deg=60) for picture in pictures]
-    for index, picture in enumerate(pictures):
-        picture.save(tmp_path / f"{index}.png")
+    images = [photograph, photograph.resize((100, 160)), photograph.rotate(20)]
+    single = [ground(image, prompt="the car", fov_deg=60) for image in images]
+    for index, image in enumerate(images):
+        image.save(tmp_path / f"{index}.png")
     rows = Dataset.from_list([{"image": str(tmp_path / f"{index}.png"), "note": "kept out"} for index in range(3)])
-    for given in (pictures, (picture for picture in pictures), rows):
+    for given in (images, (image for image in images), rows):
         answers = ground(given, prompt="the car", fov_deg=60, batch_size=batch_size)
         for got, want in zip(answers, single, strict=True):
             assert_same(got, want)
@@ -82,13 +92,13 @@ def test_generate_writes_an_answer(ground, photograph):
 
 
 def test_generate_takes_a_box_from_each_query_token(chain, photograph):
-    """A model that always emits the query token gives as many boxes as tokens that were read again."""
+    """Each query token that the model reads again gives a box."""
     model, processor = chain
     model = copy.deepcopy(model)
     model.generation_config.suppress_tokens = [i for i in range(261) if i != processor.box_3d_token_id]
     ground = pipeline("image-3d-grounding", model=model, processor=processor, device="cpu")
     answer = ground(photograph, prompt="every car", intrinsics=K, mode="generate", max_new_tokens=4)
-    assert len(answer["boxes"]) == 3  # the fourth ends the answer and never got a state
+    assert len(answer["boxes"]) == 3  # the fourth ends the answer and has no state
 
 
 # ------------------------------------------------------------------------------------------------- the camera's role
@@ -103,8 +113,8 @@ def test_half_the_focal_length_is_half_the_depth(ground, photograph):
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 3.0])
-def test_picture_and_camera_rescaled_together_change_nothing(ground, photograph, factor):
-    """To the precision of resampling a picture: 8 bits and another filter."""
+def test_image_and_camera_rescaled_together_change_nothing(ground, photograph, factor):
+    """To the precision of resampling an image: 8 bits and another filter."""
     scaled = photograph.resize((round(320 * factor), round(200 * factor)))
     before = ground(photograph, prompt="the car", intrinsics=K)["boxes"][0]
     after = ground(scaled, prompt="the car", intrinsics=[value * factor for value in K])["boxes"][0]
@@ -146,7 +156,7 @@ def test_saved_pipeline_is_loaded(ground, photograph, tmp_path):
         (None, {"prompt": "a", "intrinsics": (1, 1, 999, 1)}, "principal point"),
         ([None, None], {"prompt": ["a"]}, "prompt: got 1 for 2 images"),
         ([None, None], {"prompt": "a", "intrinsics": [K]}, "intrinsics: got 1 for 2 images"),
-        ({"picture": 1}, {"prompt": "a"}, "want the key 'image' among them"),
+        ({"photo": 1}, {"prompt": "a"}, "want the key 'image' among them"),
     ],
 )
 def test_bad_input_is_refused(ground, photograph, images, kwargs, message):

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Words and pictures into the network, boxes out of it."""
+"""Text and images into the network, boxes out of it."""
 
 import types
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from llmi3d import LLMI3DImageProcessor, LLMI3DProcessor
 from llmi3d.box_heads_llmi3d import Box3DHeadOutput
 from llmi3d.processing.geometry_llmi3d import Camera, box_corners, encode_boxes, matrix_to_rotation_6d
+from llmi3d.processing.image_processing_llmi3d import cells_to_image
 
 K = (250.0, 260.0, 150.0, 110.0)
 
@@ -20,7 +21,7 @@ def processor(chain):
 
 
 def perfect_outputs(center, size, rotation, camera, focal_length):
-    """What a network that knows the truth of Q boxes of one picture would answer."""
+    """Return the outputs of a network that knows the truth of Q boxes of one image."""
     truth = encode_boxes(center, size, rotation, camera.network_intrinsics(), focal_length)
     count = len(center)
     boxes = Box3DHeadOutput(
@@ -283,3 +284,82 @@ def test_counts_that_differ_are_refused(processor, boxes):
         processor.post_process_grounding_3d(outputs, [camera], [["a", "b"]])
     with pytest.raises(ValueError, match="got no boxes_3d"):
         processor.post_process_grounding_3d(types.SimpleNamespace(boxes_3d=None), [camera])
+
+
+# ------------------------------------------------------------------------------------------------------------ pointing
+
+
+def points_at(outputs, cells, tokens):
+    """Let every box of `outputs` point by hand-made distributions over cells [Q, H, W] and over `tokens` tokens."""
+    boxes = outputs.boxes_3d
+    boxes.pointing = torch.full((*boxes.mask.shape, tokens), 1 / tokens)
+    boxes.pointing_log_probs = cells[None].log()
+    boxes.pointing_spread_px = torch.arange(1.0, len(cells) + 1)[None]
+    return outputs
+
+
+@pytest.mark.parametrize("crop", [False, True], ids=("square", "cropped"))
+@pytest.mark.parametrize("size", [(320, 80), (80, 320)], ids=("wide", "tall"))
+def test_pointing_comes_back_to_the_image(tokenizer, boxes, photograph, size, crop):
+    """8x8 tokens of 16 network pixels, 16x16 cells; the image fills the 4 middle rows (columns) of the canvas."""
+    image_processor = LLMI3DImageProcessor(size=32, high_res_size=128)
+    processor = LLMI3DProcessor(image_processor, tokenizer, patch_size=4, virtual_focal_length=64.0)
+    inputs = image_processor(photograph.resize(size), fov_deg=60, crop_padding=crop, return_tensors="pt")
+    height, width = (side // 8 for side in inputs["high_res_pixel_values"].shape[-2:])
+    assert {height, width} == ({4, 16} if crop else {16})
+    cells = torch.zeros(3, height, width)
+    rows, columns = (4, 16) if size[0] > 80 else (16, 4)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    cells[0, top + 1, left + 2] = 1.0
+    cells[1, top : top + 2, left + 3] = torch.tensor([0.25, 0.75])
+    cells[2] = 1 / cells[2].numel()
+    outputs = perfect_outputs(*boxes, inputs.cameras[0], processor.virtual_focal_length)
+    answer = processor.post_process_grounding_3d(points_at(outputs, cells, height * width // 4), inputs.cameras)[0]
+    pointing = answer["pointing"]
+    assert pointing.dtype == torch.float32
+    assert pointing.shape == (3, rows, columns)
+    assert pointing[0].nonzero().tolist() == [[1, 2]] and pointing[0, 1, 2] == pytest.approx(1)
+    assert pointing[1, :2, 3].tolist() == pytest.approx([0.25, 0.75]) and pointing[1].sum() == pytest.approx(1)
+    assert pointing[2].sum() == pytest.approx(1 if crop else 0.25)  # the rest points at the padding
+    assert answer["pointing_spread"].tolist() == pytest.approx([2.5, 5.0, 7.5])  # 128 network pixels are 320
+
+
+def test_cells_across_the_border_of_the_image_are_shared():
+    """The image begins in the middle of a cell and is not whole cells long."""
+    camera = Camera(((90.0, 0.0, 50.0), (0.0, 90.0, 20.0), (0.0, 0.0, 1.0)), (100, 40), "fov", (0.3, 0.3), (1.0, 14.0))
+    cells = torch.zeros(4, 4, dtype=torch.float64)
+    cells[1, 0], cells[2, 3] = 0.5, 0.5
+    moved = cells_to_image(cells, 8.0, (32, 40), camera)
+    # Rows of the canvas from 14 to 26 are two parts of 6; the cells' rows are 12-20 and 20-28.
+    assert moved.shape == (2, 4) and moved.sum() == pytest.approx(0.5 * 0.75 * 7 / 8 * 2)
+    assert moved[0].tolist() == pytest.approx([0.5 * 0.75 * 7 / 8, 0, 0, 0])
+    assert moved[1].tolist() == pytest.approx([0, 0, 0, 0.5 * 0.75 * 7 / 8])
+
+
+def test_pointing_follows_its_boxes(processor, boxes):
+    """A threshold leaves out boxes with their pointing; a network that does not point has none."""
+    camera = Camera(((250.0, 0.0, 150.0), (0.0, 260.0, 110.0), (0.0, 0.0, 1.0)), (320, 320), "given", (0.2, 0.2))
+    outputs = perfect_outputs(*boxes, camera, processor.virtual_focal_length)
+    assert not any("pointing" in name for name in processor.post_process_grounding_3d(outputs, [camera])[0])
+    cells = torch.eye(3).repeat_interleave(16, 1).view(3, 3, 4, 4)[:, 0] / 16 + 0.1
+    cells = cells / cells.sum((-2, -1), keepdim=True)
+    cells[2] = torch.eye(4) / 4
+    answer = processor.post_process_grounding_3d(points_at(outputs, cells, 16), [camera], threshold=0.6)[0]
+    torch.testing.assert_close(answer["pointing"], cells[2:])
+    none = processor.post_process_grounding_3d(outputs, [camera], threshold=1.0)[0]
+    assert none["pointing"].shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize("crop", [False, True], ids=("square", "cropped"))
+def test_the_network_points(chain, photograph, crop):
+    model, processor = chain
+    wide = photograph.resize((320, 60))  # five image pixels to a pixel of the 64x64 canvas
+    inputs = processor.grounding_inputs(wide, "the car", intrinsics=(250, 260, 150, 30), crop_padding=crop)
+    with torch.no_grad():
+        outputs = model(**inputs, logits_to_keep=1)
+    (answer,) = processor.post_process_grounding_3d(outputs, inputs.cameras)
+    cell_px = model.config.place_px
+    assert answer["pointing"].shape[1:] == (-(-12 // cell_px), 64 // cell_px)
+    assert 0 < answer["pointing"].sum() < 1 + 1e-5
+    spread_px = outputs.boxes_3d.pointing_spread_px.item()
+    assert answer["pointing_spread"].item() == pytest.approx(5 * spread_px, rel=1e-4)
