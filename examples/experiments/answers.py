@@ -1,7 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Asks a model everything about a picture at once: the same answers as the pipeline's, in a tenth of the time.
 
-A picture goes through the towers once: where a forward pass answers, by `share_pictures`; where the model writes, its
+A picture goes through the towers once: where a forward pass answers, by `share_images`; where the model writes, its
 questions share its features.
 
 Shapes: B pictures, T tokens of a sequence.
@@ -86,7 +86,7 @@ class Grounder:
             [one.image for one in asked],
             [list(one.words) for one in asked],
             intrinsics=[one.intrinsics.tolist() for one in asked],
-            share_pictures=True,
+            share_images=True,
         )
         outputs = self.model.ground(**inputs)
         told = [self._told(camera) for camera in inputs.cameras]

@@ -35,7 +35,7 @@ def asked(model_and_processor, photograph):
     """(model, inputs of phrases that share pictures, boxes of each phrase asked alone)."""
     model, processor = model_and_processor
     pictures = [photograph, photograph.rotate(20), photograph.resize((300, 240))]
-    inputs = processor.grounding_inputs(pictures, PHRASES, intrinsics=[K] * 3, share_pictures=True)
+    inputs = processor.grounding_inputs(pictures, PHRASES, intrinsics=[K] * 3, share_images=True)
     pairs = [(picture, phrase) for picture, group in zip(pictures, PHRASES, strict=True) for phrase in group]
     alone = [processor.grounding_inputs(picture, phrase, intrinsics=K) for picture, phrase in pairs]
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_attention_without_free_masks_gets_a_sequence_a_phrase(asked, monkeypatc
 
 def test_grounding_looks_once_scores_no_word_and_caches_nothing(chain, photograph):
     model, processor = chain
-    inputs = processor.grounding_inputs(photograph, PHRASES[0], intrinsics=K, share_pictures=True)
+    inputs = processor.grounding_inputs(photograph, PHRASES[0], intrinsics=K, share_images=True)
     seen = []
     parts = {"eyes": model.model.vision_tower, "words": model.model.language_model, "scores": model.lm_head}
     hooks = [
@@ -83,7 +83,7 @@ def test_grounding_looks_once_scores_no_word_and_caches_nothing(chain, photograp
 def test_grounding_keeps_no_layer_for_long(chain, photograph, tower):
     """Of a tower's states those live that are computed from: a layer's are gone two layers later."""
     model, processor = chain
-    inputs = processor.grounding_inputs(photograph, PHRASES[0], intrinsics=K, share_pictures=True)
+    inputs = processor.grounding_inputs(photograph, PHRASES[0], intrinsics=K, share_images=True)
     model = copy.deepcopy(model)
     part = getattr(model.model, tower)
     layers = part.layers if tower == "language_model" else part.encoder.layers
@@ -105,7 +105,7 @@ def test_grounding_keeps_no_layer_for_long(chain, photograph, tower):
 def test_a_written_answer_looks_once_too(model_and_processor, photograph):
     model, processor = model_and_processor
     settings = {"mode": "generate", "intrinsics": K}
-    inputs = processor.grounding_inputs(photograph, PHRASES[0], share_pictures=True, **settings)
+    inputs = processor.grounding_inputs(photograph, PHRASES[0], share_images=True, **settings)
     assert len(inputs["pixel_values"]) == 1 and inputs["image_index"].tolist() == [0, 0, 0]
     options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
     together = model.generate_boxes(**inputs, **options).sequences[:, -5:]
@@ -129,7 +129,7 @@ class Says(LogitsProcessor):
 def asked_to_write(model_and_processor, photograph):
     """(model, inputs of phrases that share pictures, inputs of each phrase alone)."""
     model, processor = model_and_processor
-    settings = {"mode": "generate", "share_pictures": True}
+    settings = {"mode": "generate", "share_images": True}
     pictures = [photograph, photograph.rotate(20), photograph.resize((300, 240))]
     inputs = processor.grounding_inputs(pictures, PHRASES, intrinsics=[K] * 3, **settings)
     pairs = [(picture, phrase) for picture, group in zip(pictures, PHRASES, strict=True) for phrase in group]
@@ -235,6 +235,6 @@ def test_words_before_the_picture_cannot_share_it(chain, photograph):
         virtual_focal_length=processor.virtual_focal_length,
         chat_template=template,
     )
-    other.grounding_inputs(photograph, ["one"], intrinsics=K, share_pictures=True)
+    other.grounding_inputs(photograph, ["one"], intrinsics=K, share_images=True)
     with pytest.raises(ValueError, match="chat_template: it writes words before the picture"):
-        other.grounding_inputs(photograph, ["one", "other"], intrinsics=K, share_pictures=True)
+        other.grounding_inputs(photograph, ["one", "other"], intrinsics=K, share_images=True)

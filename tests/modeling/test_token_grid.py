@@ -270,7 +270,7 @@ def test_phrases_about_one_middle_are_written_as_alone(chain, photograph):
     wide, phrases = photograph.resize((320, 60)), ["the car", "a much longer phrase", "it"]
     settings = {"mode": "generate", "fov_deg": 60, "crop_padding": True}
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
-    inputs = processor.grounding_inputs(wide, phrases, share_pictures=True, **settings)
+    inputs = processor.grounding_inputs(wide, phrases, share_images=True, **settings)
     assert len(inputs["pixel_values"]) == 1
     together = model.generate_boxes(**inputs, **options).sequences[:, -4:]
     for got, phrase in zip(together, phrases, strict=True):
