@@ -1,12 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Means, ratios and medians with percentile bootstrap intervals, paired where two models answer the same questions.
 
-What is drawn again and again are pictures, not questions: what makes a picture hard is shared by all its questions,
-and intervals from single questions would be too narrow. A resample is a number of copies of each question, so that all
-statistics of all resamples are a few matrix products. Two models that answered the same questions are resampled alike
-(same seed, same order), hence the difference of their resampled values is the paired bootstrap.
+The bootstrap draws images, not questions: the questions about one image are alike in difficulty, and intervals from
+single questions would be too narrow. A resample is a number of copies of each question, so all statistics of all
+resamples are a few matrix products. Two models that answered the same questions are resampled alike (same seed, same
+order), so the difference of their resampled values is the paired bootstrap.
 
-Shapes: N questions, C pictures, R resamples.
+Shapes: N questions, C images, R resamples.
 """
 
 import math
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 CONFIDENCE = 0.95
-# Resamples drawn at a time: a part of the recipe, since the random numbers depend on it.
+# Resamples drawn at a time. The random numbers depend on it.
 RESAMPLES_PER_CHUNK = 100
 
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """A number over questions.
+    """A statistic over questions.
 
     Attributes:
-        numerator: [N]; values, 0 wherever the denominator is.
-        denominator: [N]; 1 for a question that counts and 0 for one that does not, or any other weight.
+        numerator: [N] values; 0 wherever the denominator is 0.
+        denominator: [N] weights; 1 for a question that counts and 0 for one that does not, or any other weight.
         kind: `mean`, sum of numerators over sum of denominators, or `median` of the numerators that count.
     """
 
@@ -37,21 +37,21 @@ class Statistic:
 
     @classmethod
     def of(cls, values: Tensor, kind: str = "mean") -> "Statistic":
-        """Over the values [N] that are not nan."""
+        """Build the statistic over the values [N] that are not nan."""
         counts = ~values.isnan()
         return cls(torch.where(counts, values, 0.0).double(), counts.double(), kind)
 
     @property
     def count(self) -> int:
-        """How many questions have a say."""
+        """Number of questions that count."""
         return int((self.denominator > 0).sum())
 
     def only(self, mask: Tensor) -> "Statistic":
-        """The same over the questions of a mask [N]."""
+        """Return the same statistic over the questions of a mask [N]."""
         return Statistic(self.numerator * mask, self.denominator * mask, self.kind)
 
     def value(self, weights: Tensor | None = None) -> Tensor:
-        """[R] for numbers of copies `weights` [R, N] of each question, [] without; nan where nothing counts."""
+        """Return the values [R] for copies `weights` [R, N] of each question, [] without; nan if nothing counts."""
         single = weights is None
         weights = torch.ones(1, len(self.numerator), dtype=torch.float64) if single else weights.double()
         if self.kind == "mean":
@@ -62,9 +62,9 @@ class Statistic:
 
 
 def weighted_median(values: Tensor, weights: Tensor) -> Tensor:
-    """Medians [R] of values [N] of which there are `weights` [R, N] copies (counts); nan where there are none.
+    """Return the medians [R] of values [N] with `weights` [R, N] copies each (counts); nan for no copies.
 
-    The mean of the two middle values where the number of copies is even.
+    For an even number of copies the median is the mean of the two middle values.
     """
     if not len(values):
         return torch.full((len(weights),), math.nan, dtype=torch.float64)
@@ -78,12 +78,12 @@ def weighted_median(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def resample_weights(clusters: Sequence[str], resamples: int, seed: int) -> Iterator[Tensor]:
-    """Numbers of copies [<= RESAMPLES_PER_CHUNK, N] of each question, when its cluster is drawn with replacement.
+    """Draw clusters with replacement, and yield the copies of each question, [<= RESAMPLES_PER_CHUNK, N].
 
     Args:
-        clusters: [N] names of what is drawn as a whole (pictures).
+        clusters: [N] names of the clusters (images).
         resamples: how many in all.
-        seed: of a generator of its own.
+        seed: of a separate random generator.
     """
     index = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
     member = torch.tensor([index[name] for name in clusters], dtype=torch.long)
@@ -96,7 +96,7 @@ def resample_weights(clusters: Sequence[str], resamples: int, seed: int) -> Iter
 
 
 def interval(samples: Tensor, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-    """The percentile interval (low, high) of resampled values [R]; None where fewer than two of them are finite."""
+    """Return the percentile interval (low, high) of resampled values [R]; None if fewer than two are finite."""
     samples = samples[samples.isfinite()]
     if len(samples) < 2:
         return None

@@ -1,19 +1,19 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """AP3D: average precision of detection by 3D IoU, as Omni3D defines it (Brazil et al., CVPR 2023).
 
-    AP3D            mean over the IoU thresholds 0.05, 0.10, ... 0.50, over categories, of the 101-point interpolated
-                    precision (COCO's)
+    AP3D            mean of COCO's 101-point interpolated precision over categories and the IoU thresholds 0.05, 0.10,
+                    ... 0.50
     AP3D@15 ...     at the IoU 0.15, 0.25, 0.50 alone
     AP3D-near ...   over true boxes whose centre lies 0 to 10, 10 to 35, or more than 35 m deep (z, both ends included)
 
-Within a picture and a category the boxes of the highest scores, at most 100, take in turn the true box of the highest
-IoU that is not yet taken and at least the threshold (at least, not above: this is COCO's rule, not that of acc@t). A
-box prefers true boxes that count; one that takes a true box to ignore is neither right nor wrong, and so is an
-unmatched one that lies outside the range of depths. Categories without a true box that counts have no AP. Where a data
-set does not label everything (Omni3D says so of SUN RGB-D and Objectron), boxes whose 2D box overlaps no labelled
-one's of their category by more than 0.3 are left out of the count.
+Within an image and a category at most 100 boxes are matched, in the order of their scores. Each takes the free true
+box of the highest IoU, if that is at least the threshold (COCO's rule; acc@t wants more than t). True boxes that count
+come first. A box that takes a true box to ignore is neither right nor wrong, nor is an unmatched box outside the range
+of depths. Categories without a true box that counts have no AP. If a data set does not label everything (Omni3D says
+so of SUN RGB-D and Objectron), boxes are left out whose 2D box overlaps no labelled 2D box of their category by more
+than 0.3.
 
-Given the same IoUs this gives the numbers of Omni3D's evaluator to the last digits; the IoU is exact here.
+Given the same IoUs this gives the numbers of Omni3D's evaluator to the last digits. The IoU is exact here.
 
 Shapes: N records, T thresholds, D detections of a category, G true boxes, R resamples.
 """
@@ -40,12 +40,12 @@ PROXIMITY_IOU = 0.3
 
 @dataclass(frozen=True, eq=False)
 class _Matches:
-    """The detections of one category within one range of depths, over all pictures, highest score first.
+    """The detections of one category within one range of depths, over all images, highest score first.
 
     Attributes:
         record: [D] index of the detection's record.
-        right, wrong: [T, D] bool; neither where the detection does not count.
-        wanted: [N] true boxes that count, for each record.
+        right, wrong: [T, D] bool; both False for a detection that does not count.
+        wanted: [N] number of true boxes that count in each record.
     """
 
     record: Tensor
@@ -54,7 +54,7 @@ class _Matches:
     wanted: Tensor
 
     def average_precision(self, weights: Tensor | None = None) -> Tensor:
-        """[T] for copies `weights` [N] of each record; nan where no true box counts."""
+        """Return the AP [T] for copies `weights` [N] of each record; nan if no true box counts."""
         copies = torch.ones_like(self.wanted) if weights is None else weights.double()
         wanted = (copies * self.wanted).sum()
         if wanted == 0:
@@ -66,7 +66,7 @@ class _Matches:
         precision = right / (right + wrong).clamp(min=1e-12)
         # The best precision at this recall or any higher one.
         precision = precision.flip(1).cummax(1).values.flip(1)
-        # COCO's own numbers: some of these recalls are reached exactly, and the last bit decides.
+        # COCO's own recalls: some are reached exactly, and then the last bit decides.
         recall = torch.from_numpy(np.linspace(0, 1, RECALL_POINTS)).expand(len(right), -1).contiguous()
         place = torch.searchsorted(right / wanted, recall)
         precision = torch.cat((precision, precision.new_zeros(len(right), 1)), 1)
@@ -74,12 +74,12 @@ class _Matches:
 
 
 class Detections:
-    """Answers matched with the truth, from which AP3D follows for any weighting of the pictures.
+    """Answers matched with the truth, to compute AP3D for any weighting of the images.
 
     Attributes:
         categories: names, sorted.
-        counts: how many `images`, `unanswered` images, `true` and `ignored` boxes, `predicted` boxes, and predicted
-            `of_other_categories` that are left out.
+        counts: numbers of `images`, `unanswered` images, `true`, `ignored` and `predicted` boxes, and of predicted
+            boxes `of_other_categories`, which are left out.
     """
 
     def __init__(
@@ -91,18 +91,18 @@ class Detections:
         thresholds: Sequence[float] = IOU_THRESHOLDS,
         max_detections: int = MAX_DETECTIONS,
     ):
-        """Matches all answers.
+        """Match all answers.
 
         Args:
-            records: of the task `detection`, with unique ids. One without an answer counts as one without boxes.
-            categories: to be looked for (default: all that true boxes have). Case and underscores do not matter.
-            proximity: leave out boxes far from every labelled one, for all records or for each.
+            records: of the task `detection`, with unique ids. A missing answer counts as one without boxes.
+            categories: to evaluate (default: all of the true boxes). Case and underscores do not matter.
+            proximity: leave out boxes far from every labelled box; for all records, or for each.
             thresholds: of IoU.
-            max_detections: boxes taken of a picture and category.
+            max_detections: boxes per image and category.
 
         Raises:
-            ValueError: records of another task, duplicate ids, boxes without a category, or, for proximity, no way to
-                a 2D box.
+            ValueError: records of another task, duplicate ids, boxes without a category, or, for proximity, neither a
+                2D box nor intrinsics.
         """
         check_ids(records)
         for record in records:
@@ -157,7 +157,7 @@ class Detections:
         }
 
     def average_precisions(self, depth_range: str = "all", weights: Tensor | None = None) -> dict[str, Tensor]:
-        """AP [T] of each category that has a true box which counts; `weights` [N] are copies of each record."""
+        """Return the AP [T] of each category with a true box that counts; `weights` [N] are copies of each record."""
         found = {}
         for category in self.categories:
             matches = self._matches.get((category, depth_range))
@@ -168,7 +168,7 @@ class Detections:
         return found
 
     def metrics(self, weights: Tensor | None = None) -> dict[str, float]:
-        """AP3D and its variants, within 0 to 1; nan where no true box counts."""
+        """Return AP3D and its variants, within 0 to 1; nan if no true box counts."""
         metrics = {}
         for name in DEPTH_RANGES:
             values = list(self.average_precisions(name, weights).values())
@@ -183,7 +183,7 @@ class Detections:
 
 
 def detection_metrics(records: Sequence[Record], **options) -> dict:
-    """AP3D and its variants with `categories` (AP3D of each) and `counts`; arguments and errors as `Detections`."""
+    """Return AP3D and its variants, `categories` (AP3D of each) and `counts`. Arguments and errors: `Detections`."""
     detections = Detections(records, **options)
     by_category = {name: ap.mean().item() for name, ap in detections.average_precisions().items()}
     metrics = {name: None if math.isnan(value) else value for name, value in detections.metrics().items()}
@@ -191,7 +191,7 @@ def detection_metrics(records: Sequence[Record], **options) -> dict:
 
 
 def category_key(name: str) -> str:
-    """The form in which category names are compared: "Traffic_Cone" is "traffic cone"."""
+    """Return the form in which category names are compared: "Traffic_Cone" becomes "traffic cone"."""
     return " ".join(name.replace("_", " ").lower().split())
 
 
@@ -200,7 +200,7 @@ def _named(boxes) -> list[tuple[str, bool]]:
 
 
 def _by_category(records: Sequence[Record], categories: set[str], most: int) -> list[tuple]:
-    """Indices (record, category, predicted boxes by falling score, true boxes) for each picture and category in it."""
+    """Return (record, category, predicted boxes by falling score, true boxes) per image and category, as indices."""
     groups = []
     for i, record in enumerate(records):
         true, found = defaultdict(list), defaultdict(list)
@@ -215,16 +215,16 @@ def _by_category(records: Sequence[Record], categories: set[str], most: int) -> 
 
 
 def _match(iou: Tensor, close: Tensor, ignored: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
-    """Greedy matching at all thresholds: (taken a true box [T, D], taken one to ignore [T, D])."""
+    """Match greedily at all thresholds: (took a true box [T, D], took one to ignore [T, D])."""
     taken = np.zeros((len(thresholds), len(iou)), dtype=bool)
     by_ignored = taken.copy()
-    # In numpy, whose steps on arrays this small cost a tenth of torch's.
+    # numpy's steps on arrays this small cost a tenth of torch's.
     iou, to_ignore, levels = torch.where(close, iou, -1.0).numpy(), ignored.numpy(), thresholds.numpy()[:, None]
     free = np.ones((len(thresholds), iou.shape[1]), dtype=bool)
     for d in np.flatnonzero((iou >= levels.min()).any(1)):
         possible = free & (iou[d] >= levels)
         counted = possible & ~to_ignore
-        # Those to ignore only where there is no other; among equal IoUs the last one, as COCO has it.
+        # One to ignore only if there is no other; among equal IoUs the last one, as in COCO.
         possible = np.where(counted.any(1, keepdims=True), counted, possible)
         best = iou.shape[1] - 1 - np.where(possible, iou[d], -1.0)[:, ::-1].argmax(1)
         hit = possible.any(1)
@@ -234,7 +234,7 @@ def _match(iou: Tensor, close: Tensor, ignored: Tensor, thresholds: Tensor) -> t
 
 
 def _proximity(record: Record, found: list[int], true: list[int]) -> Tensor:
-    """Whether predicted box i is near true box j in the picture: [D, G]."""
+    """Return whether predicted box i is near true box j in the image, [D, G]."""
     sides = []
     for name, index in (("predicted", found), ("true", true)):
         if not index:

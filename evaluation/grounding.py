@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Grounding metrics: is the box that a phrase means found, how far off is it, and is "not there" said when it is so.
+"""Grounding metrics: is the right box found, how far off is it, and does the model abstain when nothing is there.
 
 For a question that means one box (`grounding`) the answer's box of the highest score is judged:
 
@@ -9,19 +9,19 @@ For a question that means one box (`grounding`) the answer's box of the highest 
                         by the symmetry (see symmetry.py; `none` compares them as they are named)
     center_distance     metres
     rotation_error      geodesic angle, degrees, up to the symmetry
-    rotation_error_any_axes  the same whatever the axes are called: 0 for two boxes that are the same set of points
-    iou_2d              2D IoU of the projected 3D boxes, not clipped to the picture
+    rotation_error_any_axes  the same up to renaming the axes: 0 for two boxes that are the same set of points
+    iou_2d              2D IoU of the projected 3D boxes, not clipped to the image
     center_2d_error     distance of the projected centres, pixels
-    box_2d_iou          2D IoU of the answer's own 2D box, where it gives one, with the projected true box
+    box_2d_iou          2D IoU of the answer's own 2D box, if it gives one, with the projected true box
 
-LLMI3D's paper reports DepthError, LengthError, WidthError and HeightError without a definition that is known to us;
-these are mean absolute errors (and medians beside them). Errors exist where there is a box; how many questions went
-without one is always reported, and those are wrong in every accuracy.
+The paper's definition of DepthError, LengthError, WidthError and HeightError is not known to us. Here they are mean
+absolute errors, with medians beside them. Questions answered without a box have no errors, are wrong in every
+accuracy, and are always counted in the report.
 
 For `multi` questions boxes are paired by Hungarian matching on exact IoU, as in Multi3DRefer (Zhang et al., ICCV
-2023): f1@t is the mean over questions of each question's F1, and precision@t and recall@t count boxes. Abstaining is
-answering with no box: its precision is the share of abstentions, to any question, that were right, its recall the
-share of `absent` questions on which the model abstained. No answer at all is no abstention.
+2023): f1@t is the mean F1 over questions, and precision@t and recall@t count boxes. To abstain is to answer with no
+box. Abstention precision is the share of abstentions, over all questions, that are right. Abstention recall is the
+share of `absent` questions on which the model abstained. No answer at all is not an abstention.
 
 Shapes: N questions, B of them with one true and at least one predicted box.
 """
@@ -65,18 +65,18 @@ def grounding_metrics(
     thresholds: Sequence[float] = THRESHOLDS,
     symmetry: str | dict[str, str] = "none",
 ) -> dict[str, float | int | None]:
-    """All grounding metrics over some questions, as plain numbers.
+    """Compute all grounding metrics as plain numbers.
 
     Args:
         records: with unique ids, none of the task `detection`.
-        iou: `exact`, or `mono3dvg` to have accuracies and mean of the rotation-blind IoU *as well*, under names that
-            start with "mono3dvg/". The exact ones are always there and never depend on this.
+        iou: `exact`, or `mono3dvg` to *add* accuracies and mean of the rotation-blind IoU, under names that start with
+            "mono3dvg/". The exact ones never depend on this.
         thresholds: of IoU.
         symmetry: one of `symmetry.SYMMETRIES`, or a mapping from category to one of them with the key "" for others.
 
     Returns:
-        Metrics as listed at the top of this file (shares within 0 to 1, None where no question counts) and the counts
-        of `count_answers`.
+        Metrics as listed at the top of this file (shares within 0 to 1, None if no question counts) and the counts of
+        `count_answers`.
 
     Raises:
         ValueError: duplicate ids, a detection record, an unknown IoU or symmetry.
@@ -90,10 +90,10 @@ def grounding_metrics(
 
 
 def count_answers(records: Sequence[Record]) -> dict[str, int]:
-    """How many questions of each task there are, and how they were answered.
+    """Count the questions by task and by answer.
 
-    `answered` with at least one box, `abstained` with none, `unanswered` not at all; `missing` are the questions about
-    something that is there to which no box was given.
+    `answered` means at least one box, `abstained` none, `unanswered` no answer. `missing` are the questions about
+    something that is there that got no box.
     """
     counts = {"questions": len(records)}
     for task in QUESTION_TASKS:
@@ -106,16 +106,16 @@ def count_answers(records: Sequence[Record]) -> dict[str, int]:
 
 
 def question_values(records: Sequence[Record], symmetry: str | dict[str, str] = "none") -> dict[str, Tensor]:
-    """Everything measured on each question, for tables, plots and breakdowns.
+    """Measure everything on each question, for tables, plots and breakdowns.
 
     Args:
         records, symmetry: as in `grounding_metrics`.
 
     Returns:
-        float64 [N] by name, nan where a question has no such value: the names at the top of this file, `iou_mono3dvg`,
-        `score` of the judged box, `center_depth` of the true one in metres, for `multi` questions `true_boxes` and
-        `predicted_boxes`, and for all `is_absent`, `is_abstained`. The ious of matched pairs are under `matched_ious`,
-        [N, most pairs].
+        float64 [N] by name, nan if a question has no such value: the names at the top of this file, `iou_mono3dvg`,
+        `score` of the judged box, `center_depth` of the true box in metres, for `multi` questions `true_boxes` and
+        `predicted_boxes`, and for all questions `is_absent` and `is_abstained`. `matched_ious` [N, most pairs] holds
+        the IoUs of matched pairs.
 
     Raises:
         ValueError: as `grounding_metrics`.
@@ -145,34 +145,34 @@ def _single_values(records: Sequence[Record], symmetry: str | dict[str, str]) ->
     if not rows:
         return values
     best = [int(records[i].predicted.score.argmax()) for i in rows]
-    found = concatenate_boxes([records[i].predicted[[b]] for i, b in zip(rows, best, strict=True)])
+    judged = concatenate_boxes([records[i].predicted[[b]] for i, b in zip(rows, best, strict=True)])
     true = concatenate_boxes([records[i].true for i in rows])
     symmetries = symmetry
     if isinstance(symmetry, dict):
         symmetries = [symmetry.get(category or "", symmetry.get("", "none")) for category in true.category]
-    size, rotation = align_axes(found.size, found.rotation, true.size, true.rotation, symmetries)
+    size, rotation = align_axes(judged.size, judged.rotation, true.size, true.rotation, symmetries)
     off = (size - true.size).abs()
-    any_axes = rotation_error(found.size, found.rotation, true.size, true.rotation, "any_axes")
+    any_axes = rotation_error(judged.size, judged.rotation, true.size, true.rotation, "any_axes")
     measured = {
-        "iou": box3d_iou(found.corners(), true.corners(), paired=True),
-        "iou_mono3dvg": mono3dvg_iou(found.center, found.size, true.center, true.size),
-        "depth_error": (found.center - true.center)[:, 2].abs(),
+        "iou": box3d_iou(judged.corners(), true.corners(), paired=True),
+        "iou_mono3dvg": mono3dvg_iou(judged.center, judged.size, true.center, true.size),
+        "depth_error": (judged.center - true.center)[:, 2].abs(),
         "length_error": off[:, 0],
         "height_error": off[:, 1],
         "width_error": off[:, 2],
-        "center_distance": (found.center - true.center).norm(dim=1),
+        "center_distance": (judged.center - true.center).norm(dim=1),
         "rotation_error": geodesic_angle(rotation, true.rotation).rad2deg(),
         "rotation_error_any_axes": any_axes.rad2deg(),
-        "score": found.score,
+        "score": judged.score,
     }
     with_camera = [k for k, i in enumerate(rows) if records[i].intrinsics is not None]
     if with_camera:
         intrinsics = torch.stack([records[rows[k]].intrinsics for k in with_camera])
-        seen, wanted = found[with_camera], true[with_camera]
+        seen, wanted = judged[with_camera], true[with_camera]
         wanted_2d = wanted.projected_2d(intrinsics)
         in_pixels = {
             "center_2d_error": (seen.centers_2d(intrinsics) - wanted.centers_2d(intrinsics)).norm(dim=1),
-            # A predicted box behind the camera covers nothing of the picture.
+            # A predicted box behind the camera covers nothing of the image.
             "iou_2d": box_2d_iou(seen.projected_2d(intrinsics), wanted_2d).nan_to_num(nan=0.0),
             "box_2d_iou": box_2d_iou(seen.box_2d, wanted_2d),
         }
@@ -205,7 +205,7 @@ def _multi_values(records: Sequence[Record]) -> dict[str, Tensor]:
 def grounding_statistics(
     values: dict[str, Tensor], *, iou: str = "exact", thresholds: Sequence[float] = THRESHOLDS
 ) -> dict[str, Statistic]:
-    """The metrics as statistics over questions, from `question_values`; arguments as in `grounding_metrics`.
+    """Return the metrics as statistics over `question_values`; other arguments as in `grounding_metrics`.
 
     Raises:
         ValueError: an unknown IoU.

@@ -1,17 +1,16 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Named protocols: everything that must be equal for two numbers to be comparable.
 
-A protocol is frozen. `variant` changes some of it and its name along, so that a number taken on another split or with
-another IoU can never pass for one of the named protocol.
+Protocols are frozen. `variant` changes fields together with the name, so a number taken on another split or with
+another IoU never passes for one of the named protocol.
 
-The LLMI3D paper names its data sets and its two accuracies; its splits, categories and prompts are not known to us.
-The splits below are the data sets' own, and the categories those that Omni3D evaluates on them, which says so in
-`notes`.
+The LLMI3D paper names its data sets and its two accuracies. Its splits, categories and prompts are not known to us.
+The splits below are the data sets' own, and the categories those that Omni3D evaluates on them, as `notes` say.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from llmi3d.evaluation.detection import IOU_THRESHOLDS, category_key
 from llmi3d.evaluation.overlaps import IOUS
@@ -22,20 +21,20 @@ from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 
 @dataclass(frozen=True)
 class Grouping:
-    """How results are broken down by a value of the records (`Record.get`).
+    """A breakdown by a value of the records (`Record.get`).
 
     Attributes:
-        key: the value.
-        edges: increasing bounds of half-open bins [low, high), or none to group by the value itself.
-        unit: printed behind the bins.
+        key: name of the value.
+        edges: increasing bounds of half-open bins [low, high); empty to group by the value itself.
+        unit: printed after the bins. It does not tell protocols apart.
     """
 
     key: str
     edges: tuple[float, ...] = ()
-    unit: str = ""
+    unit: str = field(default="", compare=False)
 
     def label(self, record: Record) -> str | None:
-        """The name of the record's group, or None where it has no such value."""
+        """Return the name of a record's group, or None if the record has no such value."""
         value = record.get(self.key)
         if value is None or not self.edges:
             return None if value is None else f"{value:g}" if isinstance(value, float) else str(value)
@@ -45,7 +44,7 @@ class Grouping:
         return None
 
     def order(self) -> list[str]:
-        """The names of the bins, in order."""
+        """Return the names of the bins, in order."""
         return [self._name(low, high) for low, high in zip(self.edges, self.edges[1:], strict=False)]
 
     def _name(self, low: float, high: float) -> str:
@@ -53,11 +52,11 @@ class Grouping:
         return f"{span} {self.unit}".strip()
 
 
-# Distances as Omni3D's near, medium and far; KITTI's limits of truncation; the rest are round numbers.
+# Distances are Omni3D's near, medium and far, truncations KITTI's limits. The other bounds are round numbers.
 GROUPINGS = (
     Grouping("distance", (0, 10, 35, math.inf), "m"),
     Grouping("diagonal", (0, 0.5, 1, 2, 5, math.inf), "m"),
-    Grouping("image_area", (0, 0.01, 0.05, 0.2, math.inf), "of the picture"),
+    Grouping("image_area", (0, 0.01, 0.05, 0.2, math.inf), "of the image"),
     Grouping("truncation", (0, 0.15, 0.3, 0.5, math.inf)),
     Grouping("occlusion"),
     Grouping("distractors", (0, 1, 2, 4, math.inf)),
@@ -68,26 +67,26 @@ GROUPINGS = (
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is asked of which data, and how the answers are judged.
+    """The data, the questions and the rules of judging.
 
     Attributes:
         name: printed with every number.
-        kind: `grounding` (questions) or `detection` (pictures).
-        sources: what `source` of a record may be; none for any.
-        split: what `split` of a record must be.
-        categories: of which objects are asked for, compared without case and underscores; none for all. Questions
-            about others are left out and counted.
-        iou: `exact`, or `mono3dvg` for the rotation-blind one beside it.
+        kind: `grounding` (questions) or `detection` (images).
+        sources: allowed `source` of a record; empty for any.
+        split: required `split` of a record.
+        categories: of the objects asked for, compared without case and underscores; empty for all. Questions about
+            other categories are left out and counted.
+        iou: `exact`, or `mono3dvg` to add the rotation-blind IoU.
         thresholds: of IoU.
-        prompt: how a phrase becomes a request.
+        prompt: turns a phrase into a request.
         mode: `direct` (the prompt ends in the 3D query token) or `generate` (the model writes an answer).
-        score_threshold: boxes of a lower score are no part of the answer.
-        condition: how pictures and cameras were changed before the model saw them (`robustness.Condition`).
+        score_threshold: boxes of a lower score are not part of the answer.
+        condition: change of images and cameras before the model saw them (`robustness.Condition`).
         symmetry: of rotation and length errors.
-        category_symmetry: (category, symmetry) where another one holds.
+        category_symmetry: (category, symmetry) of categories with another symmetry.
         groupings: breakdowns.
         proximity: sources in which detections far from every labelled object are left out.
-        notes: where the choices come from.
+        notes: where the choices come from. They do not tell protocols apart.
     """
 
     name: str
@@ -105,7 +104,7 @@ class Protocol:
     category_symmetry: tuple[tuple[str, str], ...] = ()
     groupings: tuple[Grouping, ...] = GROUPINGS
     proximity: tuple[str, ...] = ()
-    notes: str = ""
+    notes: str = field(default="", compare=False)
 
     def __post_init__(self):
         choices = {
@@ -119,7 +118,7 @@ class Protocol:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, want one of {', '.join(allowed)}.")
 
     def variant(self, **changes) -> "Protocol":
-        """This protocol with some fields changed, and a name that says which.
+        """Return this protocol with some fields changed, and a name that says which.
 
         >>> get_protocol("ig3d-kitti").variant(split="training").name
         'ig3d-kitti[split=training]'
@@ -127,7 +126,7 @@ class Protocol:
         Raises:
             ValueError: an unknown field.
         """
-        known = {field.name for field in fields(self)} - {"name"}
+        known = {known.name for known in fields(self)} - {"name"}
         for name in changes:
             if name not in known:
                 raise ValueError(
@@ -140,14 +139,14 @@ class Protocol:
         return replace(self, name=f"{self.name}[{said}]", **changes)
 
     def symmetries(self) -> str | dict[str, str]:
-        """As `grounding.grounding_metrics` takes it."""
+        """Return the symmetries as `grounding.grounding_metrics` takes them."""
         return {"": self.symmetry, **dict(self.category_symmetry)} if self.category_symmetry else self.symmetry
 
     def select(self, records: Sequence[Record]) -> tuple[list[Record], dict[str, int]]:
-        """The records that the protocol judges, ordered by id, with boxes below the score threshold taken out.
+        """Select the records that the protocol judges, ordered by id, without boxes below the score threshold.
 
         Returns:
-            (records, how many were left out for `other_tasks` and `other_categories`).
+            (records, numbers of records left out for `other_tasks` and `other_categories`).
 
         Raises:
             ValueError: duplicate ids, a source or split that is not the protocol's, or no record left.
@@ -180,7 +179,7 @@ class Protocol:
         return replace(record, predicted=record.predicted[kept]) if len(kept) < len(record.predicted) else record
 
     def to_dict(self) -> dict:
-        """Plain values; `from_dict` reads them."""
+        """Return plain values for JSON."""
         plain = asdict(self)
         for grouping in plain["groupings"]:
             grouping["edges"] = [None if math.isinf(edge) else edge for edge in grouping["edges"]]
@@ -188,41 +187,31 @@ class Protocol:
 
     @classmethod
     def from_dict(cls, plain: dict) -> "Protocol":
-        """Inverse of `to_dict`, also after a way through JSON."""
+        """Read what `to_dict` returned, directly or from JSON."""
         plain = {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in plain.items()}
         plain["category_symmetry"] = tuple(tuple(pair) for pair in plain["category_symmetry"])
         plain["groupings"] = tuple(
-            Grouping(one["key"], tuple(math.inf if edge is None else edge for edge in one["edges"]), one["unit"])
-            for one in plain["groupings"]
+            Grouping(entry["key"], tuple(math.inf if edge is None else edge for edge in entry["edges"]), entry["unit"])
+            for entry in plain["groupings"]
         )
         return cls(**plain)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", "))
+
+
 # Omni3D's categories of each data set (Brazil et al., CVPR 2023).
-_KITTI = ("pedestrian", "car", "cyclist", "van", "truck")
-_NUSCENES = ("pedestrian", "car", "truck", "traffic cone", "barrier", "motorcycle", "bicycle", "bus", "trailer")
-_OBJECTRON = ("bicycle", "books", "bottle", "camera", "cereal box", "chair", "cup", "laptop", "shoes")
-_SUNRGBD = (
-    *(
-        "bathtub",
-        "bed",
-        "bicycle",
-        "bin",
-        "blinds",
-        "bookcase",
-        "books",
-        "bottle",
-        "box",
-        "cabinet",
-        "chair",
-        "clothes",
-    ),
-    *("counter", "cup", "curtain", "desk", "door", "floor mat", "lamp", "laptop", "machine", "mirror", "night stand"),
-    *("oven", "picture", "pillow", "refrigerator", "shelves", "shoes", "sink", "sofa", "stationery", "stove", "table"),
-    *("television", "toilet", "towel", "window"),
+_KITTI = _names("pedestrian, car, cyclist, van, truck")
+_NUSCENES = _names("pedestrian, car, truck, traffic cone, barrier, motorcycle, bicycle, bus, trailer")
+_OBJECTRON = _names("bicycle, books, bottle, camera, cereal box, chair, cup, laptop, shoes")
+_SUNRGBD = _names(
+    "bathtub, bed, bicycle, bin, blinds, bookcase, books, bottle, box, cabinet, chair, clothes, counter, cup, "
+    "curtain, desk, door, floor mat, lamp, laptop, machine, mirror, night stand, oven, picture, pillow, refrigerator, "
+    "shelves, shoes, sink, sofa, stationery, stove, table, television, toilet, towel, window"
 )
 _OMNI3D = tuple(sorted({*_KITTI, *_NUSCENES, *_OBJECTRON, *_SUNRGBD}))
-_MONO3DREFER = (*("pedestrian", "car", "cyclist", "van", "truck", "tram", "bus", "person_sitting", "motorcyclist"),)
+_MONO3DREFER = (*_KITTI, "tram", "bus", "person_sitting", "motorcyclist")
 _OMNI3D_CATEGORIES = "Categories: those that Omni3D evaluates on this data set; the paper's are not known to us."
 
 PROTOCOLS = {
@@ -234,7 +223,7 @@ PROTOCOLS = {
             sources=("sunrgbd",),
             split="test",
             categories=_SUNRGBD,
-            notes=f"SUN RGB-D's 5,050 test pictures. {_OMNI3D_CATEGORIES}",
+            notes=f"SUN RGB-D's 5,050 test images. {_OMNI3D_CATEGORIES}",
         ),
         Protocol(
             name="ig3d-nuscenes",
@@ -261,7 +250,7 @@ PROTOCOLS = {
             categories=_OBJECTRON,
             category_symmetry=(("bottle", "continuous"),),
             notes="Objectron's test videos. Rotation and lengths of bottles are judged up to a turn about their "
-            f"upright axis, which no picture shows; cups have handles, and IoU knows no exception. "
+            f"upright axis, which no image shows; cups have handles, and IoU knows no exception. "
             f"{_OMNI3D_CATEGORIES}",
         ),
         Protocol(
@@ -297,8 +286,8 @@ PROTOCOLS = {
                 *((name, "continuous") for name in ("ball", "bottle", "plant", "stool", "traffic_cone", "vase")),
                 ("table", "half_turn"),
             ),
-            notes="Rendered scenes with exact truth; all categories. Rotations are judged up to what no picture shows "
-            "of models that look alike after a turn.",
+            notes="Rendered scenes with exact truth; all categories. Rotations are judged up to the turns after which "
+            "a model looks the same.",
         ),
         Protocol(name="own", kind="grounding", sources=(), split="test", notes="Any data; all categories."),
     )
@@ -306,10 +295,10 @@ PROTOCOLS = {
 
 
 def get_protocol(name: str) -> Protocol:
-    """The protocol of that name.
+    """Return the protocol of a name.
 
     Raises:
-        ValueError: an unknown name; the known ones are listed.
+        ValueError: an unknown name. The message lists the known ones.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"protocol: got {name!r}, want one of {', '.join(PROTOCOLS)}.")

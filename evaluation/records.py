@@ -1,11 +1,11 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What every metric reads: one record a question, with the true boxes and the answer to it.
+"""Records, the input of every metric: one question each, with its true boxes and the answer.
 
-    rows of IG3D --records_from_row / detection_record--> records --with_predictions--> the same, answered
+    rows of IG3D --records_from_row / detection_record--> records --with_predictions--> answered records
 
-An answer has three forms, which no metric confuses: `predicted=None` (nobody answered: a crash, an unreadable text),
-an answer without a box (an abstention), and boxes. Lengths are metres in the camera frame (x right, y down, z
-forward), pixels are of the image frame.
+There are three kinds of answers: none (`predicted=None`: a crash, an unreadable text), one without a box (an
+abstention), and boxes. Lengths are metres in the camera frame (x right, y down, z forward), pixels are of the image
+frame.
 
 Shapes: N boxes.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llmi3d.processing.geometry_llmi3d import box_corners, check_intrinsics, project, project_box_2d
 
-# `detection` asks for everything in the picture; the others are tasks of an IG3D row that are answered by boxes.
+# `detection` asks for everything in the image. The others are the tasks of IG3D rows that boxes answer.
 QUESTION_TASKS = ("grounding", "multi", "absent")
 TASKS = (*QUESTION_TASKS, "detection")
 FRAME = "camera"
@@ -37,10 +37,10 @@ class Boxes3D:
         center: [N, 3], metres, camera frame.
         size: [N, 3] = (length, height, width), metres.
         rotation: [N, 3, 3], box to camera.
-        score: [N]; 1 where none is given.
-        category: N names, or None where none is given.
-        ignore: [N] bool; true boxes that are neither asked for nor counted as mistakes when they are found.
-        box_2d: [N, 4] xyxy pixels as given, nan where none is. Metrics that need no 2D box of their own project.
+        score: [N]; 1 if none is given.
+        category: N names, None if none is given.
+        ignore: [N] bool; true boxes that are neither asked for nor counted as mistakes if found.
+        box_2d: [N, 4] xyxy pixels as given, nan if none is. Most metrics project the 3D box instead.
     """
 
     center: Tensor
@@ -60,30 +60,30 @@ class Boxes3D:
         return Boxes3D(**tensors, category=tuple(self.category[i] for i in index))
 
     def corners(self) -> Tensor:
-        """[N, 8, 3], metres, camera frame."""
+        """Return the corners [N, 8, 3], metres, camera frame."""
         return box_corners(self.center, self.size, self.rotation)
 
     def centers_2d(self, intrinsics: Tensor) -> Tensor:
-        """Projected centres [N, 2], pixels; nan for centres that do not lie before the camera."""
-        before = self.center[:, 2:] > 0
-        return torch.where(before, project(torch.where(before, self.center, 1.0), intrinsics), torch.nan)
+        """Return the projected centres [N, 2], pixels; nan for centres that are not in front of the camera."""
+        in_front = self.center[:, 2:] > 0
+        return torch.where(in_front, project(torch.where(in_front, self.center, 1.0), intrinsics), torch.nan)
 
     def projected_2d(self, intrinsics: Tensor) -> Tensor:
-        """Amodal 2D boxes [N, 4] xyxy of the 3D boxes, pixels; nan for boxes wholly behind the camera."""
+        """Return the amodal 2D boxes [N, 4] xyxy, pixels; nan for boxes wholly behind the camera."""
         return project_box_2d(self.corners(), intrinsics)
 
 
 def make_boxes(entries: Iterable[dict], where: str = "boxes") -> Boxes3D:
-    """Boxes from dicts such as the pipeline's `boxes` or a row's `objects`.
+    """Build boxes from dicts such as the pipeline's `boxes` or a row's `objects`.
 
     Args:
-        entries: each with `center`, `size`, `rotation`, and if wanted `score`, `category` (or `label`), `ignore`,
-            `box_2d` and `frame`; other keys are not read. Rotations that were rounded are made orthonormal again.
-        where: names the boxes in errors.
+        entries: each with `center`, `size` and `rotation`, and optionally `score`, `category` (or `label`), `ignore`,
+            `box_2d` and `frame`. Other keys are ignored. Rounded rotations are made orthonormal again.
+        where: name of the boxes in errors.
 
     Raises:
         ValueError: a missing or misshapen field, a value that is not finite, a size that is not positive, a matrix
-            that is no rotation, or a frame other than the camera's.
+            that is not a rotation, or a frame other than the camera's.
     """
     entries = list(entries)
     for i, entry in enumerate(entries):
@@ -95,8 +95,7 @@ def make_boxes(entries: Iterable[dict], where: str = "boxes") -> Boxes3D:
     rotation = _stack(where, "rotation", [entry["rotation"] for entry in entries], (3, 3))
     given = {name: [entry.get(name) for entry in entries] for name in ("score", "box_2d")}
     score = _stack(where, "score", [1.0 if value is None else value for value in given["score"]], ())
-    nowhere = [0.0] * 4
-    box_2d = _stack(where, "box_2d", [nowhere if value is None else value for value in given["box_2d"]], (4,))
+    box_2d = _stack(where, "box_2d", [[0.0] * 4 if value is None else value for value in given["box_2d"]], (4,))
     box_2d[[i for i, value in enumerate(given["box_2d"]) if value is None]] = torch.nan
     for i in (size <= 0).any(1).nonzero().flatten().tolist():
         raise ValueError(f"{where}[{i}].size: got {size[i].tolist()}, want (length, height, width) above 0 m.")
@@ -118,13 +117,13 @@ def make_boxes(entries: Iterable[dict], where: str = "boxes") -> Boxes3D:
 
 
 def concatenate_boxes(boxes: Sequence[Boxes3D]) -> Boxes3D:
-    """All boxes of some, at least one, in order."""
-    tensors = {name: torch.cat([getattr(one, name) for one in boxes]) for name in _TENSORS}
-    return Boxes3D(**tensors, category=tuple(name for one in boxes for name in one.category))
+    """Concatenate one or more sets of boxes."""
+    tensors = {name: torch.cat([getattr(part, name) for part in boxes]) for name in _TENSORS}
+    return Boxes3D(**tensors, category=tuple(name for part in boxes for name in part.category))
 
 
 def _stack(where: str, name: str, values: list, shape: tuple[int, ...]) -> Tensor:
-    """[N, *shape] float64 of one field of N boxes."""
+    """Return one field of N boxes, [N, *shape] float64."""
     values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
     if not values:
         return torch.zeros(0, *shape, dtype=torch.float64)
@@ -163,15 +162,15 @@ class Record:
 
     Attributes:
         id: unique over the evaluation, "kitti/training/000008#0".
-        task: `grounding` (one box is meant), `multi` (one or more), `absent` (none) or `detection` (all of a picture).
+        task: `grounding` (one box is meant), `multi` (one or more), `absent` (none) or `detection` (all in the image).
         true: the boxes that are meant; for detection all, with those to ignore.
-        predicted: the answer's boxes, empty for an abstention, None where there is no answer.
-        intrinsics: float64 [3, 3] K, pixels, or None (the 2D metrics then have no value).
+        predicted: the answer's boxes, empty for an abstention, None for no answer.
+        intrinsics: float64 [3, 3] K, pixels, or None (metrics in pixels then have no value).
         image_size: (width, height), pixels, or None.
-        image_id: the picture; questions about one picture share what is hard about it.
+        image_id: the image. The bootstrap draws the questions about one image together.
         source, split: where the row comes from.
-        phrase, phrase_kind: what is asked for, and which kind of phrase that is (for breakdowns).
-        metadata: numbers and names to break results down by; those of `describe_targets` from a row.
+        phrase, phrase_kind: what is asked for, and the kind of the phrase (for breakdowns).
+        metadata: numbers and names for breakdowns; from a row, those of `describe_targets`.
     """
 
     id: str
@@ -200,12 +199,12 @@ class Record:
             raise ValueError(f"{self.id}: got {count} true boxes for the task '{self.task}', want {want}.")
 
     def get(self, key: str) -> float | str | None:
-        """A value to break results down by: `phrase_kind`, `task`, `source`, or a key of the metadata."""
+        """Return a value for breakdowns: `phrase_kind`, `task`, `source`, or a key of the metadata."""
         return getattr(self, key) if key in ("phrase_kind", "task", "source") else self.metadata.get(key)
 
 
 def make_record(record_id: str, task: str, true: Iterable[dict], intrinsics: Any = None, **fields) -> Record:
-    """A record from plain values: `true` as in `make_boxes`, `intrinsics` as nested lists, `fields` as in `Record`."""
+    """Build a record from plain values: `true` as in `make_boxes`, `intrinsics` as lists, other `fields` as is."""
     boxes = make_boxes(true, f"{record_id}: true")
     if intrinsics is not None:
         intrinsics = check_intrinsics(intrinsics)
@@ -213,17 +212,17 @@ def make_record(record_id: str, task: str, true: Iterable[dict], intrinsics: Any
 
 
 def records_from_row(row: dict, image_size: tuple[int, int] | None = None) -> list[Record]:
-    """The questions of a valid IG3D row that are answered by boxes or by their absence, in order.
+    """Build records of a valid IG3D row's questions that are answered by boxes or by their absence.
 
     Args:
         row: as in `llmi3d.data.schema`.
-        image_size: (width, height) of its picture, pixels; only the targets' share of the picture needs it.
+        image_size: (width, height) of its image, pixels; needed only for the targets' share of the image.
 
     Returns:
-        One record for each turn whose task is grounding, multi or absent, with the id "<image_id>#<turn>". A grounding
-        turn that means several boxes is a `multi` question.
+        One record per turn whose task is grounding, multi or absent, in order, with the id "<image_id>#<turn>". A
+        grounding turn with several boxes becomes a `multi` question.
     """
-    from llmi3d.data.schema import turns_of  # needs the data sets library
+    from llmi3d.data.schema import turns_of  # needs the datasets library
 
     objects = {entry["id"]: entry for entry in row["objects"]}
     records = []
@@ -250,7 +249,7 @@ def records_from_row(row: dict, image_size: tuple[int, int] | None = None) -> li
 
 
 def detection_record(row: dict, image_size: tuple[int, int] | None = None) -> Record:
-    """The question for everything in an IG3D row's picture; its id is the image's."""
+    """Build the record that asks for everything in an IG3D row's image. Its id is the image's."""
     names = {"image_id": row["image_id"], "source": row["source"], "split": row["split"]}
     return make_record(row["image_id"], "detection", row["objects"], row["intrinsics"], image_size=image_size, **names)
 
@@ -258,12 +257,12 @@ def detection_record(row: dict, image_size: tuple[int, int] | None = None) -> Re
 def describe_targets(
     meant: list[dict], objects: list[dict], image_size: tuple[int, int] | None = None
 ) -> dict[str, float | str | None]:
-    """What results are broken down by; means over several targets, None where something is not known.
+    """Return the values for breakdowns: means over the targets, None if unknown.
 
     Returns:
         `category` (of the first target), `distance` of the centre from the camera in metres, `diagonal` of the box in
-        metres, `truncation`, `occlusion`, `visibility` as in the row, `image_area` (share of the picture that the part
-        of the 2D box inside it covers), `distractors` (other objects of a target's category, not to ignore).
+        metres, `truncation`, `occlusion` and `visibility` as in the row, `image_area` (share of the image covered by
+        the 2D box), `distractors` (other objects of the targets' categories that are not to be ignored).
     """
     if not meant:
         return {"category": None}
@@ -281,8 +280,8 @@ def describe_targets(
         described[name] = _mean([entry.get(name) for entry in meant])
     if image_size is not None and all(entry.get("box_2d") is not None for entry in meant):
         limits = torch.tensor([*image_size, *image_size], dtype=torch.float64)
-        seen = torch.tensor([entry["box_2d"] for entry in meant], dtype=torch.float64).clamp(min=0).minimum(limits)
-        described["image_area"] = ((seen[:, 2:] - seen[:, :2]).prod(1) / limits[:2].prod()).mean().item()
+        inside = torch.tensor([entry["box_2d"] for entry in meant], dtype=torch.float64).clamp(min=0).minimum(limits)
+        described["image_area"] = ((inside[:, 2:] - inside[:, :2]).prod(1) / limits[:2].prod()).mean().item()
     return described
 
 
@@ -294,15 +293,15 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def with_predictions(records: Sequence[Record], predictions: Iterable[dict]) -> list[Record]:
-    """The records with their answers.
+    """Return the records with their answers.
 
     Args:
-        records: unique ids.
-        predictions: each {"id", "boxes"} and if wanted "frame"; boxes as in `make_boxes`, an empty list for an
+        records: with unique ids.
+        predictions: each {"id", "boxes"} and optionally "frame"; boxes as in `make_boxes`, an empty list for an
             abstention, None for an answer that could not be read. A record without a prediction stays unanswered.
 
     Raises:
-        ValueError: duplicate ids, predictions for unknown ids, boxes of another frame, or boxes that are none.
+        ValueError: duplicate ids, predictions for unknown ids, boxes of another frame, or invalid boxes.
     """
     check_ids(records)
     answers = {}
@@ -312,7 +311,7 @@ def with_predictions(records: Sequence[Record], predictions: Iterable[dict]) -> 
             raise ValueError(f"predictions[{i}]: got {prediction!r}, want a dict with id and boxes.")
         name = prediction["id"]
         if name in answers:
-            raise ValueError(f"predictions[{i}]: got the id {name!r} a second time, want one prediction a question.")
+            raise ValueError(f"predictions[{i}]: got the id {name!r} a second time, want one prediction per question.")
         if name not in known:
             raise ValueError(f"predictions[{i}]: got the id {name!r}, which none of the {len(known)} questions has.")
         _check_frame(f"prediction {name!r}", prediction)
@@ -322,7 +321,7 @@ def with_predictions(records: Sequence[Record], predictions: Iterable[dict]) -> 
 
 
 def check_ids(records: Iterable[Record]) -> None:
-    """Raises a ValueError for an id that two records share."""
+    """Raise a ValueError for an id that two records share."""
     seen = set()
     for record in records:
         if record.id in seen:
