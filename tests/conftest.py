@@ -64,7 +64,8 @@ def new_chain(tokenizer):
 def build_chain(tokenizer):
     from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor
 
-    config = LLMI3DConfig.from_pretrained(Path(__file__).parents[1] / "model_cards" / "llmi3d-tiny-random", pointing=True)
+    folder = Path(__file__).parents[1] / "model_cards" / "llmi3d-tiny-random"
+    config = LLMI3DConfig.from_pretrained(folder, pointing=True)  # tests of the network alone go without
     torch.manual_seed(0)
     model = LLMI3DForConditionalGeneration(config).eval()
     with torch.no_grad():

@@ -54,6 +54,11 @@ class BaseInCard:
         except (OSError, ValueError):  # a card is no condition, and the Hub's errors are OSErrors
             return {}
 
+    @property
+    def licence(self) -> str:
+        """The licence that the base's own card states."""
+        return self.found.get("license_name") or self.found.get("license") or UNKNOWN_LICENCE
+
     def write(self, card: Path, licence: str | None = None) -> str:
         """Puts the base into a card.
 

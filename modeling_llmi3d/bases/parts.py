@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
@@ -21,8 +22,12 @@ from transformers import (
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from llmi3d.bases.assemble import InitReport, count_parts
+from llmi3d.bases.base_card import UNKNOWN_LICENCE, BaseInCard
+from llmi3d.bases.checkpoint_io import new_folder
 from llmi3d.bases.llava import read
 from llmi3d.configuration_llmi3d import LLMI3DConfig
+from llmi3d.model_card_llmi3d import UNSTATED
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, CHAT_TEMPLATE, IMAGE_TOKEN, LLMI3DProcessor
 from llmi3d.vision_towers_llmi3d import vit_layers
@@ -102,6 +107,46 @@ def assemble(
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, processor
+
+
+def init_from_parts(
+    vision: str | Path, language: str | Path, out: str | Path, *, licence: str | None = None, **options: Any
+) -> InitReport:
+    """Write a checkpoint assembled from parts: weights, processor and card.
+
+    Args:
+        vision, language: as in `assemble`.
+        out: new folder; it appears once everything is written.
+        licence: licence of the whole; by default the card lists that of each part.
+        options: other arguments of `assemble`.
+
+    Raises:
+        ValueError: an `out` that exists, or a part that cannot be used, by name.
+    """
+    with new_folder(out) as folder:
+        model, processor = assemble(vision, language, **options)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        weights = options.get("high_res_weights")
+        parts = {"ViT": BaseInCard(vision, "", ""), "language model": BaseInCard(language, "", "")}
+        licences = {f"{kind}, `{part.name}`": part.licence for kind, part in parts.items()}
+        if model.config.high_res_branch:
+            name = Path(weights).name if weights else f"timm/{model.config.high_res_vision_config.architecture}"
+            licences[f"CNN, `{name}`"] = UNKNOWN_LICENCE
+        rows = "\n".join(f"| {name} | {found} |" for name, found in licences.items())
+        card = ModelCard.load(folder / "README.md")
+        card.data["license"] = licence or "unknown"
+        card.text = card.text.replace(
+            f"## Licences\n\n{UNSTATED}\n", f"## Licences\n\n| weights | licence |\n| --- | --- |\n{rows}\n", 1
+        )
+        card.save(folder / "README.md")
+        return InitReport(
+            base=" + ".join(part.name for part in parts.values()),
+            family=f"{model.config.vision_config.model_type} + {model.config.text_config.model_type}",
+            licence=licence or "as its card lists",
+            parameters=count_parts(model),
+            high_res_weights=None if not model.config.high_res_branch else str(weights or "timm's"),
+        )
 
 
 def _read_vit(vision: str | Path) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:

@@ -17,9 +17,11 @@ from transformers import (
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
 )
+from typer.testing import CliRunner
 
-from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor
+from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DProcessor
 from llmi3d.bases.parts import assemble, cut_vocabulary, resample_positions
+from llmi3d.cli import app
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
 VITS = {
@@ -163,3 +165,22 @@ def test_other_tokenizers_are_not_cut(parts):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(byte_fallback=True)))
     with pytest.raises(ValueError, match="vocabulary: the tokenizer is a BPE, want a byte-level BPE"):
         cut_vocabulary(tokenizer, None, TEXTS)
+
+
+def test_the_command_writes_a_checkpoint_that_loads(parts, tmp_path):
+    out, weights = tmp_path / "out", parts / "cnn.safetensors"
+    given = ["init", "--vision", parts / "dinov2", "--language", parts / "words", "--out", out, "--high-res", CNN]
+    result = CliRunner().invoke(app, [*map(str, given), "--high-res-weights", str(weights), "--language-layers", "1"])
+    assert result.exit_code == 0, result.output
+    config = LLMI3DConfig.from_pretrained(out)
+    assert config.pointing and config.vision_config.model_type == "dinov2"
+    assert config.text_config.num_hidden_layers == 1
+    assert "| CNN, `cnn.safetensors` | unknown" in (out / "README.md").read_text()
+    LLMI3DProcessor.from_pretrained(out).check_model(LLMI3DForConditionalGeneration.from_pretrained(out).config)
+
+
+@pytest.mark.parametrize("given", [[], ["--base", "a", "--vision", "b"], ["--vision", "b"]])
+def test_half_of_the_parts_is_refused(tmp_path, given):
+    result = CliRunner().invoke(app, ["init", *given, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "want a base, or a ViT and a language model" in result.output
