@@ -1,2 +1,2 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Programs on top of the model: batch jobs, video tracking, conversation, web page and HTTP API, export, benchmark."""
+"""What people run: offline jobs, video and tracking, conversations, the web page and its HTTP API, export, timing."""

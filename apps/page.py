@@ -1,7 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The page: one picture and its camera on the left; phrases to find, and a conversation, on the right.
+"""The web page: an image and its camera on the left; phrases to find, and a conversation, on the right.
 
-Everything that the model does waits in one queue. Nothing is fetched from elsewhere and nothing is reported.
+All work of the model waits in one queue. The page loads nothing from other machines and reports nothing.
 """
 
 import functools
@@ -10,22 +10,22 @@ from abc import ABCMeta
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 from transformers import Pipeline, pipeline
 
 from llmi3d.apps import page_answers as forms
-from llmi3d.apps.conversation import Conversation, describe
-from llmi3d.processing.drawing import draw_3d, draw_birds_eye_view, draw_boxes, shrunk
+from llmi3d.apps.conversation import describe
+from llmi3d.processing.drawing import draw_3d, draw_birds_eye_view, draw_boxes, draw_pointing, shrunk
 
 MAX_FILE_SIZE = "20mb"
 MAX_WAITING = 32
 # Browsers and clients that are remembered; no conversation is kept with them.
 MAX_SESSIONS = 500
-# Uploads and drawings older than this are deleted, seconds.
+# Age in seconds at which uploads and drawings are deleted.
 KEEP_FILES = 3600
-MAX_NEW_TOKENS = 128
 
 CSS = """
 .warning { border-left: 4px solid #d55e00; background: #fbe9dd; color: #3b1d00; padding: 6px 10px; margin: 6px 0; }
@@ -39,6 +39,10 @@ footer { flex-wrap: wrap; }
 # Fonts of the reader's own machine.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
+MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 1}
+HIDDEN = {"api_visibility": "private"}
+DRAWING = {"interactive": False, "buttons": ["download", "fullscreen"]}
+
 
 async def _keep_uploaded(self, path):
     if str(path or "").startswith(("http://", "https://")):
@@ -46,11 +50,11 @@ async def _keep_uploaded(self, path):
     return await gr.Image.async_move_resource_to_block_cache(self, path)
 
 
-# An image component that hands over the uploaded file as it is, EXIF data and all, and takes nothing else. Not by a
-# class statement, for which Gradio would write a stub beside this file.
-Picture = ABCMeta.__new__(
+# An image component that passes on the uploaded file unchanged, with its EXIF data, and accepts nothing else. For a
+# class statement Gradio would write a stub beside this file.
+UploadedImage = ABCMeta.__new__(
     type(gr.Image),
-    "Picture",
+    "UploadedImage",
     (gr.Image,),
     {
         "is_template": True,
@@ -60,169 +64,32 @@ Picture = ABCMeta.__new__(
 )
 
 
-def build_page(ground: Pipeline, note: str | None = None, pictures: Path | None = None) -> gr.Blocks:
-    """The page of a pipeline `image-3d-grounding`.
+def build_page(ground: Pipeline, note: str | None = None, examples: Path | None = None) -> gr.Blocks:
+    """Build the page of a pipeline `image-3d-grounding`.
 
     Args:
         ground: the pipeline.
-        note: said at the top, such as what the checkpoint has learned (Markdown).
-        pictures: folder of examples with a pictures.json, as examples/pictures.
+        note: Markdown at the top, such as what the checkpoint has learned.
+        examples: folder of example images with a pictures.json, such as examples/pictures.
     """
-
-    def find(picture, prompts, *fields):
-        *camera, mode, threshold = fields
-        return forms.find(ground, picture, prompts, tuple(camera), mode, threshold)
-
-    def find_and_draw(picture, prompts, *fields):
-        found = find(picture, prompts, *fields)
-        boxes = [box for answer in found["answers"] for box in answer["boxes"]]
-        words = forms.answers_in_words(found["answers"])
-        return (*_drawings(picture, found, boxes), words, forms.camera_in_words(found), found)
-
-    def talk(picture, question, messages, *camera):
-        if isinstance(question, str):
-            forms.check_length("question", question)
-        if not isinstance(messages, list):
-            raise ValueError(f"messages: got {type(messages).__name__}, want a list of turns.")
-        image = forms.open_picture(picture)
-        chat = Conversation(ground, image, **forms.given_camera(*camera, size=image.size), messages=messages)
-        answer = chat.ask(question, max_new_tokens=MAX_NEW_TOKENS)
-        return {**answer, "messages": chat.messages}
-
-    def talk_and_draw(picture, question, messages, shown, *camera):
-        answer = talk(picture, question, messages, *camera)
-        said = "\n".join(describe(answer))
-        shown = [*(shown or []), {"role": "user", "content": question}, {"role": "assistant", "content": said}]
-        numbered = [{**box, "label": f"[{i}] {box['label']}"} for i, box in enumerate(answer["boxes"], 1)]
-        drawn = _drawings(picture, answer, numbered)[0]
-        return "", shown, answer["messages"], drawn, forms.camera_in_words(answer)
-
-    def show_camera(picture):
-        return forms.known_camera_in_words(forms.read_camera(picture)) if picture else ""
-
-    drawn = {"interactive": False, "buttons": ["download", "fullscreen"]}
     with gr.Blocks(title="LLMI3D", analytics_enabled=False, delete_cache=(KEEP_FILES, KEEP_FILES)) as page:
         gr.Markdown("# LLMI3D\nOne photograph, its camera and a sentence in; metric, oriented 3D boxes out.")
         if note:
             gr.Markdown(note, elem_id="note")
         with gr.Row():
             with gr.Column(min_width=300):
-                picture = Picture(
-                    label="Picture",
-                    sources=["upload", "webcam", "clipboard"],
-                    # Mirrored, "the left one" would be the right one.
-                    webcam_options=gr.WebcamOptions(mirror=False),
-                    elem_id="picture",
-                    height=320,
-                )
-                known = gr.HTML(elem_id="known-camera")
-                with gr.Accordion("Camera", open=False, elem_id="camera"):
-                    kind = gr.Radio(
-                        [("From the picture", "auto"), ("Field of view", "fov"), ("Intrinsics K", "intrinsics")],
-                        value="auto",
-                        label="Camera",
-                        show_label=False,
-                        elem_id="kind",
-                    )
-                    fov = gr.Slider(
-                        10,
-                        150,
-                        value=60,
-                        step=0.5,
-                        label="Horizontal field of view, degrees",
-                        visible=False,
-                        elem_id="fov",
-                    )
-                    k = []
-                    with gr.Column(visible=False) as k_fields:
-                        for names in (("fx", "fy"), ("cx", "cy")):
-                            with gr.Row():
-                                k += [gr.Number(label=name, min_width=110, elem_id=name, minimum=0) for name in names]
-                    gr.Markdown(
-                        "K belongs to the picture as stored, in its pixels; without fy it is fx, without cx and cy "
-                        "the middle."
-                    )
-                if pictures is not None:
-                    entries = {entry["image"]: entry for entry in json.loads((pictures / "pictures.json").read_text())}
+                source = _image_and_camera()
             with gr.Column(min_width=300, scale=2), gr.Tabs():
                 with gr.Tab("Find", id="find"):
-                    prompts = gr.Textbox(
-                        label="What to find, one a line",
-                        lines=2,
-                        max_lines=6,
-                        elem_id="prompts",
-                        placeholder="the nearest car\nthe cyclist",
-                    )
-                    with gr.Row():
-                        mode = gr.Radio(
-                            [("Direct: a box for each", "direct"), ("Generate: may say it is not there", "generate")],
-                            value="direct",
-                            label="Answer",
-                            elem_id="mode",
-                        )
-                        threshold = gr.Slider(
-                            0, 1, value=0, step=0.01, label="Leave out boxes of a lower score", elem_id="threshold"
-                        )
-                    find_button = gr.Button("Find", variant="primary", elem_id="find")
-                    used = gr.HTML(elem_id="used-camera")
-                    table = gr.HTML(elem_id="table")
-                    with gr.Tabs():
-                        with gr.Tab("Boxes"):
-                            overlay = gr.Image(label="Boxes", format="jpeg", elem_id="overlay", **drawn)
-                        with gr.Tab("From above"):
-                            above = gr.Image(label="From above", format="png", elem_id="above", **drawn)
-                        with gr.Tab("3D"):
-                            view = gr.Plot(show_label=False, elem_id="view")
-                        with gr.Tab("JSON"):
-                            result = gr.JSON(label="JSON", elem_id="result")
+                    find = _find_tab()
                 with gr.Tab("Chat", id="chat"):
-                    gr.Markdown("Ask about the picture, again and again: *How far is the red chair from the table?*")
-                    shown = gr.Chatbot(
-                        label="Conversation", height=300, elem_id="chat", render_markdown=False, buttons=[]
-                    )
-                    with gr.Row():
-                        question = gr.Textbox(label="Question", elem_id="question", scale=4)
-                        ask_button = gr.Button("Ask", variant="primary", elem_id="ask", min_width=80)
-                        new_button = gr.Button("New conversation", elem_id="new", min_width=80)
-                    chat_used = gr.HTML(elem_id="chat-camera")
-                    chat_drawn = gr.Image(label="What it talks about", format="jpeg", elem_id="chat-overlay", **drawn)
-        messages = gr.JSON(value=[], visible=False, label="messages")
-        api_result, api_button = gr.JSON(visible=False, label="answer"), gr.Button(visible=False)
-
-        camera = [kind, fov, *k]
-        shared = {"concurrency_id": "model", "concurrency_limit": 1}
-        hidden = {"api_visibility": "private"}
-        kind.change(
-            lambda kind: (gr.update(visible=kind == "fov"), gr.update(visible=kind == "intrinsics")),
-            kind,
-            [fov, k_fields],
-            queue=False,
-            **hidden,
-        )
-        # Another picture has another camera, and another conversation.
-        picture.input(lambda: ("auto", *[None] * 4), None, [kind, *k], queue=False, **hidden)
-        picture.change(_at_work(show_camera), picture, known, **hidden)
-        forget = lambda: ([], [], None, "")  # noqa: E731
-        for forgets in (picture.change, new_button.click, shown.clear):
-            forgets(forget, None, [messages, shown, chat_drawn, chat_used], queue=False, **hidden)
-
-        inputs = [picture, prompts, *camera, mode, threshold]
-        find_button.click(
-            _at_work(find_and_draw), inputs, [overlay, above, view, table, used, result], **shared, **hidden
-        )
-        gr.on(
-            [ask_button.click, question.submit],
-            _at_work(talk_and_draw),
-            [picture, question, messages, shown, *camera],
-            [question, shown, messages, chat_drawn, chat_used],
-            **shared,
-            **hidden,
-        )
-        _add_api(
-            api_button, api_result, find, talk, picture, prompts, camera, mode, threshold, question, messages, shared
-        )
-        if pictures is not None:
-            _add_examples(pictures, entries, picture, [prompts, kind, *k])
+                    chat = _chat_tab()
+        _connect_camera(source)
+        _connect_find(ground, source, find)
+        _connect_chat(ground, source, chat)
+        _add_api(ground, source, find, chat)
+        if examples is not None:
+            _add_examples(examples, source, find)
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
 
 
@@ -231,31 +98,31 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     device: str | None = None,
-    pictures: Path | None = None,
+    examples: Path | None = None,
     wait: bool = True,
     open_browser: bool = False,
 ) -> gr.Blocks:
-    """Loads a checkpoint and serves its page.
+    """Load a checkpoint and serve its page.
 
     Args:
-        checkpoint: folder or name on the Hub.
+        checkpoint: folder or Hub name.
         host: address to listen on; by default GRADIO_SERVER_NAME or this machine alone (127.0.0.1).
-        port: by default GRADIO_SERVER_PORT or the first free from 7860 on.
+        port: by default GRADIO_SERVER_PORT or the first free port from 7860.
         device: such as `cuda:0`; the fastest by default.
-        pictures: as in `build_page`.
-        wait: whether to go on until the process is stopped.
+        examples: as in `build_page`.
+        wait: whether to return only when the process is stopped.
         open_browser: whether to open the page in a browser.
 
     Returns:
-        the page, with its address as `local_url`; `close()` stops it.
+        The page, with its address in `local_url`; `close()` stops it.
     """
     note = None
     if Path(checkpoint).name == "llmi3d-tiny":
         note = (
-            "This is **LLMI3D-tiny**, the checkpoint that comes along: it has learned rendered pictures, and most of "
-            "its boxes are still wrong. **On photographs it only guesses.**"
+            "This is **LLMI3D-tiny**, the checkpoint in the repository: it was trained on rendered images, and most "
+            "of its boxes are still wrong. **On photographs it only guesses.**"
         )
-    page = build_page(pipeline("image-3d-grounding", model=checkpoint, device=device), note, pictures)
+    page = build_page(pipeline("image-3d-grounding", model=checkpoint, device=device), note, examples)
     page.launch(
         server_name=host,
         server_port=port,
@@ -277,12 +144,102 @@ def serve(
     return page
 
 
-# Whatever decodes, asks or draws does so in this one thread: memory that many threads have used is not given back.
+# ----------------------------------------------------------------------------------------------------- what is shown
+
+
+def _image_and_camera() -> SimpleNamespace:
+    """Lay out the left column: image, known camera, and fields for another camera."""
+    image = UploadedImage(
+        label="Image",
+        sources=["upload", "webcam", "clipboard"],
+        webcam_options=gr.WebcamOptions(mirror=False),  # mirrored, "the left one" would be the right one
+        elem_id="image",
+        height=320,
+    )
+    known = gr.HTML(elem_id="known-camera")
+    with gr.Accordion("Camera", open=False, elem_id="camera"):
+        kind = gr.Radio(
+            [("From the image", "auto"), ("Field of view", "fov"), ("Intrinsics K", "intrinsics")],
+            value="auto",
+            label="Camera",
+            show_label=False,
+            elem_id="kind",
+        )
+        label = "Horizontal field of view, degrees"
+        fov = gr.Slider(10, 150, value=60, step=0.5, label=label, visible=False, elem_id="fov")
+        k = []
+        with gr.Column(visible=False) as k_fields:
+            for names in (("fx", "fy"), ("cx", "cy")):
+                with gr.Row():
+                    k += [gr.Number(label=name, min_width=110, elem_id=name, minimum=0) for name in names]
+        gr.Markdown(
+            "K in pixels of the image as stored. Without fy, fx is used; without cx and cy, the middle of the image."
+        )
+    camera = [kind, fov, *k]
+    return SimpleNamespace(image=image, known=known, kind=kind, fov=fov, k=k, k_fields=k_fields, camera=camera)
+
+
+def _find_tab() -> SimpleNamespace:
+    """Lay out the tab "Find": phrases, how to answer, and the answer as drawings, table and JSON."""
+    tab = SimpleNamespace()
+    tab.prompts = gr.Textbox(
+        label="What to find, one phrase per line",
+        lines=2,
+        max_lines=6,
+        elem_id="prompts",
+        placeholder="the nearest car\nthe cyclist",
+    )
+    with gr.Row():
+        tab.mode = gr.Radio(
+            [("Direct: a box for each phrase", "direct"), ("Generate: may say that it is absent", "generate")],
+            value="direct",
+            label="Answer",
+            elem_id="mode",
+        )
+        tab.threshold = gr.Slider(0, 1, value=0, step=0.01, label="Lowest score", elem_id="threshold")
+    tab.button = gr.Button("Find", variant="primary", elem_id="find")
+    tab.used = gr.HTML(elem_id="used-camera")
+    tab.table = gr.HTML(elem_id="table")
+    with gr.Tabs():
+        with gr.Tab("Boxes"):
+            tab.show_pointing = gr.Checkbox(
+                label="Show where the network points", visible=False, elem_id="show-pointing"
+            )
+            tab.overlay = gr.Image(label="Boxes", format="jpeg", elem_id="overlay", **DRAWING)
+            tab.heat = gr.Image(label="Pointing", format="jpeg", elem_id="heat", visible=False, **DRAWING)
+        with gr.Tab("From above"):
+            tab.above = gr.Image(label="From above", format="png", elem_id="above", **DRAWING)
+        with gr.Tab("3D"):
+            tab.view = gr.Plot(show_label=False, elem_id="view")
+        with gr.Tab("JSON"):
+            tab.result = gr.JSON(label="JSON", elem_id="result")
+    return tab
+
+
+def _chat_tab() -> SimpleNamespace:
+    """Lay out the tab "Chat": the conversation, a question, and the boxes of the last answer."""
+    tab = SimpleNamespace()
+    gr.Markdown("Ask several questions about the image: *How far is the red chair from the table?*")
+    tab.shown = gr.Chatbot(label="Conversation", height=300, elem_id="chat", render_markdown=False, buttons=[])
+    with gr.Row():
+        tab.question = gr.Textbox(label="Question", elem_id="question", scale=4)
+        tab.ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=80)
+        tab.new = gr.Button("New conversation", elem_id="new", min_width=80)
+    tab.used = gr.HTML(elem_id="chat-camera")
+    tab.drawn = gr.Image(label="Objects of the answer", format="jpeg", elem_id="chat-overlay", **DRAWING)
+    tab.messages = gr.JSON(value=[], visible=False, label="messages")
+    return tab
+
+
+# -------------------------------------------------------------------------------------------------- what it does
+
+
+# Whatever decodes, asks or draws does so in this one thread: memory used by many threads is not given back.
 _WORKER = ThreadPoolExecutor(1, thread_name_prefix="llmi3d")
 
 
 def _at_work(function: Callable) -> Callable:
-    """In the one thread. What is wrong with the input is shown as it is; all else stays in the server's log."""
+    """Run a function in the one thread. Errors of the input are shown; all others stay in the server's log."""
 
     @functools.wraps(function)
     def answer(*args):
@@ -294,53 +251,120 @@ def _at_work(function: Callable) -> Callable:
     return answer
 
 
-def _drawings(path: str, answer: dict[str, Any], boxes: list) -> tuple:
-    """Overlay, bird's-eye view and 3D figure."""
-    image, intrinsics = shrunk(forms.open_picture(path), answer["intrinsics"])
-    above = draw_birds_eye_view(boxes, intrinsics, image.size, size=(720, 720))
-    return draw_boxes(image, boxes, intrinsics), above, draw_3d(image, boxes, intrinsics)
+def _connect_camera(source: SimpleNamespace) -> None:
+    def show_fields(kind):
+        return gr.update(visible=kind == "fov"), gr.update(visible=kind == "intrinsics")
+
+    def show_known(path):
+        return forms.known_camera_in_words(forms.read_camera(path)) if path else ""
+
+    source.kind.change(show_fields, source.kind, [source.fov, source.k_fields], queue=False, **HIDDEN)
+    # Another image has another camera.
+    source.image.input(lambda: ("auto", *[None] * 4), None, [source.kind, *source.k], queue=False, **HIDDEN)
+    source.image.change(_at_work(show_known), source.image, source.known, **HIDDEN)
 
 
-def _add_api(
-    button, result, find, talk, picture, prompts, camera, mode, threshold, question, messages, shared
-) -> None:
-    """The documented endpoints: JSON only, without drawings."""
+def _connect_find(ground: Pipeline, source: SimpleNamespace, tab: SimpleNamespace) -> None:
+    def show(show_pointing, path, prompts, *fields):
+        *camera, mode, threshold = fields
+        result = forms.find(ground, path, prompts, tuple(camera), mode, threshold, pointing=True)
+        boxes = [box for answer in result["answers"] for box in answer["boxes"]]
+        image, intrinsics = shrunk(forms.open_image(path), result["intrinsics"])
+        points = any("pointing" in box for box in boxes)
+        heat = draw_boxes(draw_pointing(image, {"boxes": boxes}), boxes, intrinsics) if points else None
+        for box in boxes:
+            box.pop("pointing", None)  # a large array, of no use as text
+        return {
+            tab.overlay: gr.update(value=draw_boxes(image, boxes, intrinsics), visible=not (points and show_pointing)),
+            tab.heat: gr.update(value=heat, visible=points and show_pointing),
+            tab.show_pointing: gr.update(visible=points),
+            tab.above: draw_birds_eye_view(boxes, intrinsics, image.size, size=(720, 720)),
+            tab.view: draw_3d(image, boxes, intrinsics),
+            tab.table: forms.answers_in_words(result["answers"]),
+            tab.used: forms.camera_in_words(result),
+            tab.result: result,
+        }
+
+    inputs = [tab.show_pointing, source.image, tab.prompts, *source.camera, tab.mode, tab.threshold]
+    outputs = [tab.overlay, tab.heat, tab.show_pointing, tab.above, tab.view, tab.table, tab.used, tab.result]
+    tab.button.click(_at_work(show), inputs, outputs, **MODEL_QUEUE, **HIDDEN)
+    tab.show_pointing.change(
+        lambda on: (gr.update(visible=not on), gr.update(visible=on)),
+        tab.show_pointing,
+        [tab.overlay, tab.heat],
+        queue=False,
+        **HIDDEN,
+    )
+
+
+def _connect_chat(ground: Pipeline, source: SimpleNamespace, tab: SimpleNamespace) -> None:
+    def show(path, question, messages, shown, *camera):
+        answer = forms.talk(ground, path, question, messages, camera)
+        words = "\n".join(describe(answer))
+        shown = [*(shown or []), {"role": "user", "content": question}, {"role": "assistant", "content": words}]
+        boxes = [{**box, "label": f"[{i}] {box['label']}"} for i, box in enumerate(answer["boxes"], 1)]
+        image, intrinsics = shrunk(forms.open_image(path), answer["intrinsics"])
+        drawn = draw_boxes(image, boxes, intrinsics)
+        return "", shown, answer["messages"], drawn, forms.camera_in_words(answer)
+
+    gr.on(
+        [tab.ask.click, tab.question.submit],
+        _at_work(show),
+        [source.image, tab.question, tab.messages, tab.shown, *source.camera],
+        [tab.question, tab.shown, tab.messages, tab.drawn, tab.used],
+        **MODEL_QUEUE,
+        **HIDDEN,
+    )
+    cleared = [tab.messages, tab.shown, tab.drawn, tab.used]
+    for starts_anew in (source.image.change, tab.new.click, tab.shown.clear):
+        starts_anew(lambda: ([], [], None, ""), None, cleared, queue=False, **HIDDEN)
+
+
+def _add_api(ground: Pipeline, source: SimpleNamespace, find: SimpleNamespace, talk: SimpleNamespace) -> None:
+    """Add the documented endpoints: JSON without drawings."""
 
     def predict(
         image, prompts, camera="auto", fov_deg=60, fx=None, fy=None, cx=None, cy=None, mode="direct", threshold=0
-    ):
-        """Boxes of each phrase in the picture."""
-        return find(image, prompts, camera, fov_deg, fx, fy, cx, cy, mode, threshold)
+    ) -> dict[str, Any]:
+        """Return the boxes of each phrase in the image."""
+        return forms.find(ground, image, prompts, (camera, fov_deg, fx, fy, cx, cy), mode, threshold)
 
     def chat(image, question, messages, camera="auto", fov_deg=60, fx=None, fy=None, cx=None, cy=None):
-        """The answer to a question about the picture; pass its `messages` with the next one."""
-        return talk(image, question, messages, camera, fov_deg, fx, fy, cx, cy)
+        """Answer a question about the image; pass the returned `messages` with the next question."""
+        return forms.talk(ground, image, question, messages, (camera, fov_deg, fx, fy, cx, cy))
 
     def read_camera(image):
-        """What the picture says of its camera."""
+        """Return what the image tells about its camera."""
         return forms.read_camera(image)
 
-    button.click(_at_work(predict), [picture, prompts, *camera, mode, threshold], result, api_name="predict", **shared)
-    button.click(_at_work(chat), [picture, question, messages, *camera], result, api_name="chat", **shared)
-    button.click(_at_work(read_camera), [picture], result, api_name="camera")
+    result, button = gr.JSON(visible=False, label="answer"), gr.Button(visible=False)
+    inputs = {
+        "predict": [source.image, find.prompts, *source.camera, find.mode, find.threshold],
+        "chat": [source.image, talk.question, talk.messages, *source.camera],
+        "camera": [source.image],
+    }
+    for name, function in (("predict", predict), ("chat", chat), ("camera", read_camera)):
+        queue = {} if name == "camera" else MODEL_QUEUE
+        button.click(_at_work(function), inputs[name], result, api_name=name, **queue)
 
 
-def _add_examples(folder: Path, entries: dict, picture, fields: list) -> None:
-    """Pictures to try, each with its camera and a few phrases."""
+def _add_examples(folder: Path, source: SimpleNamespace, find: SimpleNamespace) -> None:
+    """Add example images, each with its camera and a few phrases."""
+    entries = {entry["image"]: entry for entry in json.loads((folder / "pictures.json").read_text())}
 
     def fill(path):
         entry = entries[Path(path).name]
         (fx, _, cx), (_, fy, cy), _ = entry["intrinsics"]
-        phrases = "\n".join(one["phrase"] for one in entry["phrases"][:3])
+        phrases = "\n".join(meant["phrase"] for meant in entry["phrases"][:3])
         return (phrases, "intrinsics", *(round(value, 1) for value in (fx, fy, cx, cy)))
 
     gr.Examples(
         [[str(folder / name)] for name in entries],
-        [picture],
-        outputs=fields,
+        [source.image],
+        outputs=[find.prompts, source.kind, *source.k],
         fn=fill,
         run_on_click=True,
         cache_examples=False,
-        label="Rendered pictures to try",
-        api_visibility="private",
+        label="Rendered examples",
+        **HIDDEN,
     )

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""From what a form holds to answers, pictures and words. Knows nothing of Gradio."""
+"""Answers of the page, and their words as HTML, from the fields of its forms. Knows nothing of Gradio."""
 
 import html
 import math
@@ -8,48 +8,51 @@ from typing import Any
 from PIL import Image
 from transformers import Pipeline
 
+from llmi3d.apps.conversation import Conversation
 from llmi3d.processing.cameras_llmi3d import DEFAULT_FOV_DEG, exif_focal_length, exif_orientation, resolve_camera
+from llmi3d.processing.drawing.styles import ABSENT
 from llmi3d.processing.image_processing_llmi3d import load_image
 
-# Phones' pictures of 50 megapixels pass; a decoded picture then takes 200 MB at most.
+# Images of 50 megapixels, as phones take them, pass; a decoded image then takes 200 MB at most.
 MAX_PIXELS = 51_000_000
 MAX_PROMPTS = 16
 MAX_LETTERS = 500
-# Where K comes from: the picture's EXIF data or a default; a field of view; K itself.
+MAX_NEW_TOKENS = 128
+# Source of K: the image's EXIF data or a default; a field of view; K itself.
 CAMERAS = ("auto", "fov", "intrinsics")
 
 SOURCES = {
-    "given": "as you gave it",
-    "fov": "from the field of view you gave",
-    "exif": "from the picture's EXIF data",
+    "given": "as given",
+    "fov": "from the given field of view",
+    "exif": "from the image's EXIF data",
     "default": "a guess",
 }
-UNKNOWN = "The picture does not say what camera took it. Give the field of view or K here if you know it."
+UNKNOWN = "The image does not say which camera took it. Give the field of view or K below if you know it."
 DEFAULT_WARNING = (
-    f"The camera is not known: a field of view of {DEFAULT_FOV_DEG:g} degrees across the longer side is assumed. "
+    f"The camera is unknown: a field of view of {DEFAULT_FOV_DEG:g} degrees across the longer side is assumed. "
     "Every distance and size scales with this guess. Give the field of view or K under Camera."
 )
 
 
-def open_picture(path: str | None) -> Image.Image:
-    """The picture of a form.
+def open_image(path: str | None) -> Image.Image:
+    """Open the image of a form.
 
     Raises:
-        ValueError: none, or one that cannot be read or is too large.
+        ValueError: the image is missing, unreadable or too large.
     """
     if not path:
-        raise ValueError("image: got none, want a picture.")
+        raise ValueError("image: got none, want an image.")
     try:
         return load_image(path, MAX_PIXELS)
     except ValueError as error:
-        raise ValueError(str(error).replace(str(path), "the file")) from error  # no paths of this machine
+        raise ValueError(str(error).replace(str(path), "the file")) from error  # keep paths of this machine private
 
 
 def split_prompts(text: str | None) -> list[str]:
-    """The phrases of a form, one a line.
+    """Split the text of a form into phrases, one per line.
 
     Raises:
-        ValueError: none, too many, or one that is too long.
+        ValueError: no phrase, too many, or one that is too long.
     """
     prompts = [line.strip() for line in (text or "").splitlines() if line.strip()]
     if not prompts:
@@ -62,7 +65,7 @@ def split_prompts(text: str | None) -> list[str]:
 
 
 def check_length(name: str, text: str) -> None:
-    """Refuses words that are too long for a form."""
+    """Raise a ValueError if a text is too long for a form."""
     if len(text) > MAX_LETTERS:
         raise ValueError(f"{name}: got {len(text)} letters, want at most {MAX_LETTERS}.")
 
@@ -76,16 +79,16 @@ def given_camera(
     cy: float | None,
     size: tuple[int, int],
 ) -> dict[str, Any]:
-    """`intrinsics` and `fov_deg`, as the pipeline takes them, of a form's camera.
+    """Convert the camera of a form to the pipeline's arguments `intrinsics` and `fov_deg`.
 
     Args:
-        camera: one of `CAMERAS`; fields of another are passed over.
-        fov_deg: horizontal, of the upright picture, degrees.
-        fx, fy, cx, cy: pixels of the picture as stored; without fy it is fx, without cx or cy the middle.
-        size: (width, height) of the picture as stored, pixels.
+        camera: one of `CAMERAS`; fields of the other kinds are ignored.
+        fov_deg: horizontal, of the upright image, degrees.
+        fx, fy, cx, cy: pixels of the image as stored; fy defaults to fx, cx and cy to the middle.
+        size: (width, height) of the image as stored, pixels.
 
     Raises:
-        ValueError: an unknown kind of camera, or one whose fields are empty.
+        ValueError: the kind of camera is unknown, or its fields are empty.
     """
     if camera not in CAMERAS:
         raise ValueError(f"camera: got {camera!r}, want one of {', '.join(CAMERAS)}.")
@@ -102,12 +105,12 @@ def given_camera(
 
 
 def read_camera(path: str | None) -> dict[str, Any]:
-    """What is known of a picture's camera before anybody says more.
+    """Read what an image tells about its camera.
 
     Returns:
         `image_size` (width, height) upright, `intrinsics` [3, 3], `intrinsics_source` (`exif` or `default`).
     """
-    image = open_picture(path)
+    image = open_image(path)
     camera = resolve_camera(image.size, exif_orientation(image), focal_length=exif_focal_length(image))
     return {
         "image_size": list(camera.image_size),
@@ -116,27 +119,60 @@ def read_camera(path: str | None) -> dict[str, Any]:
     }
 
 
-def find(ground: Pipeline, path: str | None, prompts: str | None, camera: tuple, mode: str, threshold: float) -> dict:
-    """Answers to the phrases of a form, in one dictionary that `json.dumps` takes.
+def find(
+    ground: Pipeline,
+    path: str | None,
+    prompts: str | None,
+    camera: tuple,
+    mode: str,
+    threshold: float,
+    pointing: bool = False,
+) -> dict[str, Any]:
+    """Answer the phrases of a form.
 
     Args:
         camera: (kind, fov_deg, fx, fy, cx, cy), as for `given_camera`.
+        pointing: as in the pipeline.
 
     Returns:
-        `image_size`, `intrinsics`, `intrinsics_source`, and `answers`: what the pipeline gives for each phrase.
+        A dictionary that `json.dumps` takes: `image_size`, `intrinsics`, `intrinsics_source`, and `answers`, the
+        pipeline's answer to each phrase.
 
     Raises:
-        ValueError: anything that is wrong with what was given; the message names it.
+        ValueError: invalid input; the message names the field.
     """
-    phrases = split_prompts(prompts)
-    image = open_picture(path)
-    answers = ground(image, prompt=phrases, mode=mode, threshold=threshold, **given_camera(*camera, size=image.size))
+    phrases, image = split_prompts(prompts), open_image(path)
+    known = given_camera(*camera, size=image.size)
+    answers = ground(image, prompt=phrases, mode=mode, threshold=threshold, pointing=pointing, **known)
     shared = {name: answers[0][name] for name in ("image_size", "intrinsics", "intrinsics_source")}
     return {**shared, "answers": answers}
 
 
+def talk(ground: Pipeline, path: str | None, question: Any, messages: Any, camera: tuple) -> dict[str, Any]:
+    """Answer one more question of a conversation about the image of a form.
+
+    Args:
+        messages: earlier turns, as in `Conversation`.
+        camera: (kind, fov_deg, fx, fy, cx, cy), as for `given_camera`.
+
+    Returns:
+        What `Conversation.ask` returns, with `messages` for the next question.
+
+    Raises:
+        ValueError: invalid input; the message names the field.
+    """
+    if isinstance(question, str):
+        check_length("question", question)
+    if not isinstance(messages, list):
+        raise ValueError(f"messages: got {type(messages).__name__}, want a list of turns.")
+    image = open_image(path)
+    chat = Conversation(ground, image, **given_camera(*camera, size=image.size), messages=messages)
+    answer = chat.ask(question, max_new_tokens=MAX_NEW_TOKENS)
+    return {**answer, "messages": chat.messages}
+
+
 def camera_in_words(answer: dict[str, Any]) -> str:
-    """HTML: K and where it came from; a visible warning where it is a guess."""
+    """Return HTML with K and its source, and a visible warning if it is a guess."""
     (fx, _, cx), (_, fy, cy), _ = answer["intrinsics"]
     (width, height), source = answer["image_size"], answer["intrinsics_source"]
     fov = math.degrees(math.atan(cx / fx) + math.atan((width - cx) / fx))
@@ -148,12 +184,12 @@ def camera_in_words(answer: dict[str, Any]) -> str:
 
 
 def known_camera_in_words(camera: dict[str, Any]) -> str:
-    """HTML: what `read_camera` found, before anything is asked."""
+    """Return HTML with the result of `read_camera`."""
     return f'<p class="camera">{UNKNOWN}</p>' if camera["intrinsics_source"] == "default" else camera_in_words(camera)
 
 
 def answers_in_words(answers: list[dict[str, Any]]) -> str:
-    """HTML: a row a box, and one for each phrase that means nothing in the picture; what was said under its phrase."""
+    """Return an HTML table: a row per box or absent phrase, and the model's words under their phrase."""
     rows = []
     for answer in answers:
         said = f'<div class="said">{html.escape(answer["text"])}</div>' if answer["text"] else ""
@@ -163,7 +199,7 @@ def answers_in_words(answers: list[dict[str, Any]]) -> str:
             rows.append((html.escape(box["label"]) + said, *numbers))
             said = ""
         if not answer["boxes"]:
-            absent = '<span class="absent">not in the picture</span>'
+            absent = f'<span class="absent">{ABSENT}</span>'
             rows.append((html.escape(answer["prompt"]) + said, absent, "", "", ""))
     head = ("phrase", "distance, m", "right, down, forward, m", "length x height x width, m", "score")
     lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Puts together a folder that is a Hugging Face Space, ready to be pushed: page, package, checkpoint, pictures.
+"""Build the folder of a Hugging Face Space, ready to be pushed: page, package, checkpoint and example images.
 
 python examples/space/build.py outputs/space
 hf upload --repo-type space NAME/llmi3d outputs/space .
@@ -16,7 +16,7 @@ ROOT = HERE.parents[1]
 
 
 def packages() -> dict[str, str]:
-    """Import names and their folders, as setup.py has them."""
+    """Return import names and their folders from setup.py."""
     for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and node.targets[0].id == "PACKAGES":
             return ast.literal_eval(node.value)
@@ -24,30 +24,30 @@ def packages() -> dict[str, str]:
 
 
 def build(out: Path, checkpoint: Path) -> None:
-    """Writes the Space's folder, whole or not at all.
+    """Write the folder of the Space; it appears when it is complete.
 
     Raises:
-        ValueError: a folder that is there already, or a checkpoint without config.json.
+        ValueError: the folder exists already, or the checkpoint has no config.json.
     """
     if out.exists():
-        raise ValueError(f"OUT: {out} is there already; choose a new folder.")
+        raise ValueError(f"OUT: {out} exists already; choose a new folder.")
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"--checkpoint: got {checkpoint}, want a folder with a config.json.")
-    begun = out.with_name(out.name + ".partial")
-    shutil.rmtree(begun, ignore_errors=True)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     for name, folder in packages().items():
-        target = begun / name.replace(".", "/")
+        target = partial / name.replace(".", "/")
         target.mkdir(parents=True)
         for file in (*(ROOT / folder).glob("*.py"), *(ROOT / folder).glob("py.typed")):
             shutil.copyfile(file, target / file.name)
     for file in (HERE / "app.py", HERE / "README.md", HERE / "requirements.txt", ROOT / "LICENSE"):
-        shutil.copyfile(file, begun / file.name)
-    shutil.copytree(checkpoint, begun / "llmi3d-tiny", ignore=shutil.ignore_patterns("__pycache__"))
-    (begun / "pictures").mkdir()
+        shutil.copyfile(file, partial / file.name)
+    shutil.copytree(checkpoint, partial / "llmi3d-tiny", ignore=shutil.ignore_patterns("__pycache__"))
+    (partial / "pictures").mkdir()
     for file in (ROOT / "examples" / "pictures").iterdir():
         if file.suffix in (".jpg", ".json"):
-            shutil.copyfile(file, begun / "pictures" / file.name)
-    begun.rename(out)
+            shutil.copyfile(file, partial / "pictures" / file.name)
+    partial.rename(out)
 
 
 def main() -> None:

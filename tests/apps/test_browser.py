@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The page in a real, headless Chromium. What it showed is kept as pictures, in LLMI3D_SCREENSHOTS."""
+"""The page in a real, headless Chromium; screenshots are kept in LLMI3D_SCREENSHOTS."""
 
 import json
 import os
@@ -32,24 +32,25 @@ def chromium():
 
 @pytest.fixture
 def open_page(page, chromium):
-    """A function: the page in a window of a size. What it asks of other machines is refused, and fails the test."""
-    contexts, elsewhere, broken = [], [], []
+    """Return a function that opens the page in a window of a size; requests to other machines fail the test."""
+    contexts, elsewhere, broken, addresses = [], [], [], [page.local_url]
 
     def route(call):
-        if call.request.url.startswith((page.local_url, "data:", "blob:")):
+        if call.request.url.startswith((*addresses, "data:", "blob:")):
             call.continue_()
         else:
             elsewhere.append(call.request.url)
             call.abort()
 
-    def open_window(size, touch=False):
+    def open_window(size, touch=False, address=page.local_url):
+        addresses.append(address)
         context = chromium.new_context(viewport=size, has_touch=touch, is_mobile=touch)
         contexts.append(context)
         context.route("**/*", route)
         window = context.new_page()
         window.set_default_timeout(60_000)
         window.on("pageerror", lambda error: broken.append(str(error)))
-        window.goto(page.local_url)
+        window.goto(address)
         return window
 
     yield open_window
@@ -64,11 +65,11 @@ def keep(window, name: str) -> None:
 
 
 def upload(window, path) -> None:
-    window.set_input_files("#picture input[type=file]", str(path))
+    window.set_input_files("#image input[type=file]", str(path))
 
 
 def find(window, prompts: str) -> None:
-    """Asks, and waits until the answer to these very prompts is there."""
+    """Ask, and wait for the answer to these prompts."""
     window.fill("#prompts textarea", prompts)
     window.click("button#find")
     window.wait_for_function(
@@ -107,6 +108,38 @@ def test_upload_ask_and_look(open_page, pictures):
         window.wait_for_selector(what)
         keep(window, f"find-{name.replace(' ', '-').lower()}")
     assert "purple table" in window.inner_text("#result")
+
+
+def test_the_heat_map_of_pointing_is_a_toggle(open_page, pictures, chain, monkeypatch, tmp_path):
+    """A checkpoint that points offers the toggle, another one does not."""
+    from transformers import pipeline
+
+    from llmi3d.apps.page import build_page
+
+    model, processor = chain
+    pointing = build_page(pipeline("image-3d-grounding", model=model, processor=processor, device="cpu"))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    pointing.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, ssr_mode=False)
+    try:
+        window = open_page(DESK, address=pointing.local_url)
+        upload(window, pictures / "indoor-000020.jpg")
+        find(window, "the ball")
+        window.wait_for_selector("#overlay img")
+        window.get_by_label("Show where the network points").check()
+        window.wait_for_selector("#heat img")
+        assert window.locator("#overlay img").count() == 0
+        keep(window, "pointing")
+        find(window, "the bowl")  # the toggle stays
+        assert window.locator("#heat img").count() == 1 and window.locator("#overlay img").count() == 0
+        assert '"pointing"' not in window.inner_text("#result")
+        window.get_by_label("Show where the network points").uncheck()
+        window.wait_for_selector("#overlay img")
+    finally:
+        pointing.close(verbose=False)
+    window = open_page(DESK)
+    upload(window, pictures / "indoor-000020.jpg")
+    find(window, "the ball")
+    assert window.locator("#show-pointing").count() == 0
 
 
 def test_half_the_focal_length_halves_distances(open_page, pictures):
@@ -168,11 +201,11 @@ def test_exif_is_read_and_the_picture_turned(open_page, pictures, tmp_path):
 
 def test_a_picture_of_the_webcam(open_page):
     window = open_page(DESK)
-    picture = window.locator("#picture")
+    picture = window.locator("#image")
     picture.get_by_label("Capture from camera").click()
     picture.get_by_text("Click to Access Webcam").click()
-    window.wait_for_function("() => document.querySelector('#picture video')?.videoWidth > 0")
-    assert "-1" not in window.evaluate("() => getComputedStyle(document.querySelector('#picture video')).transform")
+    window.wait_for_function("() => document.querySelector('#image video')?.videoWidth > 0")
+    assert "-1" not in window.evaluate("() => getComputedStyle(document.querySelector('#image video')).transform")
     picture.get_by_label("capture photo").click()
     window.wait_for_function("() => document.querySelector('#known-camera').innerText.includes('does not say')")
     find(window, "the red mug")
@@ -183,7 +216,7 @@ def test_a_picture_of_the_webcam(open_page):
 
 
 def test_what_is_not_there_is_said(open_page, pictures, ground):
-    """The pictures come with a phrase about nothing; one of those that the checkpoint refuses."""
+    """The examples have a phrase about nothing; the checkpoint refuses one of them."""
     entries = json.loads((pictures / "pictures.json").read_text())
     for entry in entries:
         path = pictures / entry["image"]
@@ -192,9 +225,9 @@ def test_what_is_not_there_is_said(open_page, pictures, ground):
             break
     window = open_page(DESK)
     upload(window, path)
-    window.get_by_label("Generate: may say it is not there").check()
+    window.get_by_label("Generate: may say that it is absent").check()
     find(window, entry["absent"])
-    assert "not in the picture" in window.inner_text("#table .absent")
+    assert "not in the image" in window.inner_text("#table .absent")
     assert window.inner_text("#table .said") == answer["text"]
     said, table = (window.locator(f"#table {name}").bounding_box() for name in (".said", ".wide"))
     assert said["x"] + said["width"] <= table["x"] + table["width"]  # seen without scrolling
@@ -202,7 +235,7 @@ def test_what_is_not_there_is_said(open_page, pictures, ground):
 
 
 def test_a_missing_prompt_and_a_bad_file_are_named(open_page, pictures, tmp_path):
-    (tmp_path / "photo.png").write_bytes(b"not a picture")
+    (tmp_path / "photo.png").write_bytes(b"text")
     window = open_page(DESK)
     upload(window, pictures / "indoor-000012.jpg")
     window.click("button#find")
@@ -211,7 +244,7 @@ def test_a_missing_prompt_and_a_bad_file_are_named(open_page, pictures, tmp_path
     upload(window, tmp_path / "photo.png")
     window.wait_for_function("() => document.body.innerText.includes('cannot read')")
     shown = window.inner_text("body")
-    assert "image: cannot read 'the file' as a picture" in shown and str(tmp_path) not in shown
+    assert "image: cannot read 'the file' as an image" in shown and str(tmp_path) not in shown
     keep(window, "bad-file")
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What a form holds becomes what the pipeline takes, and its answers become words."""
+"""Fields of a form become arguments of the pipeline, and its answers become HTML."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def answer(*boxes, **changes):
 @pytest.mark.parametrize(
     ("fields", "intrinsics", "fov_deg"),
     [
-        (("auto", 60, 500, 500, 1, 1), None, None),  # what other kinds of camera hold is passed over
+        (("auto", 60, 500, 500, 1, 1), None, None),  # what other kinds of camera hold is ignored
         (("fov", 60, 500, None, None, None), None, 60),
         (("intrinsics", 60, 500, 510, 300, 200), [500, 510, 300, 200], None),
         (("intrinsics", None, 500, None, None, None), [500, 500, 320, 240], None),
@@ -42,7 +42,7 @@ def test_cameras_of_a_form(fields, intrinsics, fov_deg):
         (lambda: forms.split_prompts(None), "prompt: got none"),
         (lambda: forms.split_prompts("a\n" * 17), "prompt: got 17 lines, want at most 16"),
         (lambda: forms.split_prompts("a" * 501), "prompt: got 501 letters, want at most 500"),
-        (lambda: forms.open_picture(None), "image: got none, want a picture"),
+        (lambda: forms.open_image(None), "image: got none, want an image"),
     ],
 )
 def test_bad_forms_are_refused(call, message):
@@ -50,10 +50,10 @@ def test_bad_forms_are_refused(call, message):
         call()
 
 
-def test_a_picture_is_named_without_its_folder(tmp_path):
-    (tmp_path / "secret.png").write_text("no picture")
+def test_an_image_is_named_without_its_folder(tmp_path):
+    (tmp_path / "secret.png").write_text("text")
     with pytest.raises(ValueError, match="cannot read 'the file'") as refused:
-        forms.open_picture(str(tmp_path / "secret.png"))
+        forms.open_image(str(tmp_path / "secret.png"))
     assert "secret" not in str(refused.value)
 
 
@@ -65,7 +65,7 @@ def test_words_tell_distance_absence_and_no_markup():
     table = forms.answers_in_words([answer(box(label="<b>cup</b>")), answer(prompt="<i>", text="It is not there.")])
     assert "<td>5.00</td>" in table and "1.00 x 2.00 x 3.00" in table
     assert "&lt;b&gt;cup&lt;/b&gt;" in table and "<b>cup" not in table
-    assert '&lt;i&gt;<div class="said">It is not there.</div></td><td><span class="absent">not in the picture' in table
+    assert '&lt;i&gt;<div class="said">It is not there.</div></td><td><span class="absent">not in the image' in table
 
 
 def test_what_was_said_stands_once_and_only_if_something_was():

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The page's HTTP API, and what it refuses."""
+"""The HTTP API of the page, and what it refuses."""
 
 import http.client
 import io
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs pip install 'llmi3d[app]'")
-forms, page_module = (pytest.importorskip(f"llmi3d.apps.{name}") for name in ("answers", "page"))
+forms, page_module = (pytest.importorskip(f"llmi3d.apps.{name}") for name in ("page_answers", "page"))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def picture(pictures):
 
 
 def fetch(page, path: str, method: str = "GET", body=None, headers=()) -> tuple[int, bytes]:
-    """(status, content); the path goes out as it is written."""
+    """Return (status, content); the path is sent as written."""
     connection = http.client.HTTPConnection(urlsplit(page.local_url).netloc, timeout=20)
     connection.request(method, path, body, dict(headers))
     response = connection.getresponse()
@@ -124,7 +124,7 @@ EXIF[0x0112] = 6
             "SVG is a drawing",
         ),
         ("phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64, "HEIC is not supported"),
-        ("text.jpg", b"not a picture", "cannot identify image file"),
+        ("text.jpg", b"text", "cannot identify image file"),
         ("deep.png", encoded(Image.new("I;16", (64, 48)), "PNG"), "mode 'I;16' of more than 8 bits"),
         ("moving.gif", encoded(COLOURS, "GIF", save_all=True, append_images=[COLOURS.rotate(90)]), (64, 48)),
         ("print.jpg", encoded(COLOURS.convert("CMYK"), "JPEG"), (64, 48)),
@@ -133,7 +133,7 @@ EXIF[0x0112] = 6
         ("grey.png", encoded(COLOURS.convert("L"), "PNG"), (64, 48)),
     ],
 )
-def test_pictures_of_every_kind(client, tmp_path, name, content, outcome):
+def test_images_of_every_kind(client, tmp_path, name, content, outcome):
     (tmp_path / name).write_bytes(content)
     picture = gradio_client.handle_file(str(tmp_path / name))
     if isinstance(outcome, str):
@@ -158,7 +158,7 @@ def test_a_file_that_is_too_large_is_refused(page):
 
 
 def outside_paths(secret: Path) -> list[str]:
-    """Ways to ask for a file that is nobody's upload."""
+    """Return requests for a file that nobody uploaded."""
     up, quoted = "../" * 12, "%2e%2e%2f" * 12
     path = str(secret)
     ways = [
@@ -212,7 +212,7 @@ def test_uploads_are_deleted_and_examples_stay(page, client, tmp_path, pictures)
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../../../etc/passwd", "http://127.0.0.1:9/a.png"])
 def test_a_picture_must_be_an_upload(page, path):
-    """Asked over plain HTTP: the client would upload it."""
+    """Over plain HTTP, since the client would upload the file."""
     data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
     headers = {"Content-Type": "application/json"}
     status, content = fetch(page, "/gradio_api/call/v2/camera", "POST", json.dumps({"image": data[0]}), headers)
@@ -235,7 +235,7 @@ def resident_mb(process: subprocess.Popen) -> float:
 
 @pytest.fixture
 def server(tmp_path):
-    """(process of `llmi3d demo`, its address), in a process of its own, whose memory is its own."""
+    """Start `llmi3d demo` in a process with its own memory; return (process, address)."""
     command = [sys.executable, "-m", "llmi3d", "demo", "--host", "127.0.0.1", "--device", "cpu"]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The folder that is pushed as a Hugging Face Space is complete, and starts."""
+"""The folder of a Hugging Face Space is complete, and starts."""
 
 import os
 import re
@@ -26,15 +26,14 @@ def space(tmp_path_factory) -> Path:
 
 
 def test_it_brings_its_own_package(space):
-    # Under the command's name the package imports nothing heavy.
     code = (
-        "import sys; sys.argv = ['llmi3d']; from importlib.util import find_spec\n"
-        "for name in ('', '.processing.chat', '.training.ig3d.schema'): print(find_spec('llmi3d' + name).origin)"
+        "from importlib.util import find_spec\n"
+        "for name in ('', '.apps.conversation', '.data.schema'): print(find_spec('llmi3d' + name).origin)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=space, capture_output=True, text=True)
     files = [Path(file) for file in done.stdout.split()]
     assert len(files) == 3 and all(file.is_relative_to(space) for file in files), done.stderr
-    assert (space / "llmi3d" / "app" / "page.py").is_file()
+    assert (space / "llmi3d" / "apps" / "page.py").is_file()
     assert (space / "llmi3d-tiny" / "model.safetensors").is_file() and (space / "pictures" / "pictures.json").is_file()
 
 
@@ -54,7 +53,7 @@ def test_the_hub_is_told_how_to_run_it():
 
 
 def test_nothing_is_overwritten(space, tmp_path):
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         BUILD["build"](space, ROOT / "model_cards" / "llmi3d-tiny")
     with pytest.raises(ValueError, match=r"want a folder with a config\.json"):
         BUILD["build"](tmp_path / "new", tmp_path)
