@@ -45,6 +45,7 @@ from llmi3d.training.augment_words import (
     names_color,
     speaks_of_pixels,
 )
+from llmi3d.training.dense import open_map
 
 Row = dict[str, Any]
 
@@ -78,7 +79,7 @@ class HorizontalFlip:
             row = mirror_conversation(row)
         except UncertainError:
             return row
-        image, k = _picture(row)
+        image, k = _image_and_k(row)
         pixels = torch.tensor([[-1, 0, image.width], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
         mirror = torch.diag(torch.tensor([-1, 1, 1], dtype=torch.float64))
         return _move(row, image.size, ImageOps.mirror(image), pixels, orient_intrinsics(k, image.size, 2), mirror)[0]
@@ -104,7 +105,7 @@ class RandomCrop:
     def __call__(self, row: Row, rng: random.Random) -> Row:
         if rng.random() >= self.p:
             return row
-        image, k = _picture(row)
+        image, k = _image_and_k(row)
         starts, sides = [], []
         for side, middle in zip(image.size, (k[0, 2].item(), k[1, 2].item()), strict=True):
             kept = min(side, max(2, round(side * rng.uniform(*self.share))))
@@ -140,7 +141,7 @@ class FocalZoom:
     def __call__(self, row: Row, rng: random.Random) -> Row:
         if rng.random() >= self.p:
             return row
-        image, k = _picture(row)
+        image, k = _image_and_k(row)
         factor = _log_uniform(rng, self.factor)
         start = [middle - middle / factor for middle in k[:2, 2].tolist()]
         window = [side / factor for side in image.size]
@@ -167,7 +168,7 @@ class RandomRoll:
     def __call__(self, row: Row, rng: random.Random) -> Row:
         if rng.random() >= self.p:
             return row
-        image, k = _picture(row)
+        image, k = _image_and_k(row)
         angle = math.radians(rng.uniform(-self.degrees, self.degrees))
         cos, sin = math.cos(angle), math.sin(angle)
         turn = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float64)
@@ -203,7 +204,7 @@ class RandomScale:
     def __call__(self, row: Row, rng: random.Random) -> Row:
         if rng.random() >= self.p:
             return row
-        image, k = _picture(row)
+        image, k = _image_and_k(row)
         factor = _log_uniform(rng, self.factor)
         size = [max(1, round(side * factor)) for side in image.size]
         moved, _ = _look_through(row, image, k, (0, 0), image.size, size)
@@ -332,12 +333,8 @@ def _log_uniform(rng: random.Random, bounds: tuple[float, float]) -> float:
 # --------------------------------------------------------------------------------------------- pixels, camera, boxes
 
 
-def _picture(row: Row) -> tuple[Image.Image, Tensor]:
-    """The picture as it is seen, RGB, and its K, float64 [3, 3]."""
-    if row.get("instance_map") is not None:
-        raise ValueError(
-            "instance_map: got one, want none: maps do not move along with the picture; remove the column."
-        )
+def _image_and_k(row: Row) -> tuple[Image.Image, Tensor]:
+    """Return the upright image, RGB, and its K, float64 [3, 3]."""
     image = upright_image(row["image"])
     return image, check_intrinsics(row["intrinsics"], image.size)
 
@@ -384,7 +381,7 @@ def _move(
     points = project(center, k)
     inside = ((points >= 0) & (points < points.new_tensor(image.size))).all(-1) & (center[:, 2] > 0)
     shares = _shares_left(entries, size, pixels, image.size)
-    objects, well_seen = [], set()
+    objects, well_seen, kept = [], set(), []
     for i, (entry, share) in enumerate(zip(entries, shares.tolist(), strict=True)):
         if share == 0:
             continue
@@ -399,9 +396,37 @@ def _move(
         if share < 1 and entry.get("truncation") is not None:
             moved["truncation"] = 1 - (1 - entry["truncation"]) * share
         objects.append({**entry, **moved})
+        kept.append(i)
         if inside[i] and share >= LEAST_LEFT:
             well_seen.add(entry["id"])
-    return {**row, "image": image, "intrinsics": k.tolist(), "objects": objects}, well_seen
+    new = {**row, "image": image, "intrinsics": k.tolist(), "objects": objects}
+    if row.get("instance_map") is not None:
+        new["instance_map"] = _move_map(row, size, image.size, pixels, kept)
+    return new, well_seen
+
+
+def _move_map(
+    row: Row, size: tuple[int, int], new_size: tuple[int, int], pixels: Tensor, kept: list[int]
+) -> Image.Image:
+    """Return the instance map of the moved image, at the map's own resolution.
+
+    Args:
+        row: before the move.
+        size, new_size: (width, height) of the image before and after.
+        pixels: [3, 3], from image pixels before to image pixels after.
+        kept: indices of the objects that are still in the row, in order.
+    """
+    instances = Image.fromarray(open_map(row))
+    ratio = [own / side for own, side in zip(instances.size, size, strict=True)]
+    moved_size = tuple(max(1, round(side * factor)) for side, factor in zip(new_size, ratio, strict=True))
+    to_map = torch.diag(pixels.new_tensor([*ratio, 1]))
+    to_image = torch.diag(pixels.new_tensor([*(a / b for a, b in zip(new_size, moved_size, strict=True)), 1]))
+    back = to_map @ pixels.inverse() @ to_image
+    moved = instances.transform(moved_size, Image.Transform.AFFINE, back[:2].flatten().tolist(), fillcolor=0)
+    labels = [0] * 256
+    for index, i in enumerate(kept):
+        labels[i + 1] = index + 1
+    return moved.point(labels)
 
 
 def _shares_left(entries: list[dict], size: tuple[int, int], pixels: Tensor, new_size: tuple[int, int]) -> Tensor:

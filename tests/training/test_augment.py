@@ -498,9 +498,34 @@ def test_a_picture_without_objects_is_augmented(row):
         assert new is not row and new["messages"] == row["messages"]
 
 
-def test_maps_that_would_not_move_along_are_refused(row):
-    with pytest.raises(ValueError, match="instance_map: got one, want none"):
-        HorizontalFlip(1)({**row, "instance_map": Image.new("L", (320, 200))}, Random(0))
+@pytest.mark.parametrize("kind", GEOMETRIC)
+@pytest.mark.parametrize("scale", [1, 2])
+def test_an_instance_map_moves_with_its_image(row, kind, scale):
+    colors = {"a": (250, 0, 0), "b": (0, 250, 0)}
+    image, instances = Image.new("RGB", (320, 200), (0, 0, 250)), Image.new("L", (320 * scale, 200 * scale))
+    for index, entry in enumerate(row["objects"]):
+        box = [round(side) for side in entry["box_2d"]]
+        image.paste(colors[entry["id"]], tuple(box))
+        instances.paste(index + 1, tuple(side * scale for side in box))
+    row.update(image=image, instance_map=instances)
+    new = Augment(GEOMETRIC[kind])(row)
+    assert new is not row
+    assert new["instance_map"].size == tuple(side * scale for side in new["image"].size)
+    shown = np.asarray(new["instance_map"])[::scale, ::scale]
+    pixels = np.asarray(new["image"])
+    for index, entry in enumerate(new["objects"]):
+        seen = (np.abs(pixels.astype(int) - colors[entry["id"]]) < 100).all(-1)
+        assert (seen != (shown == index + 1)).mean() < 0.01 and seen.sum() > 100
+
+
+def test_objects_in_a_map_are_counted_anew_where_one_is_lost(row):
+    instances = Image.new("L", (320, 200), 1)
+    row["objects"] = row["objects"][::-1]
+    row.update(instance_map=instances, messages=grounding_conversation(["the car", "the cone"]))
+    new = crop_without(row, "b")
+    assert not np.asarray(new["instance_map"]).any(), "index 1 was b's"
+    new = crop_without({**row, "instance_map": Image.new("L", (320, 200), 2)}, "b")
+    assert (np.asarray(new["instance_map"]) == 1).all()
 
 
 @pytest.mark.parametrize(
