@@ -1,15 +1,15 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Fits what makes a score a probability: that of a box being right, its exact IoU above a threshold (0.25).
+"""Calibration: fits the map from a box's score to the probability that the box is right (exact IoU above 0.25).
 
-The network's score is trained to predict the IoU itself, and a mean IoU is no share of right boxes: a box with an IoU
-of 0.3 is right, and its score should not be 0.3. Two numbers, a temperature and a bias in front of the sigmoid, make
-the one the other and keep the order of all boxes, hence every metric that depends on the order alone. They minimise
-the log loss, a proper scoring rule, which has one minimum over them (Platt, 1999; Guo et al., ICML 2017, for the
-temperature alone, which is judged beside it). The probability of being right, rather than the expected IoU, is what
-people read into "0.7", what a threshold needs, and what the calibration error of every report is measured against.
+The network's score is trained to predict the IoU, which is not the probability of being right: a box with an IoU of
+0.3 is right, and its score should be high. Two numbers, a temperature and a bias before the sigmoid, map the one to
+the other. They keep the order of all boxes, and so every metric that depends on the order alone. They minimise the log
+loss, a proper scoring rule with a single minimum over them (Platt, 1999; Guo et al., ICML 2017, for the temperature
+alone, which is evaluated beside it). People read a score of 0.7 as a probability, thresholds need one, and the
+calibration error of every report is measured against it.
 
-Nothing is judged on pictures it was fitted on: numbers are of five fits, each judged on the fifth of the pictures that
-it has not seen. What is kept is fitted on all.
+No fit is evaluated on images it has seen: all numbers come from five fits, each evaluated on the fifth of the images
+that was held out. The stored fit uses all images.
 
 Shapes: N answers or questions.
 """
@@ -44,20 +44,20 @@ class ScoreMap:
     bias: float = 0.0
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """[N] from [N] scores within 0 to 1."""
+        """Map scores [N] within 0 to 1."""
         return (_logits(scores) / self.temperature + self.bias).sigmoid()
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Leaving out boxes below a score, so that an answer without one says that nothing is there.
+    """Refusing by a threshold: boxes of a lower score are left out, and an answer without a box is a refusal.
 
     Attributes:
         threshold: boxes of a lower score are left out.
-        precision, recall, f1: of refusing questions about what is not there, as in `grounding`; none of its pictures
-            had a say in the threshold that judged it.
-        right_lost: share of the right boxes (grounding questions) that are left out with the others.
-        absent, questions: how many there are.
+        precision, recall, f1: of refusing `absent` questions, as in `grounding`; each image is judged by a threshold
+            fitted on other images.
+        right_lost: share of the right boxes (grounding questions) that are left out too.
+        absent, questions: their numbers.
     """
 
     threshold: float
@@ -71,23 +71,23 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted, and how it does on pictures it was not fitted on.
+    """A fitted map, and how it does on held-out images.
 
     Attributes:
-        iou: a box is right when its IoU is above this.
-        answers, pictures: fitted on.
+        iou: a box is right if its IoU is above this.
+        answers, images: numbers fitted on.
         right: share of the answers that are right.
         ways: by `RAW`, `TEMPERATURE`, `BOTH`: `log_loss`, `brier`, `expected_calibration_error`, `mean_score`, and for
-            the last two `log_loss_change` against the first with its 95% interval `low`, `high` over pictures.
+            the last two `log_loss_change` against the first with its 95% interval `low`, `high` over images.
         chosen: the way of the lowest log loss whose interval lies below 0; `RAW` if there is none.
-        score_temperature, score_bias: of the chosen way, fitted on all.
-        refusal: on the scale of the chosen way; None without questions about what is not there.
-        before, after: reliability diagrams, as in `calibration.Reliability`.
+        score_temperature, score_bias: of the chosen way, fitted on all images.
+        refusal: on the scale of the chosen way; None without `absent` questions.
+        before, after: reliability diagrams, as in `reliability.Reliability`.
     """
 
     iou: float
     answers: int
-    pictures: int
+    images: int
     right: float
     ways: dict[str, dict[str, float]]
     chosen: str
@@ -98,7 +98,7 @@ class Calibration:
     after: dict
 
     def to_json(self) -> str:
-        """Everything; nan, of bins without answers, as null."""
+        """Return all fields as JSON, nan (of bins without answers) as null."""
         plain = asdict(self)
         for name in ("before", "after"):
             for key in ("score", "accuracy"):
@@ -106,48 +106,48 @@ class Calibration:
         return json.dumps(plain, indent=1, allow_nan=False)
 
     def to_markdown(self) -> str:
-        """What people want to know."""
+        """Return the comparison of the ways, the chosen map and the refusal as Markdown."""
         names = ("log_loss", "brier", "expected_calibration_error", "mean_score")
         lines = [
-            f"Probability that the exact IoU is above {self.iou:g}: {self.answers} answers about {self.pictures} "
-            f"pictures, {100 * self.right:.1f} % right. Each row is judged on pictures it was not fitted on.",
+            f"Probability that the exact IoU is above {self.iou:g}: {self.answers} answers about {self.images} "
+            f"images, {100 * self.right:.1f} % right. Each row is evaluated on images it was not fitted on.",
             "",
             "| score | log loss | Brier | ECE (%) | mean score (%) | log loss, change (95% interval) |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
-        for way, one in self.ways.items():
-            loss, brier, error, mean = (one[name] for name in names)
+        for way, numbers in self.ways.items():
+            loss, brier, error, mean = (numbers[name] for name in names)
             change = "-"
             if way != RAW:
-                change = f"{one['log_loss_change']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
+                change = f"{numbers['log_loss_change']:+.4f} ({numbers['low']:+.4f} to {numbers['high']:+.4f})"
             cells = (way, f"{loss:.4f}", f"{brier:.4f}", f"{100 * error:.2f}", f"{100 * mean:.2f}", change)
             lines.append(f"| {' | '.join(cells)} |")
         if self.chosen == RAW:
-            lines += ["", "Neither is surely better than the score as it is: there is nothing to store."]
+            lines += ["", "Neither is certainly better than the score as it is: there is nothing to store."]
         else:
             lines += ["", f"score_temperature {self.score_temperature:.4f}, score_bias {self.score_bias:.4f}"]
-        if self.refusal is not None:
-            one = self.refusal
+        if (refusal := self.refusal) is not None:
             lines += [
                 "",
-                f"score_threshold {one.threshold:.4f}, the best F1 of refusing what is not there ({one.absent} of "
-                f"{one.questions} questions): precision {100 * one.precision:.1f} %, recall {100 * one.recall:.1f} %, "
-                f"F1 {100 * one.f1:.1f} %; {100 * one.right_lost:.1f} % of the right boxes are left out with it.",
+                f"score_threshold {refusal.threshold:.4f}, the best F1 of refusing what is not there "
+                f"({refusal.absent} of {refusal.questions} questions): precision {100 * refusal.precision:.1f} %, "
+                f"recall {100 * refusal.recall:.1f} %, F1 {100 * refusal.f1:.1f} %. It leaves out "
+                f"{100 * refusal.right_lost:.1f} % of the right boxes too.",
             ]
         return "\n".join(lines) + "\n"
 
 
 def calibrate(records: Sequence[Record], iou: float = 0.25, folds: int = FOLDS, seed: int = 0) -> Calibration:
-    """Fits and judges a calibration of the score.
+    """Fit a calibration of the score, and evaluate it by cross-validation.
 
     Args:
         records: with answers whose scores are the network's own.
-        iou: a box is right when its exact IoU is above this.
-        folds: parts of the pictures; each is judged by fits of the others.
+        iou: a box is right if its exact IoU is above this.
+        folds: number of parts of the images; each is judged by a fit of the others.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: too few pictures; scores outside 0 to 1, or that are not higher for right boxes.
+        ValueError: too few images; scores that `fit_scores` refuses.
     """
     values = question_values(records)
     names = [record.image_id or record.id for record in records]
@@ -163,8 +163,9 @@ def calibrate(records: Sequence[Record], iou: float = 0.25, folds: int = FOLDS, 
     judged = {}
     for way, fit in fits.items():
         judged[way] = torch.empty_like(scores)
-        for one in part.unique().tolist():
-            judged[way][part == one] = fit(scores[part != one], right[part != one])(scores[part == one])
+        for held_out in part.unique().tolist():
+            own = part == held_out
+            judged[way][own] = fit(scores[~own], right[~own])(scores[own])
     ways, losses = {}, {way: _log_loss(judged[way], right) for way in fits}
     weights = torch.cat(list(resample_weights(clusters, RESAMPLES, seed)))
     for way in fits:
@@ -184,7 +185,7 @@ def calibrate(records: Sequence[Record], iou: float = 0.25, folds: int = FOLDS, 
     return Calibration(
         iou=iou,
         answers=len(scores),
-        pictures=len(set(clusters)),
+        images=len(set(clusters)),
         right=right.double().mean().item(),
         ways=ways,
         chosen=chosen,
@@ -197,21 +198,23 @@ def calibrate(records: Sequence[Record], iou: float = 0.25, folds: int = FOLDS, 
 
 
 def fit_scores(scores: Tensor, right: Tensor, bias: bool = True) -> ScoreMap:
-    """The map of the lowest log loss.
+    """Fit the map of the lowest log loss.
 
-    Targets are drawn a little towards the middle, as one more right and one more wrong answer would (Platt, 1999), so
-    that there is a minimum even where some score parts the right from the wrong.
+    Targets are drawn towards the middle, as by one more right and one more wrong answer (Platt, 1999), so a minimum
+    exists even if some score separates right from wrong boxes.
 
     Args:
         scores: [N] within 0 to 1.
         right: [N] bool.
-        bias: whether there is one beside the temperature.
+        bias: fit a bias beside the temperature.
 
     Raises:
-        ValueError: no answer; scores outside 0 to 1, or that are not higher for right boxes.
+        ValueError: no answer; right or wrong boxes alone; scores outside 0 to 1, or not higher for right boxes.
     """
     if not len(scores) or not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(f"scores: got {scores.tolist()[:5]}, want at least one, and all within 0 to 1.")
+    if right.all() or not right.any():
+        raise ValueError(f"scores: got {int(right.sum())} right boxes of {len(right)}, want right and wrong ones.")
     logits, count = _logits(scores), right.sum().double()
     target = torch.where(right, (count + 1) / (count + 2), 1 / (len(right) - count + 2))
     slope_and_bias = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
@@ -229,22 +232,22 @@ def fit_scores(scores: Tensor, right: Tensor, bias: bool = True) -> ScoreMap:
     fitter.step(loss)
     slope, offset = slope_and_bias.tolist()
     if slope <= 0:
-        raise ValueError("scores: they are not higher for right boxes than for wrong ones; there is nothing to fit.")
+        raise ValueError("scores: got none higher for right boxes than for wrong ones, want some relation to fit.")
     return ScoreMap(1 / slope, offset if bias else 0.0)
 
 
 def best_threshold(best: Tensor, absent: Tensor) -> float:
-    """The score below which refusing has the highest F1: the middle between two scores, 0 if refusing none is best.
+    """Return the score below which refusing has the highest F1: midway between two scores, 0 to refuse none.
 
     Args:
-        best: [N] highest score of each answer's boxes; minus infinity where there is none.
+        best: [N] highest score of each answer's boxes; minus infinity for answers without a box.
         absent: [N] bool.
     """
     order = best.argsort(stable=True)
     scores, right = best[order], absent[order].double().cumsum(0)
     refused = torch.arange(1, len(scores) + 1, dtype=torch.float64)
     f1 = 2 * right / (refused + absent.sum())
-    # A threshold parts only scores that differ; those of answers without boxes are refused whatever it is.
+    # A threshold separates only scores that differ. Answers without a box are refusals at any threshold.
     possible = scores.isfinite() & torch.cat((scores[:-1] < scores[1:], torch.tensor([False])))
     empty = int(scores.isinf().sum())
     nothing = f1[empty - 1].item() if empty else 0.0
@@ -254,26 +257,26 @@ def best_threshold(best: Tensor, absent: Tensor) -> float:
     return ((scores[at] + scores[at + 1]) / 2).item()
 
 
-def store_calibration(checkpoint: str | Path, found: Calibration) -> None:
-    """Writes temperature, bias and threshold into a checkpoint's processor_config.json, whole or not at all.
+def store_calibration(checkpoint: str | Path, calibration: Calibration) -> None:
+    """Write temperature, bias and threshold into a checkpoint's processor_config.json, all or nothing.
 
     Raises:
-        ValueError: what is not a folder with such a file; a calibration that is not surely better.
+        ValueError: a folder without such a file; a calibration that is not certainly better.
     """
     path = check_store(checkpoint)
-    if found.chosen == RAW:
-        raise ValueError("calibration: it is not surely better than the score as it is, and is not stored.")
+    if calibration.chosen == RAW:
+        raise ValueError("calibration: got one that is not certainly better than the raw score, want one that is.")
     config = json.loads(path.read_text())
-    config |= {"score_temperature": found.score_temperature, "score_bias": found.score_bias}
-    config["score_threshold"] = 0.0 if found.refusal is None else found.refusal.threshold
+    config |= {"score_temperature": calibration.score_temperature, "score_bias": calibration.score_bias}
+    config["score_threshold"] = 0.0 if calibration.refusal is None else calibration.refusal.threshold
     write_whole(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def check_store(checkpoint: str | Path) -> Path:
-    """The file that `store_calibration` writes.
+    """Return the file that `store_calibration` writes.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no such file.
     """
     path = Path(checkpoint) / PROCESSOR_CONFIG
     if not path.is_file():
@@ -293,9 +296,9 @@ def _refusal(records: Sequence[Record], fold: Tensor, iou: float, ious: Tensor, 
         dtype=torch.float64,
     )
     refused = torch.zeros(len(records), dtype=torch.bool)
-    for one in fold.unique().tolist():
-        fitted = best_threshold(best[read & (fold != one)], absent[read & (fold != one)])
-        refused[fold == one] = best[fold == one] < fitted
+    for held_out in fold.unique().tolist():
+        own = fold == held_out
+        refused[own] = best[own] < best_threshold(best[read & ~own], absent[read & ~own])
     refused = read & (refused | best.isinf())
     hits = (refused & absent).sum().item()
     right = ious > iou
@@ -312,11 +315,11 @@ def _refusal(records: Sequence[Record], fold: Tensor, iou: float, ious: Tensor, 
 
 
 def _folds(names: Sequence[str], folds: int) -> Tensor:
-    """[N] part of each question; a picture's questions are in one."""
-    pictures = sorted(set(names))
-    if len(pictures) < folds:
-        raise ValueError(f"pictures: got {len(pictures)}, want at least {folds}, one for each part.")
-    part = {name: index % folds for index, name in enumerate(pictures)}
+    """Return the part of each question, [N]. The questions about one image are in one part."""
+    images = sorted(set(names))
+    if len(images) < folds:
+        raise ValueError(f"images: got {len(images)}, want at least {folds}, one for each part.")
+    part = {name: index % folds for index, name in enumerate(images)}
     return torch.tensor([part[name] for name in names])
 
 
@@ -325,5 +328,5 @@ def _logits(scores: Tensor) -> Tensor:
 
 
 def _log_loss(scores: Tensor, right: Tensor) -> Tensor:
-    """[N]"""
+    """Return the log loss of each answer, [N]."""
     return F.binary_cross_entropy(scores.clamp(1e-12, 1 - 1e-12), right.double(), reduction="none")

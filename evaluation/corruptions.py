@@ -1,15 +1,15 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Corrupted pictures of severity 1 to 5, after the common corruptions of Hendrycks and Dietterich (ICLR 2019).
+"""Image corruptions of severity 1 to 5, after the common corruptions of Hendrycks and Dietterich (ICLR 2019).
 
 gaussian_noise  added to every channel of every pixel
-gaussian_blur   with a radius that grows with the picture, so that small pictures are not hit harder
+gaussian_blur   with a radius in proportion to the image, so that small images are not hit harder
 brightness      raised in HSV
-contrast        lowered about the picture's mean
+contrast        lowered about the image's mean
 jpeg            compressed again
-fog             blended with smooth light grey; unlike real fog it knows no depth
+fog             blended with smooth light grey, regardless of depth
 pixelate        made of larger pixels
 
-Amounts are theirs for pictures of 224 pixels. A picture keeps its size, and camera and truth are untouched.
+Amounts are theirs for images of 224 pixels. Size, camera and truth do not change.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 SEVERITIES = (1, 2, 3, 4, 5)
-# Side of the pictures that lengths in pixels are meant for.
+# Side in pixels of the images for which lengths are given.
 _SIDE = 224
 
 
 def corrupt(image: Image.Image, family: str, severity: int, seed: str = "") -> Image.Image:
-    """A corrupted copy of a picture, RGB, of the same size.
+    """Return a corrupted RGB copy of an image, of the same size.
 
     Args:
         image: any mode.
         family: one of `FAMILIES`.
         severity: 1 to 5.
-        seed: with the family it decides what is random; the same for all severities, so that one sees them grow.
+        seed: decides, with the family, what is random. All severities share it, so only the amount changes.
 
     Raises:
         ValueError: an unknown family or severity.
@@ -44,8 +44,8 @@ def corrupt(image: Image.Image, family: str, severity: int, seed: str = "") -> I
     return FAMILIES[family](image.convert("RGB"), int(severity) - 1, draw)
 
 
-def _picture(values: np.ndarray) -> Image.Image:
-    """Values [H, W, 3] within 0 to 1 as a picture."""
+def _image(values: np.ndarray) -> Image.Image:
+    """Return values [H, W, 3] within 0 to 1 as an image."""
     return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
 
 
@@ -56,7 +56,7 @@ def _values(image: Image.Image) -> np.ndarray:
 def _gaussian_noise(image: Image.Image, level: int, draw: np.random.Generator) -> Image.Image:
     values = _values(image)
     noise = draw.standard_normal(values.shape, np.float32)
-    return _picture(values + (0.08, 0.12, 0.18, 0.26, 0.38)[level] * noise)
+    return _image(values + (0.08, 0.12, 0.18, 0.26, 0.38)[level] * noise)
 
 
 def _gaussian_blur(image: Image.Image, level: int, draw: np.random.Generator) -> Image.Image:
@@ -73,7 +73,7 @@ def _brightness(image: Image.Image, level: int, draw: np.random.Generator) -> Im
 def _contrast(image: Image.Image, level: int, draw: np.random.Generator) -> Image.Image:
     values = _values(image)
     mean = values.mean((0, 1))
-    return _picture((values - mean) * (0.4, 0.3, 0.2, 0.1, 0.05)[level] + mean)
+    return _image((values - mean) * (0.4, 0.3, 0.2, 0.1, 0.05)[level] + mean)
 
 
 def _jpeg(image: Image.Image, level: int, draw: np.random.Generator) -> Image.Image:
@@ -84,7 +84,7 @@ def _jpeg(image: Image.Image, level: int, draw: np.random.Generator) -> Image.Im
 
 def _fog(image: Image.Image, level: int, draw: np.random.Generator) -> Image.Image:
     values, amount = _values(image), (1.5, 2.0, 2.5, 2.5, 3.0)[level]
-    # Clouds: each octave twice as fine and `decay` times weaker than the one before.
+    # Clouds: each octave is twice as fine and `decay` times weaker than the last.
     decay = (2.0, 2.0, 1.7, 1.5, 1.4)[level]
     clouds = np.zeros(values.shape[:2], np.float32)
     for octave in range(1, 7):
@@ -92,11 +92,11 @@ def _fog(image: Image.Image, level: int, draw: np.random.Generator) -> Image.Ima
         clouds += np.asarray(coarse.resize(image.size, Image.Resampling.BICUBIC)) / decay**octave
     clouds = (clouds - clouds.min()) / max(clouds.max() - clouds.min(), 1e-6)
     brightest = max(float(values.max()), 1e-6)
-    return _picture((values + amount * clouds[..., None]) * brightest / (brightest + amount))
+    return _image((values + amount * clouds[..., None]) * brightest / (brightest + amount))
 
 
 def _pixelate(image: Image.Image, level: int, draw: np.random.Generator) -> Image.Image:
-    # Of a picture of their size these shares are left of each side.
+    # The shares are of an image with sides of `_SIDE`.
     share = min(1.0, (0.6, 0.5, 0.4, 0.3, 0.25)[level] * _SIDE / max(image.size))
     small = tuple(max(1, round(side * share)) for side in image.size)
     return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST)

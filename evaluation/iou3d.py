@@ -1,26 +1,25 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """Exact intersection over union of oriented 3D boxes, in pure torch.
 
-Boxes are corners [N, 8, 3] in the order of `llmi3d.processing.geometry_llmi3d.box_corners`, in metres, in any one
-frame. Everything is computed in float64, on the device of the corners, and can be differentiated.
+Boxes are corners [N, 8, 3] in the order of `llmi3d.processing.geometry_llmi3d.box_corners`, in metres, all in one
+frame. Computation is in float64, on the device of the corners, and differentiable.
 
 >>> cube = 0.5 * torch.tensor(CORNER_SIGNS)[None]
 >>> box3d_iou(cube, cube + torch.tensor([0.5, 0.0, 0.0])).tolist()  # half of each is shared: 0.5 / 1.5
 [[0.3333333333333333]]
 
-How it works. An affine map takes box B onto the cube [-1, 1]^3 and box A onto a parallelepiped around `offset` with
-half axes `axes`; ratios of volumes survive it, and no coordinate far from the boxes enters. There the shared volume
-is the volume above z = -1 and below z = 1 that lies under the upper faces of A and not under its lower ones, within
-B's footprint:
+Method. An affine map takes box B onto the cube [-1, 1]^3 and box A onto a parallelepiped around `offset` with half
+axes `axes`. It keeps ratios of volumes, and no coordinate far from the boxes enters. The shared volume lies between z
+= -1 and z = 1, within B's footprint, under the upper faces of A and above its lower ones:
 
     volume = sum over the faces of A of the integral of clamp(z, -1, 1) + 1 over (face within |x| <= 1, |y| <= 1) dx dy
 
-with dx dy negative where a face looks down (the divergence theorem for the field (0, 0, clamp(z) + 1)). A face is
-clipped by four planes (Sutherland-Hodgman), cut into triangles, and each triangle is integrated in closed form. No
-face of B is ever visited, so coplanar faces cannot be counted twice or missed: every term is a continuous function
-of the corners, and rounding moves it by rounding only.
+with dx dy negative for faces that look down (the divergence theorem for the field (0, 0, clamp(z) + 1)). Each face is
+clipped by four planes (Sutherland-Hodgman) and cut into triangles, which are integrated in closed form. No face of B
+is visited, so coplanar faces cannot be counted twice or missed. Every term is a continuous function of the corners:
+rounding errors stay rounding errors.
 
-Shapes: N, M boxes, P pairs, Q polygons, K slots of a polygon (repeated vertices fill the unused ones). Inside, the
+Shapes: N, M boxes, P pairs, Q polygons, K slots of a polygon (repeated vertices fill the unused ones). Internally the
 long dimension comes last.
 """
 
@@ -36,36 +35,36 @@ from llmi3d.processing.geometry_llmi3d import CORNER_SIGNS, at_least_float32
 # The corners of each face, counter-clockwise as seen from outside.
 FACES = ((0, 3, 2, 1), (4, 5, 6, 7), (0, 1, 5, 4), (3, 7, 6, 2), (0, 4, 7, 3), (1, 2, 6, 5))
 
-# How far corners may be from those of a true box, as a part of its shortest edge (and as a cosine between edges).
+# Largest distance of corners from those of a true box, in units of its shortest edge, and cosine between its edges.
 BOX_TOLERANCE = 1e-3
 
 # Two boxes share an upright axis when their axes differ by less than this, in units of the other box's half edges.
 UPRIGHT_TOLERANCE = 1e-9
 
-# A vertex this near to a clipping plane (in half edges of B) lies on it: it bounds the gradients of cut points.
+# A vertex this close to a clipping plane (in half edges of B) lies on it. This bounds the gradients of cut points.
 ON_PLANE = 1e-11
 
-# Pairs worked on at a time: few enough to stay in a CPU's cache, many enough to fill an accelerator.
+# Pairs processed at a time: few enough for a CPU's cache, many enough to fill an accelerator.
 PAIRS_PER_CHUNK = {"cpu": 4096, "other": 65536}
 
 
 def box3d_iou(
     corners_a: Tensor, corners_b: Tensor, *, paired: bool = False, pairs_per_chunk: int | None = None
 ) -> Tensor:
-    """Volume of the intersection over volume of the union of oriented boxes.
+    """Compute the intersection over union of oriented boxes.
 
     Args:
         corners_a: [N, 8, 3] in the order of `box_corners`, metres.
         corners_b: [M, 8, 3], same frame and device.
         paired: compare box i with box i (M = N) instead of every box with every other.
-        pairs_per_chunk: how many pairs are worked on at a time (default `PAIRS_PER_CHUNK`). It bounds the memory and
-            changes no result.
+        pairs_per_chunk: pairs processed at a time (default `PAIRS_PER_CHUNK`). It bounds the memory and changes no
+            result.
 
     Returns:
-        float64 [N, M], or [N] when `paired`; within [0, 1], exactly 0 for boxes that a face plane separates.
+        float64 [N, M], or [N] if `paired`; within [0, 1], exactly 0 for boxes that a face plane separates.
 
     Raises:
-        ValueError: corners that are no boxes (not finite, flat, mirrored, not at right angles), or wrong shapes.
+        ValueError: corners that are not boxes (not finite, flat, mirrored, not at right angles), or wrong shapes.
     """
     boxes_a, boxes_b = _to_boxes(corners_a, "corners_a"), _to_boxes(corners_b, "corners_b")
     shared = _intersection(boxes_a, boxes_b, paired, pairs_per_chunk)
@@ -78,13 +77,13 @@ def box3d_iou(
 def intersection_volume(
     corners_a: Tensor, corners_b: Tensor, *, paired: bool = False, pairs_per_chunk: int | None = None
 ) -> Tensor:
-    """Volume shared by oriented boxes, cubic metres: float64 [N, M], or [N] when `paired`. Else as `box3d_iou`."""
+    """Return the shared volume in cubic metres, float64 [N, M] or [N] if `paired`. Otherwise as `box3d_iou`."""
     boxes_a, boxes_b = _to_boxes(corners_a, "corners_a"), _to_boxes(corners_b, "corners_b")
     return _intersection(boxes_a, boxes_b, paired, pairs_per_chunk)
 
 
 def volume(corners: Tensor) -> Tensor:
-    """Volume of boxes with corners [N, 8, 3] in metres: float64 [N], cubic metres. Raises as `box3d_iou`."""
+    """Return the volume of boxes with corners [N, 8, 3] in metres, float64 [N]. Raises as `box3d_iou`."""
     return _to_boxes(corners, "corners").volume
 
 
@@ -128,7 +127,7 @@ def _boxes_of_part(corners: Tensor, name: str, first: int) -> tuple[Tensor, ...]
 
 
 def _cofactors(matrix: Tensor) -> Tensor:
-    """Of [3, 3, N]: column j is the cross product of the other two columns."""
+    """Return the cofactors of matrices [3, 3, N]: column j is the cross product of the other two columns."""
     upper, lower = matrix.roll(-1, 0), matrix.roll(-2, 0)
     return upper.roll(-1, 1) * lower.roll(-2, 1) - upper.roll(-2, 1) * lower.roll(-1, 1)
 
@@ -136,9 +135,10 @@ def _cofactors(matrix: Tensor) -> Tensor:
 def _check_boxes(
     corners: Tensor, half_axes: Tensor, determinant: Tensor, distance: Tensor, noise: Tensor, name: str, first: int
 ) -> None:
-    """Raises a ValueError that names the first of the boxes [8, 3, N] that is none; the part begins at box `first`.
+    """Raise a ValueError that names the first invalid box of [8, 3, N]; the part starts at box `first`.
 
-    `distance` [N]: of the farthest corner from the nearest parallelepiped; `noise` [N]: the rounding it may show.
+    `distance` [N] is that of the farthest corner from the nearest parallelepiped, `noise` [N] the rounding error in
+    it.
     """
     length = half_axes.square().sum(0).sqrt()  # [3, N]
     shortest = 2 * length.amin(0)
@@ -180,7 +180,7 @@ def _check_boxes(
 def _intersection(a: _Boxes, b: _Boxes, paired: bool, pairs_per_chunk: int | None) -> Tensor:
     count_a, count_b, device = len(a.volume), len(b.volume), a.volume.device
     if paired and count_a != count_b:
-        raise ValueError(f"{count_a} boxes in corners_a, {count_b} in corners_b: paired needs as many in both.")
+        raise ValueError(f"{count_a} boxes in corners_a, {count_b} in corners_b: want as many in both if paired.")
     if pairs_per_chunk is None:
         pairs_per_chunk = PAIRS_PER_CHUNK["cpu" if device.type == "cpu" else "other"]
     if pairs_per_chunk < 1:
@@ -199,7 +199,7 @@ def _intersection(a: _Boxes, b: _Boxes, paired: bool, pairs_per_chunk: int | Non
         volumes = []
         for chunk in zip(*(tensor.split(pairs_per_chunk, -1) for tensor in inputs), strict=True):
             if differentiable and pairs > pairs_per_chunk:
-                # Worked out again on the way back, else the steps of all chunks would have to be kept.
+                # Recomputed in the backward pass; otherwise the steps of all chunks would be kept in memory.
                 volumes.append(checkpoint(_pair_volumes, *chunk, True, use_reentrant=False, preserve_rng_state=False))
             else:
                 volumes.append(_pair_volumes(*chunk, differentiable))
@@ -209,19 +209,19 @@ def _intersection(a: _Boxes, b: _Boxes, paired: bool, pairs_per_chunk: int | Non
 
 
 def _near(a: _Boxes, b: _Boxes, index_a: Tensor, index_b: Tensor) -> Tensor:
-    """Whether the spheres around boxes `index_a` [P] of `a` and `index_b` [P] of `b` meet: [P]."""
+    """Return whether the spheres around boxes `index_a` [P] of `a` and `index_b` [P] of `b` meet, [P]."""
     with torch.no_grad():
         offset = a.center.index_select(1, index_a) - b.center.index_select(1, index_b)
         return offset.square().sum(0) < (a.radius[index_a] + b.radius[index_b]).square()
 
 
 def _pair_volumes(offset: Tensor, half_axes_a: Tensor, inverse_b: Tensor, differentiable: bool) -> Tensor:
-    """Volumes [P] shared by A, around `offset` [3, P] from B's centre, and B, in units in which B's volume is 8."""
+    """Return the shared volumes [P] if B's volume is 8, with A at `offset` [3, P] from B's centre."""
     offset = (inverse_b * offset).sum(1)
     axes = (inverse_b[:, :, None] * half_axes_a).sum(1)
     meet = ~_separated(offset.detach(), axes.detach())
     row, column, upright = _upright_axis(axes.detach())
-    # The quick route takes the upright axes as equal and knows no derivative with respect to tilt.
+    # The quick route treats the upright axes as equal and has no derivative with respect to tilt.
     quick = meet & upright & (not differentiable)
     general, quick = (meet & ~quick).nonzero().squeeze(1), quick.nonzero().squeeze(1)
     shared = offset.new_zeros(offset.shape[1])
@@ -234,7 +234,7 @@ def _pair_volumes(offset: Tensor, half_axes_a: Tensor, inverse_b: Tensor, differ
 
 
 def _separated(offset: Tensor, axes: Tensor) -> Tensor:
-    """Whether a separating axis exists: [P], for `offset` [3, P], `axes` [3, 3, P] (columns).
+    """Return whether a separating axis exists, [P], for `offset` [3, P] and `axes` [3, 3, P] (columns).
 
     The 15 candidates are the face normals of the cube and of the parallelepiped and the cross products of their edges.
     """
@@ -253,7 +253,7 @@ def _separated(offset: Tensor, axes: Tensor) -> Tensor:
 
 
 def _upright_axis(axes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(row [P], column [P], found [P]): the axis of B and the axis of A that come closest to being parallel."""
+    """Return the axes of B (row [P]) and A (column [P]) closest to parallel, and whether they are parallel [P]."""
     # Parallel: every other entry in the row and in the column vanishes.
     cell = torch.arange(9, device=axes.device)
     same_row, same_column = cell[:, None] // 3 == cell // 3, cell[:, None] % 3 == cell % 3
@@ -263,7 +263,7 @@ def _upright_axis(axes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _upright_volume(offset: Tensor, axes: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Volumes [P] shared with the cube when its axis `row` [P] is parallel to axis `column` [P]."""
+    """Return the volumes [P] shared with the cube if its axis `row` [P] is parallel to axis `column` [P]."""
     turn = torch.tensor([1, 2, 0], device=row.device)[:, None]
     row, column = (row + turn) % 3, (column + turn) % 3  # now the upright axes come last
     offset = offset.gather(0, row)
@@ -278,7 +278,7 @@ def _upright_volume(offset: Tensor, axes: Tensor, row: Tensor, column: Tensor) -
 
 
 def _general_volume(offset: Tensor, axes: Tensor) -> Tensor:
-    """Volumes [P] shared with the cube by parallelepipeds around `offset` [3, P] with half axes `axes` [3, 3, P]."""
+    """Return the volumes [P] shared by the cube and parallelepipeds at `offset` [3, P] with `axes` [3, 3, P]."""
     signs = axes.new_tensor(CORNER_SIGNS)
     corners = offset + (signs[:, None, :, None] * axes).sum(2)
     polygons = corners[torch.tensor(FACES, device=axes.device).t()]  # [4, 6, 3, P]
@@ -292,7 +292,7 @@ def _general_volume(offset: Tensor, axes: Tensor) -> Tensor:
 
 
 def _volume_below(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    """Integral [Q] of clamp(z, -1, 1) + 1 over dx dy on convex polygons (x, y, z [K, Q]), signed by their turn."""
+    """Integrate clamp(z, -1, 1) + 1 over dx dy on convex polygons (x, y, z [K, Q]): [Q], signed by orientation."""
     x, y = x[1:] - x[:1], y[1:] - y[:1]
     double_area = x[:-1] * y[1:] - y[:-1] * x[1:]
     heights = z[:1].expand_as(z[2:]), z[1:-1], z[2:]
@@ -301,12 +301,12 @@ def _volume_below(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 
 def _mean_positive(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Mean over a triangle of max(f, 0), f linear with the values a, b, c at the vertices."""
+    """Return the mean over a triangle of max(f, 0), with f linear and a, b, c its values at the vertices."""
     low, middle, high = torch.minimum(a, b), torch.maximum(a, b), c
     low, middle, high = torch.minimum(low, high), middle, torch.maximum(low, high)
     middle, high = torch.minimum(middle, high), torch.maximum(middle, high)
-    # One vertex stands alone beyond zero and cuts off a small triangle; where it is the low one, the mean of f is
-    # corrected by that triangle.
+    # One vertex is alone on its side of zero and cuts off a small triangle. If it is the low one, that triangle
+    # corrects the mean of f.
     low_alone = (middle > 0).to(middle)
     alone = torch.lerp(high.clamp(min=0), (-low).clamp(min=0), low_alone)
     gap = torch.lerp(high - middle, middle - low, low_alone).clamp(min=1e-30)
@@ -315,21 +315,21 @@ def _mean_positive(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 
 def _clip_to_footprint(polygons: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The part of convex polygons within |x| <= 1 and |y| <= 1. Coordinates (x, y, ...), each [K, Q] to [K + 4, Q]."""
+    """Clip convex polygons to |x| <= 1 and |y| <= 1. Coordinates (x, y, ...), each [K, Q], become [K + 4, Q]."""
     for coordinate, sign in ((0, 1), (0, -1), (1, 1), (1, -1)):
         polygons = _clip(polygons, sign * polygons[coordinate] - 1)
     return polygons
 
 
 def _clip(polygons: Sequence[Tensor], excess: Tensor) -> Sequence[Tensor]:
-    """The part of convex polygons where `excess` [K, Q] is not positive. Coordinates, each [K, Q] to [K + 1, Q].
+    """Clip convex polygons to where `excess` [K, Q] is not positive. Coordinates, each [K, Q], become [K + 1, Q].
 
-    Counting from the vertex farthest outside, the vertices kept are those from the first to the last one inside.
-    Rounding along an edge that lies in the plane can thus neither drop a corner nor tear the outline.
+    Counted from the vertex farthest outside, the vertices from the first to the last one inside are kept. So rounding
+    along an edge that lies in the plane neither drops a corner nor breaks the outline.
     """
     count, width = excess.shape
     column = torch.arange(width, device=excess.device)
-    # Slots are bytes, and chosen by arithmetic, until they index: both are several times quicker than int64 and where.
+    # Slots stay bytes, chosen by arithmetic, until they index: several times faster than int64 and `where`.
     slot = torch.arange(count + 1, device=excess.device, dtype=torch.uint8)[:, None]
     value = excess.detach()
     farthest = ((value == value.amax(0)) * slot[:count]).amax(0)

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Reports in a model card: the Hub's `model-index` in its front matter, and the section Evaluation with intervals."""
+"""Reports in a model card: the Hub's `model-index` in the front matter, and the section Evaluation."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,34 +8,42 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard
 
 from llmi3d.data.outputs import write_whole
-from llmi3d.evaluation.grounding import UNITS
-from llmi3d.evaluation.report import Report
+from llmi3d.evaluation.report import Report, unit_of
 
-# What a card shows, as far as the report has it.
+# Metrics in the front matter, as far as the report has them.
 SHOWN = (
-    *("acc@0.25", "acc@0.5", "mean_iou", "AP3D", "f1@0.25", "depth_error_median", "rotation_error_median"),
-    *("abstention_precision", "abstention_recall", "abstention_f1", "expected_calibration_error"),
+    "acc@0.25",
+    "acc@0.5",
+    "mean_iou",
+    "AP3D",
+    "f1@0.25",
+    "depth_error_median",
+    "rotation_error_median",
+    "abstention_precision",
+    "abstention_recall",
+    "abstention_f1",
+    "expected_calibration_error",
 )
-TASK, TASK_NAME = "object-detection", "3D grounding from one picture"
+TASK, TASK_NAME = "object-detection", "3D grounding from one image"
 
 
 def eval_results(report: Report, shown: Sequence[str] = SHOWN) -> list[EvalResult]:
-    """A report's headline numbers in the Hub's form.
+    """Return a report's headline numbers in the Hub's form.
 
-    Shares are in per cent; each metric's `args` hold its 95% interval, the questions (or pictures) that have a say and
-    the bootstrap. The protocol, with all that it fixes in its name, stands as the data set's configuration.
+    Shares are in per cent. Each metric's `args` hold its 95% interval, the number of questions (or images) that count
+    and the bootstrap. The protocol's name is the data set's configuration.
     """
     protocol = report.protocol
     source = ", ".join(protocol.sources) or "own"
-    found = []
+    results = []
     for name in shown:
         estimate = report.metrics.get(name)
         if estimate is None or estimate.value is None:
             continue
-        unit = UNITS.get(name.removesuffix("_median"), "%")
+        unit = unit_of(name)
         scale, digits = (100, 2) if unit == "%" else (1, 4)
         ends = {"low": estimate.low, "high": estimate.high}
-        found.append(
+        results.append(
             EvalResult(
                 task_type=TASK,
                 task_name=TASK_NAME,
@@ -49,29 +57,29 @@ def eval_results(report: Report, shown: Sequence[str] = SHOWN) -> list[EvalResul
                 metric_args={
                     **{end: round(scale * value, digits) for end, value in ends.items() if value is not None},
                     "count": estimate.count,
-                    "interval": f"95% bootstrap over {report.images} pictures, {report.resamples} resamples, seed "
+                    "interval": f"95% bootstrap over {report.images} images, {report.resamples} resamples, seed "
                     f"{report.seed}",
                 },
             )
         )
-    return found
+    return results
 
 
 def merge_results(card: ModelCard, reports: Iterable[Report], name: str) -> None:
-    """Puts reports into a card's front matter; older numbers of the same protocol and split make way, others stay.
+    """Put reports into a card's front matter. Numbers of the same protocol and split are replaced, others stay.
 
     Args:
-        name: of the model, where the card has none yet.
+        name: of the model, if the card has none yet.
     """
-    new = [one for report in reports for one in eval_results(report)]
-    taken = {one.unique_identifier for one in new}
-    kept = [one for one in card.data.eval_results or () if one.unique_identifier not in taken]
+    new = [result for report in reports for result in eval_results(report)]
+    replaced = {result.unique_identifier for result in new}
+    kept = [result for result in card.data.eval_results or () if result.unique_identifier not in replaced]
     card.data.model_name = card.data.model_name or name
     card.data.eval_results = [*kept, *new] or None
 
 
 def write_evaluation(path: str | Path, reports: Sequence[Report]) -> None:
-    """Puts reports into a checkpoint's card: `model-index`, and its section Evaluation; the rest stays as it is.
+    """Put reports into a checkpoint's card: `model-index` and the section Evaluation. The rest stays as it is.
 
     Args:
         path: README.md.
@@ -84,15 +92,15 @@ def write_evaluation(path: str | Path, reports: Sequence[Report]) -> None:
     card = ModelCard.load(path)
     merge_results(card, reports, path.resolve().parent.name)
     text = "\n\n".join(f"#{report.to_markdown(groups=False).strip()}" for report in reports)
-    card.text = _SECTION.sub(lambda found: f"{found[1]}\n{text}\n\n", card.text, count=1)
+    card.text = _SECTION.sub(lambda match: f"{match[1]}\n{text}\n\n", card.text, count=1)
     write_whole(path, str(card))
 
 
 def check_card(path: str | Path) -> Path:
-    """The card that `write_evaluation` writes.
+    """Return the path of a card that `write_evaluation` can write.
 
     Raises:
-        ValueError: see there.
+        ValueError: no such card, or one without the section Evaluation.
     """
     path = Path(path)
     if not path.is_file() or not _SECTION.search(ModelCard.load(path).text):

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""IoUs for metrics: the exact one for many small groups at once, the one of the Mono3DVG code, and that of 2D boxes.
+"""IoUs for metrics: the exact one for many small groups at once, and that of the Mono3DVG code.
 
 Shapes: N, M boxes.
 """
@@ -15,10 +15,10 @@ IOUS = ("exact", "mono3dvg")
 
 
 def group_ious(groups: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Exact IoU of all pairs within each group, in one call for all groups.
+    """Compute the exact IoU of all pairs within each group, in one call.
 
     Args:
-        groups: (corners_a [N, 8, 3], corners_b [M, 8, 3]), N and M of each group's own.
+        groups: (corners_a [N, 8, 3], corners_b [M, 8, 3]) with any N and M.
 
     Returns:
         float64 [N, M] for each group.
@@ -35,9 +35,9 @@ def group_ious(groups: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
 
 
 def mono3dvg_iou(center_a: Tensor, size_a: Tensor, center_b: Tensor, size_b: Tensor) -> Tensor:
-    """The IoU behind the published Mono3DRefer tables: that of axis-aligned boxes, whatever the rotation.
+    """Compute the IoU of the published Mono3DRefer tables: of axis-aligned boxes, whatever the rotation.
 
-    As in the code of Mono3DVG (Zhan et al., AAAI 2024), height, width and length are laid on the camera's x, y and z
+    As in the code of Mono3DVG (Zhan et al., AAAI 2024), height, width and length lie along the camera's x, y and z
     axes. It is neither an upper nor a lower bound of the exact IoU.
 
     Args:

@@ -19,7 +19,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 
 
 def plot_evaluation(out: str | Path, records: Sequence[Record], reports: dict[str, Report]) -> list[Path]:
-    """Writes every plot that the results have numbers for; a file's name appears only once it is complete.
+    """Write every plot that the results have numbers for. Files appear only once they are complete.
 
     Args:
         out: folder.
@@ -27,7 +27,7 @@ def plot_evaluation(out: str | Path, records: Sequence[Record], reports: dict[st
         reports: by condition, "none" among them.
 
     Returns:
-        The files, in reading order.
+        The files, in the order of the report.
     """
     report = reports["none"]
     figures = (
@@ -43,7 +43,7 @@ def plot_evaluation(out: str | Path, records: Sequence[Record], reports: dict[st
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Writes a PNG so that its name appears only once it is complete; gives the path."""
+    """Write a PNG, which appears only once it is complete, and return its path."""
     unfinished = path.with_name(f".{path.name}")
     figure.savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
     os.replace(unfinished, path)
@@ -51,9 +51,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def plot_error_against_distance(records: Sequence[Record], bins: int = 8) -> Figure | None:
-    """Depth error and IoU of each answered grounding question against the distance of what is meant.
+    """Plot depth error and IoU of answered grounding questions against the distance of the true box.
 
-    Medians and quartiles over at most `bins` groups of equally many questions. None without such an answer.
+    With medians and quartiles over at most `bins` groups of equally many questions. None without such an answer.
     """
     values = question_values([record for record in records if record.task == "grounding"])
     distance = torch.tensor(
@@ -84,7 +84,7 @@ def plot_error_against_distance(records: Sequence[Record], bins: int = 8) -> Fig
 
 
 def plot_reliability(report: Report) -> Figure:
-    """Accuracy against score in bins, with the number of answers of each."""
+    """Plot accuracy against score in bins, and the number of answers in each."""
     figure = Figure(figsize=(5, 5.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _draw_reliability(upper, lower, report.calibration["reliability"], report.calibration["threshold"])
@@ -92,35 +92,39 @@ def plot_reliability(report: Report) -> Figure:
 
 
 def plot_calibration(before: dict, after: dict, threshold: float) -> Figure:
-    """Two reliability diagrams (`calibration.Reliability` as plain values) side by side: before and after."""
+    """Plot two reliability diagrams (`reliability.Reliability` as plain values) side by side."""
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     (*upper,), (*lower,) = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
-    for i, (name, found) in enumerate({"before": before, "after": after}.items()):
-        _draw_reliability(upper[i], lower[i], found, threshold)
+    for i, (name, diagram) in enumerate({"before": before, "after": after}.items()):
+        _draw_reliability(upper[i], lower[i], diagram, threshold)
         upper[i].set_title(f"{name}: {upper[i].get_title()}")
     return figure
 
 
-def _draw_reliability(upper, lower, found: dict, threshold: float) -> None:
-    edges = found["edges"]
-    kept = [i for i, count in enumerate(found["count"]) if count]
+def _draw_reliability(upper, lower, diagram: dict, threshold: float) -> None:
+    edges = diagram["edges"]
+    kept = [i for i, count in enumerate(diagram["count"]) if count]
     widths = [edges[i + 1] - edges[i] for i in kept]
     upper.bar(
-        [edges[i] for i in kept], [found["accuracy"][i] for i in kept], widths, align="edge", color=BLUE, alpha=0.6
+        [edges[i] for i in kept], [diagram["accuracy"][i] for i in kept], widths, align="edge", color=BLUE, alpha=0.6
     )
     upper.plot(
-        [found["score"][i] for i in kept], [found["accuracy"][i] for i in kept], "o", color=ORANGE, label="mean score"
+        [diagram["score"][i] for i in kept],
+        [diagram["accuracy"][i] for i in kept],
+        "o",
+        color=ORANGE,
+        label="mean score",
     )
     upper.plot([0, 1], [0, 1], "--", color=GREY, label="calibrated")
     upper.set(ylabel=f"share with IoU > {threshold:g}", ylim=(0, 1), xlim=(0, 1))
-    upper.set_title(f"expected calibration error {100 * found['expected_calibration_error']:.1f} %")
+    upper.set_title(f"expected calibration error {100 * diagram['expected_calibration_error']:.1f} %")
     upper.legend(loc="lower right")
-    lower.bar([edges[i] for i in kept], [found["count"][i] for i in kept], widths, align="edge", color=GREY)
+    lower.bar([edges[i] for i in kept], [diagram["count"][i] for i in kept], widths, align="edge", color=GREY)
     lower.set(xlabel="score", ylabel="answers")
 
 
 def plot_risk_coverage(report: Report) -> Figure:
-    """The error rate among the answers of the highest scores, against the share of questions they are."""
+    """Plot the error rate among the answers of the highest scores against their share of the questions."""
     curve = report.calibration["risk_coverage"]
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
@@ -133,7 +137,7 @@ def plot_risk_coverage(report: Report) -> Figure:
 
 
 def plot_sweep(reports: dict[str, Report], kind: str) -> Figure:
-    """Accuracies and depth error under one kind of condition, with 95% intervals."""
+    """Plot accuracies and depth error under one kind of condition, with 95% intervals."""
     neutral = 1.0 if kind in ("focal", "resize", "crop") else 0.0
     points = [(neutral, reports["none"])]
     points += [(c.amount, reports[str(c)]) for c in map(Condition.parse, reports) if c.kind == kind]
@@ -156,7 +160,7 @@ def plot_sweep(reports: dict[str, Report], kind: str) -> Figure:
             axes.fill_between(x, low, high, color=color, alpha=0.2)
         words = {
             "focal": "scale of the focal length",
-            "resize": "scale of picture and K",
+            "resize": "scale of image and K",
             "crop": "share of each side that is kept",
             "noise": "relative deviation of K",
         }

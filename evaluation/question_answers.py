@@ -1,7 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Are questions answered rightly in words? Judged by a question's meaning, not by its answer's wording.
+"""Answers in words, judged by the question's meaning and not by the answer's wording.
 
-A right answer says the number, exactly or within 10 %, or the choice. Counts are right only when they are equal.
+A length is right within 10 %, a count if it is equal, a choice if it names the right one.
 """
 
 import re
@@ -11,13 +11,13 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def answer_is_right(text: str, form: dict, said: str | None = None, tolerance: float = TOLERANCE) -> bool:
-    """Whether `text` answers a question.
+    """Return whether a text answers a question rightly.
 
     Args:
         text: what the model wrote.
-        form: logical form of the question (`llmi3d.data.expressions.questions`): its `answer`, and its `unit`
-            `m`, `count` or `choice`.
-        said: the row's own answer; a text equal to it is right even where its rounding alone is further off.
+        form: logical form of the question (`llmi3d.data.expressions.questions`): its `answer`, and its `unit` `m`,
+            `count` or `choice`.
+        said: the row's own answer. A text equal to it is right, however coarsely it is rounded.
         tolerance: of lengths, relative.
 
     Raises:

@@ -1,8 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Does the score mean what it says, and does it sort right answers before wrong ones?
+"""Reliability: does a score equal the share of right answers, and does it rank right answers above wrong ones?
 
-An answer is right when its exact IoU is above a threshold (0.25). Questions to which no box was given have no score:
-they do not enter the calibration error, and stand, wrong, at the end of the risk-coverage curve.
+An answer is right if its exact IoU is above a threshold (0.25). Questions answered without a box have no score. They
+do not enter the calibration error, and count as wrong at the end of the risk-coverage curve.
 
 Shapes: N answers, B bins.
 """
@@ -19,13 +19,13 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: bins of score, lowest first; nan where a bin is empty.
+    """A reliability diagram: bins of score, lowest first; nan for an empty bin.
 
     Attributes:
         edges: [B + 1].
-        count: [B] answers of the bin.
+        count: [B] number of answers.
         score: [B] their mean score.
-        accuracy: [B] the share of them that is right.
+        accuracy: [B] share of right answers.
         expected_calibration_error: mean |accuracy - score| over bins, weighted by count (Naeini et al., AAAI 2015).
         maximum_calibration_error: the largest of them.
     """
@@ -40,13 +40,13 @@ class Reliability:
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """The error rate that is left when only the answers of the highest scores are taken.
+    """The error rate among the answers of the highest scores.
 
     Attributes:
         coverage: [N] share of the questions taken: 1/N, 2/N, ... 1.
-        risk: [N] share of those that is wrong. Among equal scores any order may come: the expected risk is given.
+        risk: [N] share of those that are wrong; among equal scores the expected share over all orders.
         area: mean risk over all coverages (AURC; Geifman et al., ICLR 2019).
-        excess_area: area minus that of a score which sorts every right answer before every wrong one.
+        excess_area: area minus that of a score that ranks every right answer above every wrong one.
     """
 
     coverage: list[float]
@@ -56,14 +56,14 @@ class RiskCoverage:
 
 
 def reliability(scores: Tensor, correct: Tensor, bins: int = BINS, equal_mass: bool = False) -> Reliability:
-    """The reliability diagram of scores, with the expected calibration error.
+    """Compute the reliability diagram of scores, with the expected calibration error.
 
     Args:
         scores: [N] within [0, 1].
         correct: [N] bool.
-        bins: how many.
-        equal_mass: bins that hold equally many answers, instead of equally wide ones. A score on an edge belongs to
-            the bin below (0 to the first).
+        bins: their number.
+        equal_mass: bins of equally many answers, instead of equally wide ones. A score on an edge belongs to the bin
+            below (0 to the first).
 
     Raises:
         ValueError: scores outside [0, 1] or nan, lengths that differ, fewer than one bin.
@@ -91,17 +91,17 @@ def reliability(scores: Tensor, correct: Tensor, bins: int = BINS, equal_mass: b
 
 
 def expected_calibration_error(scores: Tensor, correct: Tensor, bins: int = BINS, equal_mass: bool = False) -> float:
-    """As `reliability`; nan without any answer."""
+    """Return the expected calibration error of `reliability`; nan without any answer."""
     return reliability(scores, correct, bins, equal_mass).expected_calibration_error
 
 
 def risk_coverage(scores: Tensor, correct: Tensor, unanswered: int = 0) -> RiskCoverage:
-    """The risk-coverage curve and its area.
+    """Compute the risk-coverage curve and its area.
 
     Args:
-        scores: [N], any order-giving numbers.
+        scores: [N], any numbers that rank the answers.
         correct: [N] bool.
-        unanswered: further questions that nobody answered: wrong, and taken last.
+        unanswered: number of further questions without an answer: wrong, and taken last.
 
     Raises:
         ValueError: nan scores, lengths that differ.
@@ -110,7 +110,7 @@ def risk_coverage(scores: Tensor, correct: Tensor, unanswered: int = 0) -> RiskC
     levels, level = torch.unique(-scores, return_inverse=True)
     count = torch.bincount(level, minlength=len(levels))
     wrong = torch.bincount(level, 1 - correct, minlength=len(levels))
-    # Within a level of equal scores every place holds a wrong answer equally likely.
+    # Among equal scores every place is equally likely to hold a wrong answer.
     errors = (wrong / count).repeat_interleave(count)
     errors = torch.cat((errors, torch.ones(unanswered, dtype=torch.float64)))
     if not len(errors):
@@ -128,10 +128,10 @@ def risk_coverage(scores: Tensor, correct: Tensor, unanswered: int = 0) -> RiskC
 
 
 def grounding_calibration(values: dict[str, Tensor], threshold: float = 0.25, bins: int = BINS) -> dict:
-    """Reliability and risk-coverage of the `grounding` questions in `grounding.question_values`, as plain values.
+    """Compute reliability and risk-coverage of the `grounding` questions in `grounding.question_values`.
 
     Returns:
-        `threshold`, `answers`, `unanswered`, `reliability`, `risk_coverage` (coverage thinned to at most 101 points).
+        Plain values: `threshold`, `answers`, `unanswered`, `reliability`, `risk_coverage` (at most 101 points).
 
     Raises:
         ValueError: scores outside [0, 1].
@@ -156,12 +156,12 @@ def grounding_calibration(values: dict[str, Tensor], threshold: float = 0.25, bi
 def resampled_calibration(
     values: dict[str, Tensor], weights: Iterable[Tensor], threshold: float = 0.25, bins: int = BINS
 ) -> dict[str, Tensor]:
-    """Both headline numbers under resamples of the questions, for their intervals.
+    """Resample the expected calibration error and the area under the risk-coverage curve, for their intervals.
 
     Args:
         values: of `grounding.question_values`, with scores within [0, 1].
         weights: chunks [r, N] of copies of each question (`bootstrap.resample_weights`).
-        threshold, bins: as in `grounding_calibration`, whose two numbers are those of one copy of each question.
+        threshold, bins: as in `grounding_calibration`, which gives the numbers of one copy of each question.
 
     Returns:
         `expected_calibration_error` and `risk_coverage_area`, each [R].
@@ -174,21 +174,21 @@ def resampled_calibration(
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     in_bin = torch.nn.functional.one_hot((torch.searchsorted(edges, scores) - 1).clamp(0, bins - 1), bins).double()
     in_bin = in_bin * answered.double()[:, None]
-    found = {"expected_calibration_error": [], "risk_coverage_area": []}
+    resampled = {"expected_calibration_error": [], "risk_coverage_area": []}
     for chunk in weights:
         gap = ((chunk * (1 - wrong - scores)) @ in_bin).abs().sum(1)
-        found["expected_calibration_error"].append(gap / (chunk @ in_bin).sum(1))
+        resampled["expected_calibration_error"].append(gap / (chunk @ in_bin).sum(1))
         empty = torch.zeros(len(chunk), len(levels), dtype=torch.float64)
         count = empty.index_add(1, level, chunk[:, asked])
         errors = empty.index_add(1, level, (chunk * wrong)[:, asked])
         rate = errors / count.clamp(min=1)
-        # Taking a level of n answers of error rate e after m with E errors, the risks are (E + e (k - m)) / k for
-        # k = m + 1 ... m + n; their sum is n e + (E - e m)(H(m + n) - H(m)) with the harmonic numbers H.
+        # A level of n answers of error rate e, taken after m answers with E errors, has the risks (E + e (k - m)) / k,
+        # k = m + 1 ... m + n. Their sum is n e + (E - e m)(H(m + n) - H(m)), H being the harmonic numbers.
         taken, before = count.cumsum(1), errors.cumsum(1) - errors
         harmonic = torch.digamma(taken + 1) - torch.digamma(taken - count + 1)
         area = (count * rate + (before - rate * (taken - count)) * harmonic).sum(1)
-        found["risk_coverage_area"].append(area / taken[:, -1])
-    return {name: torch.cat(parts) for name, parts in found.items()}
+        resampled["risk_coverage_area"].append(area / taken[:, -1])
+    return {name: torch.cat(parts) for name, parts in resampled.items()}
 
 
 def _check(scores: Tensor, correct: Tensor, within: bool = True) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,16 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The same questions under changed cameras and pictures, so that one sees what a model's numbers rest on.
+"""Conditions: the same questions under changed cameras and images, to show what a model's numbers depend on.
 
-focal   the picture stays, K's focal lengths are scaled by s. What such a camera would have seen in this picture
-        stands s times as far away (a dolly zoom): the truth moves along, depths times s, the boxes turned with
-        their rays. Exact for centres, of first order for extents. A model that does not use K is off by s.
-resize  picture and K are scaled together; the truth stays.
-crop    a window of the share s of each side is cut out, K moves along, the truth stays. The window is the one
-        nearest the picture's middle that holds the meant boxes. A phrase that counts or compares may mean another
-        object once others are cut away: see the breakdown by phrase kind.
-noise   the model is told a wrong K: focal length and principal point times 1 + s e with e from a normal
-        distribution cut at 2, drawn anew for each picture. Answers are judged with the true K; the truth stays.
-fog ... the picture is corrupted, with a severity of 1 to 5 (`corruptions`); K and the truth stay.
+focal   the image stays, K's focal lengths are scaled by s. In such a camera's image the same things are s times as far
+        away (a dolly zoom): depths of the truth are multiplied by s, and boxes turn with their rays. Exact for
+        centres, first order for extents. A model that does not use K is off by s.
+resize  image and K are scaled together; the truth stays.
+crop    a window of the share s of each side is cut out, K moves along, the truth stays. The window is the one nearest
+        the image's middle that holds the meant boxes. A phrase that counts or compares may mean another object after
+        the crop: see the breakdown by phrase kind.
+noise   the model is told a wrong K: focal length and principal point times 1 + s e, with e from a normal distribution
+        cut at 2, drawn per image. Answers are judged with the true K; the truth stays.
+fog ... the image is corrupted, with a severity of 1 to 5 (`corruptions`); K and the truth stay.
 """
 
 import math
@@ -34,7 +34,7 @@ KINDS = ("none", "focal", "resize", "crop", "noise", *FAMILIES)
 
 @dataclass(frozen=True)
 class Condition:
-    """One change of pictures and cameras.
+    """A change of images and cameras.
 
     Attributes:
         kind: one of KINDS.
@@ -50,7 +50,7 @@ class Condition:
             raise ValueError(f"condition: got {self.kind!r}, want one of {', '.join(KINDS)}.")
         if self.kind in FAMILIES and self.amount not in SEVERITIES:
             raise ValueError(f"condition: got {self.kind} {self.amount:g}, want a severity of 1, 2, 3, 4 or 5.")
-        # Within these the principal point stays inside the picture.
+        # Within these limits the principal point stays inside the image.
         low, high = {"crop": (0.55, 1.0), "noise": (0.0, 0.3)}.get(self.kind, (0.05, 20.0))
         if not low <= self.amount <= high:
             raise ValueError(f"condition: got {self.kind} {self.amount:g}, want an amount from {low:g} to {high:g}.")
@@ -60,7 +60,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> "Condition":
-        """Inverse of `str`, such as "focal-0.7".
+        """Read what `str` returned, such as "focal-0.7".
 
         Raises:
             ValueError: neither "none" nor a kind and an amount.
@@ -73,14 +73,14 @@ class Condition:
             raise ValueError(f"{problem} (write a kind and an amount, such as focal-0.7).") from None
 
     def apply(self, record: Record, image: Image.Image) -> tuple[Record, Image.Image, Tensor]:
-        """The question as it stands under this condition.
+        """Change a question.
 
         Args:
             record: with intrinsics.
-            image: its picture, upright.
+            image: upright.
 
         Returns:
-            (the record to be judged, the picture to be shown, K [3, 3] to be told).
+            (the record to judge, the image to show, K [3, 3] to tell the model).
 
         Raises:
             ValueError: a record without intrinsics.
@@ -111,7 +111,7 @@ class Condition:
 
 
 NONE = Condition()
-# The least that shows a trend; `evaluate --condition` takes any others.
+# The fewest that show a trend. `evaluate --condition` takes any other.
 DEFAULT_CONDITIONS = tuple(
     Condition(kind, amount)
     for kind, amounts in (
@@ -126,13 +126,13 @@ DEFAULT_CONDITIONS = tuple(
 
 def _moved(boxes: Boxes3D, scale: float) -> Boxes3D:
     center = boxes.center * torch.tensor([1.0, 1.0, scale], dtype=torch.float64)
-    # What is seen of a box is its rotation against the ray: this stays, while the ray turns.
+    # The visible, allocentric rotation stays while the ray turns.
     rotation = allocentric_to_egocentric(egocentric_to_allocentric(boxes.rotation, boxes.center), center)
     return replace(boxes, center=center, rotation=rotation)
 
 
 def _window(record: Record, image_size: tuple[int, int], share: float) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the crop, whole pixels."""
+    """Return (left, top, right, bottom) of the crop in whole pixels."""
     meant = record.true.projected_2d(record.intrinsics)
     meant = meant[~meant.isnan().any(1)]
     low_high = []

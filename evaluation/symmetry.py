@@ -1,18 +1,18 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Rotation errors up to a box's symmetries, with lengths that go along.
+"""Rotation errors up to a box's symmetries, with matching lengths.
 
-A box does not know which of its axes is the first. Turning its axes by a quarter about the upright one describes the
-same set of points once length and width change places as well. So a symmetry is never applied to the rotation alone:
-`align_axes` picks, among the equivalent descriptions of the predicted box, the one whose axes come closest to the true
-ones, and every error is then measured on that one description.
+The order of a box's axes is arbitrary: a quarter turn about the upright axis describes the same set of points if
+length and width are swapped too. So a symmetry never applies to the rotation alone. `align_axes` picks, among the
+equivalent descriptions of the predicted box, the one whose axes are closest to the true ones, and every error is
+measured on it.
 
     none          as described
     half_turn     0 or 180 degrees about the box's y (upright) axis: front and back look alike
-    quarter_turn  multiples of 90 degrees about y, length and width changing places at 90 and 270
-    continuous    any angle about y (a bottle): the angle left is that between the upright axes; length and width,
-                  which no heading tells apart, are paired as they fit best
+    quarter_turn  multiples of 90 degrees about y; length and width are swapped at 90 and 270
+    continuous    any angle about y (a bottle): the remaining angle is that between the upright axes, and length and
+                  width are paired as they fit best
     cuboid        180 degrees about each axis: the 4 rotations that map any box onto itself
-    any_axes      all 24 ways of calling the axes, sizes going along: the same errors for the same set of points
+    any_axes      all 24 orders and signs of the axes, with their sizes: equal errors for equal sets of points
 
 Shapes: N boxes, G elements of a symmetry group.
 """
@@ -27,12 +27,12 @@ from torch import Tensor
 from llmi3d.processing.geometry_llmi3d import geodesic_angle, yaw_to_matrix
 
 SYMMETRIES = ("none", "half_turn", "quarter_turn", "continuous", "cuboid", "any_axes")
-# Descriptions whose angles differ by less (radians) are equally close; the sizes decide.
+# Descriptions whose angles differ by less (radians) are equally close; then the sizes decide.
 SAME_ANGLE = 1e-7
 
 
 def symmetry_group(symmetry: str) -> Tensor:
-    """The rotations [G, 3, 3] of a symmetry, float64: each turns the box's axes into axes that describe it as well.
+    """Return the rotations [G, 3, 3] of a symmetry, float64. Each maps the box's axes to equivalent ones.
 
     Raises:
         ValueError: an unknown symmetry, or `continuous`, which has no finite group.
@@ -55,7 +55,7 @@ def symmetry_group(symmetry: str) -> Tensor:
 def align_axes(
     size: Tensor, rotation: Tensor, true_size: Tensor, true_rotation: Tensor, symmetry: str | Sequence[str] = "none"
 ) -> tuple[Tensor, Tensor]:
-    """Among the equivalent descriptions of each predicted box, the one closest to the truth.
+    """Choose the equivalent description of each predicted box that is closest to the truth.
 
     Args:
         size, true_size: [N, 3] = (length, height, width), metres.
@@ -63,8 +63,8 @@ def align_axes(
         symmetry: one of SYMMETRIES for all boxes, or one for each.
 
     Returns:
-        (size [N, 3], rotation [N, 3, 3]) of the chosen description. The smallest rotation angle decides, and the
-        sizes between angles that are equal.
+        (size [N, 3], rotation [N, 3, 3]) of the chosen description. The smallest rotation angle decides; among equal
+        angles, the sizes.
 
     Raises:
         ValueError: an unknown symmetry.
@@ -88,7 +88,7 @@ def align_axes(
 def rotation_error(
     size: Tensor, rotation: Tensor, true_size: Tensor, true_rotation: Tensor, symmetry: str | Sequence[str] = "none"
 ) -> Tensor:
-    """Geodesic angle [N] in radians between predicted and true rotation, up to `symmetry`. Else as `align_axes`."""
+    """Return the geodesic angle [N] in radians between predicted and true rotation, up to `symmetry`."""
     return geodesic_angle(align_axes(size, rotation, true_size, true_rotation, symmetry)[1], true_rotation)
 
 
@@ -97,7 +97,7 @@ def _align_finite(
 ) -> tuple[Tensor, Tensor]:
     group = symmetry_group(symmetry).to(rotation)
     rotations = rotation[:, None] @ group  # [N, G, 3, 3]
-    sizes = (group.abs() * size[:, None, :, None]).sum(-2)  # [N, G, 3]: axis j is the old axis where column j points
+    sizes = (group.abs() * size[:, None, :, None]).sum(-2)  # [N, G, 3]: axis j is the old axis that column j points to
     angle = geodesic_angle(rotations, true_rotation[:, None])
     misfit = (sizes - true_size[:, None]).abs().sum(-1)
     close = angle <= angle.amin(1, keepdim=True) + SAME_ANGLE
@@ -110,7 +110,7 @@ def _align_continuous(
     size: Tensor, rotation: Tensor, true_size: Tensor, true_rotation: Tensor, symmetry: str
 ) -> tuple[Tensor, Tensor]:
     between = true_rotation.mT @ rotation
-    # The turn about y that brings the trace of `between` to its largest value, and so the angle to its smallest.
+    # The turn about y that maximises the trace of `between`, and so minimises the angle.
     yaw = torch.atan2(between[:, 2, 0] - between[:, 0, 2], between[:, 0, 0] + between[:, 2, 2])
     swapped = size[:, [2, 1, 0]]
     better = (swapped - true_size).abs().sum(1, keepdim=True) < (size - true_size).abs().sum(1, keepdim=True)

@@ -212,7 +212,7 @@ def describe_calibration(path: Path) -> str:
     return (
         f"The score is the probability of an IoU above {found['iou']:g}, by `llmi3d calibrate`: score_temperature "
         f"{found['score_temperature']:.3f} and\nscore_bias {found['score_bias']:.3f}, fitted on {found['answers']:,} "
-        f"answers about {found['pictures']} other pictures, {100 * found['right']:.1f} % of them right. Judged on\n"
+        f"answers about {found['images']} other images, {100 * found['right']:.1f} % of them right. Judged on\n"
         "pictures that each fit had not seen; those of the test had no part in it:\n\n"
         + table(("score", "as the network has it", "calibrated"), rows)
     )

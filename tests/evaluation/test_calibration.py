@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Fitting the score: known maps are found, nothing is judged on what it was fitted on, and storing is careful."""
+"""Calibration: known maps are recovered, evaluation is on held-out images, and storing is all or nothing."""
 
 import json
 import math
@@ -32,22 +32,22 @@ def drawn(count, temperature, bias, seed=0):
 
 
 def records_of(scores, right, absent=()):
-    """Grounding questions, two a picture, with these scores; boxes of IoU 1 or 0; then absent ones, one a picture."""
+    """Grounding questions, two per image, with these scores; boxes of IoU 1 or 0; then absent ones, one per image."""
 
     def box(x, score=None):
         return {"center": [x, 0.0, 9.0], "size": [2.0] * 3, "rotation": torch.eye(3).tolist(), "score": score}
 
     records, answers = [], {}
     for i, (score, hit) in enumerate(zip(scores.tolist(), right.tolist(), strict=True)):
-        records.append(make_record(f"q{i}", "grounding", [box(0.0)], image_id=f"picture{i // 2}"))
+        records.append(make_record(f"q{i}", "grounding", [box(0.0)], image_id=f"image{i // 2}"))
         answers[f"q{i}"] = [box(0.0 if hit else 7.0, score)]
     for i, score in enumerate(absent):
-        records.append(make_record(f"n{i}", "absent", [], image_id=f"picture{i}"))
+        records.append(make_record(f"n{i}", "absent", [], image_id=f"image{i}"))
         answers[f"n{i}"] = [] if score is None else [box(0.0, score)]
     return with_predictions(records, [{"id": name, "boxes": boxes} for name, boxes in answers.items()])
 
 
-def test_the_map_that_the_answers_were_drawn_by_is_found():
+def test_a_known_map_is_recovered():
     found = fit_scores(*drawn(20000, temperature=0.6, bias=1.8))
     assert found.temperature == pytest.approx(0.6, rel=0.05) and found.bias == pytest.approx(1.8, abs=0.1)
     alone = fit_scores(*drawn(20000, temperature=2.0, bias=0.0), bias=False)
@@ -73,17 +73,19 @@ def test_scores_that_part_right_from_wrong_have_a_finite_map():
 
 
 def test_bad_scores_are_refused():
-    with pytest.raises(ValueError, match="scores: they are not higher for right boxes"):
+    with pytest.raises(ValueError, match="scores: got none higher for right boxes"):
         fit_scores(torch.tensor([0.1, 0.2, 0.8, 0.9]), torch.tensor([True, True, False, False]))
+    with pytest.raises(ValueError, match="scores: got 0 right boxes of 2, want right and wrong ones"):
+        fit_scores(torch.tensor([0.1, 0.2]), torch.tensor([False, False]))
     with pytest.raises(ValueError, match="want at least one, and all within 0 to 1"):
         fit_scores(torch.tensor([1.5]), torch.tensor([True]))
-    with pytest.raises(ValueError, match="pictures: got 2, want at least 5"):
+    with pytest.raises(ValueError, match="images: got 2, want at least 5"):
         calibrate(records_of(torch.rand(4), torch.rand(4) > 0.5))
 
 
-def test_the_way_that_is_surely_better_is_chosen():
+def test_the_certainly_better_way_is_chosen():
     found = calibrate(records_of(*drawn(1200, temperature=0.6, bias=1.8)))
-    assert found.chosen == BOTH and (found.answers, found.pictures) == (1200, 600)
+    assert found.chosen == BOTH and (found.answers, found.images) == (1200, 600)
     assert found.ways[BOTH]["expected_calibration_error"] < 0.06 < found.ways[RAW]["expected_calibration_error"]
     assert found.ways[BOTH]["log_loss"] < found.ways[TEMPERATURE]["log_loss"]
     assert sum(found.after["count"]) == 1200
@@ -91,7 +93,7 @@ def test_the_way_that_is_surely_better_is_chosen():
     assert f"score_temperature {found.score_temperature:.4f}" in found.to_markdown()
 
 
-def test_what_is_calibrated_already_stays():
+def test_calibrated_scores_stay():
     found = calibrate(records_of(*drawn(1200, temperature=1.0, bias=0.0)))
     assert found.chosen == RAW and (found.score_temperature, found.score_bias) == (1.0, 0.0)
     assert "there is nothing to store" in found.to_markdown()
@@ -130,7 +132,7 @@ def test_storing_changes_three_fields_alone(tmp_path):
     kept = {"score_temperature": found.score_temperature, "score_bias": found.score_bias, "score_threshold": 0.0}
     assert json.loads(path.read_text()) == {"patch_size": 8, **kept}
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="not surely better"):
+    with pytest.raises(ValueError, match="not certainly better"):
         store_calibration(tmp_path, calibrate(records_of(*drawn(1200, temperature=1.0, bias=0.0))))
     assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == [path.name]
 
@@ -140,7 +142,7 @@ def test_storing_changes_three_fields_alone(tmp_path):
 
 @pytest.fixture
 def workplace(chain, row, tmp_path):
-    """A checkpoint, and six pictures held out."""
+    """A checkpoint, and six images held out."""
     for part in chain:
         part.save_pretrained(tmp_path / "checkpoint")
     (tmp_path / "data" / "data").mkdir(parents=True)
@@ -181,9 +183,9 @@ def test_command_stores_only_what_is_better(workplace, monkeypatch):
     assert LLMI3DProcessor.from_pretrained(checkpoint).score_bias == found.score_bias
 
 
-def test_pictures_that_judge_are_refused(workplace):
+def test_images_of_the_evaluation_are_refused(workplace):
     done = run(workplace, "--split", "test")
-    assert done.exit_code == 2 and "split: got 'test', by which own judges" in done.output
+    assert done.exit_code == 2 and "split: got 'test', which own evaluates on" in done.output
     done = run(workplace, "--protocol", "omni3d")
-    assert done.exit_code == 2 and "protocol: got omni3d, of detection; want one of grounding" in done.output
+    assert done.exit_code == 2 and "protocol: got omni3d, a detection protocol, want one of grounding" in done.output
     assert not (workplace / "out").exists()

@@ -17,11 +17,9 @@ def box(x=0.0, z=5.0, category="car", **more) -> dict:
     return {"center": [x, 0.0, z], "size": [2.0, 2.0, 2.0], "rotation": EYE, "category": category, **more}
 
 
-def answered(pictures: dict[str, tuple[list, list | None]], **fields):
-    records = [
-        make_record(name, "detection", true, K, image_id=name, **fields) for name, (true, _) in pictures.items()
-    ]
-    given = [{"id": name, "boxes": boxes} for name, (_, boxes) in pictures.items() if boxes is not None]
+def answered(images: dict[str, tuple[list, list | None]], **fields):
+    records = [make_record(name, "detection", true, K, image_id=name, **fields) for name, (true, _) in images.items()]
+    given = [{"id": name, "boxes": boxes} for name, (_, boxes) in images.items() if boxes is not None]
     return with_predictions(records, given)
 
 
@@ -113,7 +111,7 @@ def test_categories():
     assert chosen["AP3D"] == pytest.approx(1) and chosen["counts"]["true"] == 1
 
 
-def test_at_most_so_many_boxes_of_a_picture_and_category():
+def test_at_most_so_many_boxes_of_an_image_and_category():
     boxes = [box(x=40 + 3 * i, score=0.9) for i in range(4)] + [box(score=0.1)]
     assert detection_metrics(answered({"a": ([box()], boxes)}), max_detections=4)["AP3D"] == 0
     assert detection_metrics(answered({"a": ([box()], boxes)}))["AP3D"] == pytest.approx(1 / 5)
@@ -121,14 +119,14 @@ def test_at_most_so_many_boxes_of_a_picture_and_category():
 
 def test_proximity_leaves_out_boxes_far_from_labelled_ones():
     # The unlabelled car beside the labelled one scores higher; only proximity forgives it.
-    pictures = {"a": ([box()], [box(score=0.5), box(x=9, score=0.9)])}
-    assert detection_metrics(answered(pictures))["AP3D"] == pytest.approx(1 / 2)
-    assert detection_metrics(answered(pictures), proximity=True)["AP3D"] == pytest.approx(1)
-    # Over the labelled one in the picture but far behind it: no forgiveness.
+    images = {"a": ([box()], [box(score=0.5), box(x=9, score=0.9)])}
+    assert detection_metrics(answered(images))["AP3D"] == pytest.approx(1 / 2)
+    assert detection_metrics(answered(images), proximity=True)["AP3D"] == pytest.approx(1)
+    # Over the labelled one in the image but far behind it: no forgiveness.
     behind = {"a": ([box()], [box(score=0.5), {**box(z=10, score=0.9), "size": [4.0, 4.0, 2.0]}])}
     assert detection_metrics(answered(behind), proximity=True)["AP3D"] == pytest.approx(1 / 2)
-    # A picture without a labelled one of the category: Omni3D counts its boxes.
-    nothing = {**pictures, "b": ([], [box(score=0.95)])}
+    # An image without a labelled one of the category: Omni3D counts its boxes.
+    nothing = {**images, "b": ([], [box(score=0.95)])}
     assert detection_metrics(answered(nothing), proximity=[True, True])["AP3D"] == pytest.approx(1 / 2)
 
 
@@ -163,11 +161,11 @@ def test_bad_records_are_refused():
 # ---------------------------------------------------------------------------------------------------- independently
 
 
-def random_records(seed: int, pictures: int = 8):
-    """Crowded scenes with shifted answers, false alarms, boxes to ignore, equal scores and unanswered pictures."""
+def random_records(seed: int, images: int = 8):
+    """Crowded scenes with shifted answers, false alarms, boxes to ignore, equal scores and unanswered images."""
     rng = np.random.default_rng(seed)
     scenes = {}
-    for picture in range(pictures):
+    for image in range(images):
         true, given = [], []
         for _ in range(rng.integers(0, 9)):
             size, turn = rng.uniform(1, 3, 3), quaternion_to_matrix(torch.from_numpy(rng.normal(size=4))).tolist()
@@ -181,7 +179,7 @@ def random_records(seed: int, pictures: int = 8):
                     {**true[-1], "center": moved.tolist(), "size": (size * rng.uniform(0.8, 1.2, 3)).tolist()}
                 )
                 given[-1]["score"] = float(rng.integers(0, 12)) / 12
-        scenes[f"{picture}"] = (true, None if picture == 3 else given)
+        scenes[f"{image}"] = (true, None if image == 3 else given)
     return answered(scenes)
 
 
@@ -224,7 +222,7 @@ def reference_ap(records, ious, category: str, threshold: float, low: float, hig
 
 @pytest.mark.parametrize("seed", [0, 1, 11])
 def test_equals_an_independent_implementation(seed):
-    records = random_records(seed, pictures=12)
+    records = random_records(seed, images=12)
     detections, ious = Detections(records), [all_ious(record) for record in records]
     ranges = {"all": (0, 1e5), "near": (0, 10), "medium": (10, 35), "far": (35, 1e5)}
     for name, (low, high) in ranges.items():
@@ -240,7 +238,7 @@ def test_equals_an_independent_implementation(seed):
     assert detections.metrics()["AP3D"] == pytest.approx(sum(means) / len(means))
 
 
-def test_weights_are_copies_of_pictures():
+def test_weights_are_copies_of_images():
     records = random_records(7)
     weights = torch.tensor([2.0, 0.0, 1.0, 3.0, 1.0, 0.0, 2.0, 1.0])
     # Scores are made unique: copies of one box stand together, and no other box between them.

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Grounding metrics against numbers worked out by hand, and the properties that no number shows."""
+"""Grounding metrics against numbers worked out by hand, and their properties."""
 
 import dataclasses
 import math
@@ -398,7 +398,7 @@ def test_records_from_row():
     assert first["category"] == "car" and first["distance"] == 10 and first["truncation"] == 0
     assert first["diagonal"] == pytest.approx(math.sqrt(12)) and first["occlusion"] is None
     assert first["distractors"] == 1  # the second car; the third is to be ignored
-    # 2/9 x 2/9 of 1000 px each, in a picture of 1000 x 800.
+    # 2/9 x 2/9 of 1000 px each, in an image of 1000 x 800.
     assert first["image_area"] == pytest.approx((2 / 9 * 1000) ** 2 / (1000 * 800))
     assert records[1].metadata["truncation"] == 0.25 and records[1].metadata["distractors"] == 0
     found = detection_record(example_row())

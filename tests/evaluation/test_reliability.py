@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Calibration of the score and the risk-coverage curve, by hand and against plain loops."""
+"""Reliability and risk-coverage, worked out by hand and against plain loops."""
 
 import math
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Questions under changed cameras and pictures: what moves, what stays, and that both agree."""
+"""Questions under changed cameras and images: what moves, what stays, and that truth and image agree."""
 
 import numpy as np
 import pytest
@@ -22,26 +22,26 @@ def record():
 
 
 @pytest.fixture
-def picture():
+def image():
     image = Image.new("RGB", (800, 600))
     image.putpixel((535, 321), (255, 255, 255))  # where the car's centre is seen: 410 + 500 / 4, 290 + 510 / 16
     return image
 
 
-def test_none_changes_nothing(record, picture):
-    changed, shown, told = NONE.apply(record, picture)
-    assert changed is record and shown is picture and told is record.intrinsics
+def test_none_changes_nothing(record, image):
+    changed, shown, told = NONE.apply(record, image)
+    assert changed is record and shown is image and told is record.intrinsics
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.5])
-def test_focal_truth_is_what_a_virtual_camera_decodes(record, picture, scale):
+def test_focal_truth_is_what_a_virtual_camera_decodes(record, image, scale):
     """A network that sees the same pixels gives the same raw answer; the new K must turn it into the moved truth."""
-    changed, shown, told = Condition("focal", scale).apply(record, picture)
+    changed, shown, told = Condition("focal", scale).apply(record, image)
     true = record.true
     raw = encode_boxes(true.center, true.size, true.rotation, record.intrinsics, 600.0)
     seen = (raw.center_2d_px, raw.depth_virtual, raw.size, raw.rotation_allocentric)
     center, size, rotation = decode_boxes(*seen, told, 600.0)
-    assert shown is picture
+    assert shown is image
     torch.testing.assert_close(changed.true.center, center)
     torch.testing.assert_close(changed.true.size, size)
     torch.testing.assert_close(changed.true.rotation, rotation)
@@ -49,15 +49,15 @@ def test_focal_truth_is_what_a_virtual_camera_decodes(record, picture, scale):
     torch.testing.assert_close(changed.intrinsics, told)
 
 
-def test_resize_scales_picture_and_camera_together(record, picture):
-    changed, shown, told = Condition("resize", 0.5).apply(record, picture)
+def test_resize_scales_image_and_camera_together(record, image):
+    changed, shown, told = Condition("resize", 0.5).apply(record, image)
     assert shown.size == changed.image_size == (400, 300)
     before, after = project(record.true.corners(), record.intrinsics), project(changed.true.corners(), told)
     torch.testing.assert_close(after, before / 2)
 
 
-def test_crop_keeps_what_is_meant_and_moves_the_camera(record, picture):
-    changed, shown, told = Condition("crop", 0.6).apply(record, picture)
+def test_crop_keeps_what_is_meant_and_moves_the_camera(record, image):
+    changed, shown, told = Condition("crop", 0.6).apply(record, image)
     assert shown.size == changed.image_size == (480, 360)
     x, y = project(changed.true.center, told)[0].floor().int().tolist()
     assert shown.getpixel((x, y)) == (255, 255, 255)
@@ -65,23 +65,23 @@ def test_crop_keeps_what_is_meant_and_moves_the_camera(record, picture):
     assert 0 <= left < right <= 480 and 0 <= top < bottom <= 360
 
 
-def test_crop_of_a_box_larger_than_the_window_is_centred_on_it(picture):
+def test_crop_of_a_box_larger_than_the_window_is_centred_on_it(image):
     near = {"center": [0.0, 0.0, 2.0], "size": [3.0, 1.5, 0.2], "rotation": torch.eye(3).tolist()}
     record = make_record("b", "grounding", [near], K, image_size=(800, 600), phrase="it")
-    changed, _, told = Condition("crop", 0.6).apply(record, picture)
+    changed, _, told = Condition("crop", 0.6).apply(record, image)
     box = changed.true.projected_2d(told)[0]
     visible = box.clamp(min=0).minimum(torch.tensor([480.0, 360.0, 480.0, 360.0], dtype=torch.float64))
     assert visible.tolist() == pytest.approx([0, 0, 480, 360])
 
 
-def test_noise_is_told_but_not_judged(record, picture):
-    changed, shown, told = Condition("noise", 0.1).apply(record, picture)
-    assert changed is record and shown is picture
+def test_noise_is_told_but_not_judged(record, image):
+    changed, shown, told = Condition("noise", 0.1).apply(record, image)
+    assert changed is record and shown is image
     ratio = told / record.intrinsics
     assert ratio[0, 0] == pytest.approx(ratio[1, 1].item())
     assert 0 < (ratio[[0, 0, 1], [0, 2, 2]] - 1).abs().max() <= 0.2
-    torch.testing.assert_close(Condition("noise", 0.1).apply(record, picture)[2], told)
-    torch.testing.assert_close(Condition("noise", 0.0).apply(record, picture)[2], record.intrinsics)
+    torch.testing.assert_close(Condition("noise", 0.1).apply(record, image)[2], told)
+    torch.testing.assert_close(Condition("noise", 0.0).apply(record, image)[2], record.intrinsics)
 
 
 def test_conditions_are_written_and_read():
@@ -114,7 +114,7 @@ def scene():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_corruptions_grow_with_severity_and_touch_the_picture_alone(family, scene, record):
+def test_corruptions_grow_with_severity_and_touch_the_image_alone(family, scene, record):
     original = np.asarray(scene, np.float64)
     off = []
     for severity in SEVERITIES:
@@ -127,7 +127,7 @@ def test_corruptions_grow_with_severity_and_touch_the_picture_alone(family, scen
     assert Condition.parse(f"{family}-3") == Condition(family, 3)
 
 
-def test_noise_is_another_for_each_picture(scene):
+def test_noise_is_another_for_each_image(scene):
     first, second = (corrupt(scene, "gaussian_noise", 1, seed).tobytes() for seed in "ab")
     assert first != second
 

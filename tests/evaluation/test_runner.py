@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""`evaluate`: expected numbers of known predictors on real frames, interruption, several processes, bad input."""
+"""`evaluate`: known predictors on real frames, interruption, several processes, bad input."""
 
 import json
 import multiprocessing
@@ -33,7 +33,7 @@ def boxes_of(record, shift=0.0):
 
 
 class Known:
-    """A predictor made of a function of the judged record; `fatal` batches later it kills its own process."""
+    """A predictor from a function of the judged record. After `fatal` batches it kills its own process."""
 
     def __init__(self, name, answer, fatal=None):
         self.name, self.recipe, self.answer, self.fatal = name, {"known": name}, answer, fatal
@@ -107,9 +107,8 @@ def test_writes_report_table_answers_and_plots(rows, tmp_path):
     conditions = [Condition("focal", 0.5), Condition("focal", 1.5)]
     evaluate(PERFECT, rows, ROWS_PROTOCOL, tmp_path, conditions=conditions, progress=False)
     plots = {"error_against_distance.png", "reliability.png", "risk_coverage.png", "focal_sweep.png"}
-    assert files(tmp_path) == plots | {
-        *("evaluation.json", "predictions.jsonl", "report.json", "report.md", "answers", "conditions")
-    }
+    others = {"evaluation.json", "predictions.jsonl", "report.json", "report.md", "answers", "conditions"}
+    assert files(tmp_path) == plots | others
     page = (tmp_path / "report.md").read_text()
     assert "| acc@0.25 (%) | 100.00 | 100.00 to 100.00 | 6 |" in page and "| focal-1.5 | 100.00 (" in page
     assert all(f"({name})" in page for name in plots)
@@ -150,7 +149,7 @@ def test_detection_asks_for_every_category(rows, tmp_path):
         return [box | {"category": name} for box, name in zip(boxes_of(record), record.true.category, strict=True)]
 
     predictor = Known("detector", answer)
-    call = lambda questions: asked.extend(one.phrases for one in questions) or predictor(questions)  # noqa: E731
+    call = lambda questions: asked.extend(question.phrases for question in questions) or predictor(questions)  # noqa: E731
     wrapped = type("Spy", (), {"name": "spy", "recipe": {}, "__call__": staticmethod(call)})()
     report = evaluate(wrapped, rows, protocol, tmp_path / "out", resamples=20, progress=False).report
     assert asked == [("car", "cone")] * 3
@@ -179,7 +178,7 @@ def evaluate_in_child(fatal, kitti, out):
     evaluate(predictor, kitti, KITTI, out, conditions=[Condition("resize", 0.5)], batch_size=4, progress=False)
 
 
-def test_killed_run_goes_on_to_the_same_report(kitti, tmp_path):
+def test_killed_run_resumes_to_the_same_report(kitti, tmp_path):
     child = multiprocessing.get_context("fork").Process(target=evaluate_in_child, args=(5, kitti, tmp_path / "killed"))
     child.start()
     child.join(120)
