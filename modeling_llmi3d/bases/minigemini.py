@@ -1,13 +1,13 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""LLMI3D from an original checkpoint of Mini-Gemini, both vision towers inside: `llmi3d convert minigemini`.
+"""LLMI3D from an original Mini-Gemini checkpoint with both vision towers: `llmi3d convert minigemini`.
 
-Mini-Gemini's arithmetic ("patch info mining") and LLMI3D's are one. With x a token, c the cells of its window (all
-ConvNeXt stages, bilinearly enlarged to the first and concatenated) and d the token's width,
+Mini-Gemini's "patch info mining" and LLMI3D's feature mining compute the same. With x a token, c the cells of its
+window (all ConvNeXt stages, bilinearly enlarged to the first and concatenated) and d the token's width,
 
     x + softmax(query(x) . key(c) / sqrt(d)) value(c),   each of query, key, value a layer norm and a linear layer,
 
-and then two linear layers with a GELU between them. LLMI3D's key has no biases: both of Mini-Gemini's add the same to
-every score of a window, and softmax forgets it. The depth branch, which Mini-Gemini has not, starts at zero.
+and then two linear layers with a GELU between them. LLMI3D's key has no biases: both of Mini-Gemini's add a constant
+to every score of a window, which softmax cancels. The depth branch, which Mini-Gemini lacks, starts at zero.
 """
 
 import json
@@ -30,7 +30,6 @@ from llmi3d.bases.checkpoint_io import (
     CheckpointReader,
     Matching,
     PlannedTensor,
-    TensorInfo,
     match_tensors,
     new_folder,
     write_shards,
@@ -41,9 +40,9 @@ from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, IMAGE_TOKEN, LLMI3DProcessor
 
-# The older and the newer name of the family, with a Llama inside.
+# The older and the newer name of the family, both with a Llama.
 FAMILIES = ("mini_gemini", "mgm")
-# What of Mini-Gemini's config.json is the Llama's.
+# Fields of Mini-Gemini's config.json that belong to the Llama.
 TEXT_FIELDS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "attention_bias"),
@@ -73,7 +72,7 @@ RENAMES = (
 UNUSED = (
     (
         r"model\.vlm_uni_aux_projector\.[01]\.bias",
-        "adds the same to every score of a window, which softmax forgets",
+        "adds a constant to every score of a window, which softmax cancels",
     ),
     (r".+\.rotary_emb\.inv_freq|.+\.embeddings\.position_ids", "computed from the configuration"),
 )
@@ -83,17 +82,18 @@ REPORT_NAME = "conversion.json"
 
 @dataclass
 class ConversionReport:
-    """What became of each tensor. It lies beside the checkpoint as conversion.json.
+    """Record of what became of each tensor, saved beside the checkpoint as conversion.json.
 
     Attributes:
         source: names of the folder and of the family.
-        dtype, seed: of the weights; of the new ones among them.
+        dtype: of the weights.
+        seed: of the new weights.
         num_parameters: of the new checkpoint.
-        used: which tensor became which.
-        unused: why, by name of the source's tensor.
-        new: tensors drawn as a new model's are.
+        used: name in LLMI3D, by name in the source.
+        unused: reason, by name in the source.
+        new: tensors initialised as in a new model.
         resized: `[old rows, new rows]` by name; new rows are the mean of those with a token.
-        assumed: what neither weights nor configuration said.
+        assumed: settings that neither weights nor configuration give.
         files: sha256 and size in bytes of each file of weights, by name.
     """
 
@@ -109,15 +109,15 @@ class ConversionReport:
     files: dict[str, dict[str, str | int]] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """A few lines for people."""
+        """Return a summary of a few lines."""
         reasons: dict[str, int] = {}
         for reason in self.unused.values():
             reasons[reason] = reasons.get(reason, 0) + 1
         return "\n".join(
             [
-                f"{self.num_parameters:,} parameters, {self.dtype}, in {len(self.files)} files with known sha256",
+                f"{self.num_parameters:,} parameters, {self.dtype}, in {len(self.files)} files",
                 f"{len(self.used):,} of {len(self.used) + len(self.unused):,} tensors taken over, {len(self.new)} new",
-                *(f"left out: {count} x {reason}" for reason, count in reasons.items()),
+                *(f"left out: {count} x: {reason}" for reason, count in reasons.items()),
                 *(f"{name}: {old} rows became {new}" for name, (old, new) in self.resized.items()),
                 *(f"assumed: {what}" for what in self.assumed),
             ]
@@ -134,23 +134,23 @@ def convert_minigemini(
     max_shard_bytes: int = 5_000_000_000,
     licence: str | None = None,
 ) -> ConversionReport:
-    """Makes a LLMI3D checkpoint of an original Mini-Gemini one, tensor by tensor, in the memory of the largest.
+    """Convert an original Mini-Gemini checkpoint to LLMI3D, in the memory of one shard at most.
 
     Args:
         src: folder with config.json, the tokenizer and the weights, safetensors or PyTorch.
-        out: new folder; it appears when all is written and checked.
-        high_res_weights: file or folder of OpenCLIP or timm whose ConvNeXt is taken instead of the one in `src`; made
-            for pictures normalised as CLIP's.
+        out: new folder; it appears once it is complete.
+        high_res_weights: file or folder of OpenCLIP or timm whose ConvNeXt replaces the one in `src`. It must expect
+            images normalised as for CLIP.
         vision_tower: folder of the CLIP that the model was made with, for its config.json. By default a folder of
-            that name inside `src` or beside it, and else the weights' shapes and what all of OpenAI's CLIPs share.
-        dtype: of all weights but the 3D heads', which are float32; by default each keeps its own.
-        seed: of the weights that Mini-Gemini has not.
-        max_shard_bytes: of a file of weights.
-        licence: of the weights, by default as `src`'s README.md says.
+            that name inside `src` or beside it, or else sizes from the weights' shapes and OpenAI's common settings.
+        dtype: of all weights except the 3D heads', which are float32; by default each keeps its own.
+        seed: of the weights that Mini-Gemini lacks.
+        max_shard_bytes: maximum size of a file of weights.
+        licence: of the weights; by default the one in `src`'s README.md.
 
     Raises:
-        ValueError: an `out` that is there; another family; a form of Mini-Gemini that LLMI3D cannot express; files
-            that cannot be read; tensors that are missing, misshapen or without a place in LLMI3D.
+        ValueError: an existing `out`; another family; a variant of Mini-Gemini that LLMI3D cannot express; unreadable
+            files; tensors that are missing, misshapen or without a place in LLMI3D.
     """
     src = Path(src)
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
@@ -200,11 +200,11 @@ def convert_minigemini(
             report.used |= {source: target for target, source in source_of.items()}
             report.unused |= of_cnn.unused
         for name, weight in new_weights(model, matching.new, seed).items():
-            # The heads are kept in float32 (`_keep_in_fp32_modules_strict`).
+            # The heads stay in float32 (`_keep_in_fp32_modules_strict`).
             exact = torch.float32 if name.startswith("box_head.") else main_dtype
             planned.append(PlannedTensor(name, shapes[name], exact, weight.clone))
-        _write_the_rest(folder, model.to(main_dtype), processor)  # first: `save_pretrained` sweeps shards away
-        taken = "Both towers, feature mining's attention, projector and language model were taken over."
+        _write_the_rest(folder, model.to(main_dtype), processor)  # first: `save_pretrained` deletes shards
+        taken = "Both towers, feature mining's attention, projector and language model come from it."
         BaseInCard(src, original["model_type"], taken).write(folder / "README.md", licence)
         report.files = write_shards(folder, planned, max_shard_bytes)
         (folder / REPORT_NAME).write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
@@ -218,24 +218,24 @@ def _plan(
     dtype: torch.dtype | None,
     known_rows: int,
 ) -> list[PlannedTensor]:
-    """What is to be written of one source, in the order of its shards."""
+    """Plan the tensors of one source, in the order of its shards."""
     planned = []
-    for target, source in sorted(source_of.items(), key=lambda pair: reader.tensors[pair[1]].file):
-        info = reader.tensors[source]
-        if not info.dtype.is_floating_point:
-            raise ValueError(f"{reader.path}: {source} is {info.dtype}, want weights that are not quantized.")
+    for target, source in sorted(source_of.items(), key=lambda pair: reader.files[pair[1]]):
+        own = reader.tensors[source].dtype
+        if not own.is_floating_point or own.itemsize < 2:
+            raise ValueError(f"{reader.path}: {source} is {own}, want weights that are not quantized.")
         load = partial(reader.read, source)
         if target in EMBEDDINGS:
             load = partial(_enlarged, reader, source, shapes[target][0], known_rows)
-        planned.append(PlannedTensor(target, shapes[target], dtype or info.dtype, load))
+        planned.append(PlannedTensor(target, shapes[target], dtype or own, load))
     return planned
 
 
 def read_original_config(src: Path) -> dict[str, Any]:
-    """Mini-Gemini's config.json.
+    """Read Mini-Gemini's config.json.
 
     Raises:
-        ValueError: no such file; another family; forms that LLMI3D cannot express.
+        ValueError: no such file; another family; a variant that LLMI3D cannot express.
     """
     path = src / "config.json"
     try:
@@ -244,7 +244,7 @@ def read_original_config(src: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"src: {path} is no configuration of a model, want Mini-Gemini's config.json.") from error
     if family not in FAMILIES:
-        raise ValueError(f"src: got the family '{family}', want one of {', '.join(FAMILIES)} (a Llama with two eyes).")
+        raise ValueError(f"src: got the family '{family}', want one of {', '.join(FAMILIES)} (with a Llama).")
     wanted = {
         "mm_projector_type": ("mlp2x_gelu", "linear"),
         "mm_vision_select_feature": ("patch", "patch"),
@@ -259,13 +259,13 @@ def read_original_config(src: Path) -> dict[str, Any]:
 
 
 def read_tokenizer(src: Path) -> tuple[Any, int]:
-    """(the tokenizer of `src`, given LLMI3D's two special tokens; its length before).
+    """Return the tokenizer of `src` with LLMI3D's two special tokens added, and its length before.
 
     Raises:
-        ValueError: none there, or none that can be read.
+        ValueError: no tokenizer that can be read.
     """
     try:
-        # A configuration of its own keeps transformers from asking what a `mgm` is.
+        # With a configuration transformers does not look up the unknown family.
         tokenizer = AutoTokenizer.from_pretrained(
             str(src), config=LlamaConfig(), local_files_only=True, trust_remote_code=False
         )
@@ -279,43 +279,43 @@ def read_tokenizer(src: Path) -> tuple[Any, int]:
     tokenizer.add_special_tokens(
         {"extra_special_tokens": [IMAGE_TOKEN, BOX_3D_TOKEN]}, replace_extra_special_tokens=False
     )
-    if tokenizer.pad_token is None:  # as LLaVA pads
+    if tokenizer.pad_token is None:  # as in LLaVA
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer, known
 
 
 def minigemini_config(
     original: Mapping[str, Any],
-    tensors: Mapping[str, TensorInfo],
+    tensors: Mapping[str, Tensor],
     vocab_size: int,
     image_token_id: int,
     box_3d_token_id: int,
     vision_config: CLIPVisionConfig | None = None,
-    cnn_tensors: Mapping[str, TensorInfo] | None = None,
+    cnn_tensors: Mapping[str, Tensor] | None = None,
 ) -> tuple[LLMI3DConfig, list[str]]:
-    """The configuration of a LLMI3D that takes over a Mini-Gemini, and what had to be assumed for it.
+    """Return the configuration of a LLMI3D with Mini-Gemini's weights, and the assumptions it rests on.
 
     Args:
         original: Mini-Gemini's config.json.
-        tensors: of Mini-Gemini.
+        tensors: Mini-Gemini's tensors; only their shapes are read.
         vocab_size, image_token_id, box_3d_token_id: of LLMI3D.
-        vision_config: of the CLIP inside, where it is known.
-        cnn_tensors: of the file whose ConvNeXt takes the place of the one inside.
+        vision_config: of Mini-Gemini's CLIP, if it is known.
+        cnn_tensors: tensors of the file whose ConvNeXt replaces Mini-Gemini's.
 
     Raises:
-        ValueError: sizes that contradict each other, or cannot be told.
+        ValueError: sizes that contradict each other or cannot be determined.
     """
     assumed = []
     if vision_config is None:
         vision_config = _guess_vision_config(tensors)
         assumed.append(
             f"{vision_config.num_attention_heads} heads and {vision_config.hidden_act} in the ViT, as OpenAI's CLIPs "
-            "have (config.json of the ViT, by --vision-tower, would tell)"
+            "have (pass the ViT's config.json by --vision-tower to be sure)"
         )
     stem = r"(?:visual\.trunk\.)?((?:stem|stages)\..+)" if cnn_tensors is not None else re.escape(CONVNEXT) + "(.+)"
     cnn_shapes = {
-        found[1]: info.shape
-        for name, info in (tensors if cnn_tensors is None else cnn_tensors).items()
+        found[1]: tuple(tensor.shape)
+        for name, tensor in (tensors if cnn_tensors is None else cnn_tensors).items()
         if (found := re.fullmatch(stem, name))
     }
     high_res = convnext_config(cnn_shapes)
@@ -336,39 +336,39 @@ def minigemini_config(
             box_3d_token_id=box_3d_token_id,
         )
     except StrictDataclassError as error:
-        raise ValueError(f"src: config.json and weights make no LLMI3D: {error.__cause__ or error}") from error
+        raise ValueError(f"src: config.json and weights do not fit LLMI3D: {error.__cause__ or error}") from error
     return config, assumed
 
 
 def match_minigemini(
-    tensors: Mapping[str, TensorInfo],
+    tensors: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     tied: bool = False,
     without_cnn: bool = False,
     where: str = "src",
 ) -> Matching:
-    """Matches Mini-Gemini's tensors with LLMI3D's shapes (see `match_tensors`).
+    """Match Mini-Gemini's tensors with LLMI3D's shapes (see `match_tensors`).
 
     Args:
-        tied: input and output embeddings are one.
-        without_cnn: the high-resolution tower comes from elsewhere.
+        tied: whether input and output embeddings are one tensor.
+        without_cnn: whether the high-resolution tower comes from elsewhere.
     """
     unused = list(UNUSED)
     if tied:
         shapes = {name: shape for name, shape in shapes.items() if name != "lm_head.weight"}
-        unused.append((r"lm_head\.weight", "one with the input embeddings"))
+        unused.append((r"lm_head\.weight", "the same as the input embeddings"))
     if without_cnn:
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith(TOWER)}
-        unused.append((re.escape(CONVNEXT) + ".+", "--high-res-weights takes its place"))
+        unused.append((re.escape(CONVNEXT) + ".+", "replaced by --high-res-weights"))
     return match_tensors(tensors, shapes, RENAMES, unused, NEW, EMBEDDINGS, where)
 
 
 def new_weights(model: nn.Module, names: list[str], seed: int) -> dict[str, Tensor]:
-    """Draws tensors as a new model's are, and no others.
+    """Initialise some tensors as in a new model.
 
     Args:
-        model: on the meta device; the modules that own the tensors leave it.
-        names: of tensors, all or none of a module's.
+        model: on the meta device; the modules that own the tensors move to the CPU.
+        names: names of the tensors, all or none of each module's.
     """
     owners = {name.rpartition(".")[0] for name in names}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -376,14 +376,14 @@ def new_weights(model: nn.Module, names: list[str], seed: int) -> dict[str, Tens
         for name, module in model.named_modules():
             if name in owners:
                 module.to_empty(device="cpu", recurse=False)
-                module.reset_parameters()  # what `_init_weights` does not know stays as torch makes it
+                module.reset_parameters()  # for what `_init_weights` leaves to torch
                 model._init_weights(module)
     state = model.state_dict()
     return {name: state[name] for name in names}
 
 
 def _enlarged(reader: CheckpointReader, name: str, rows: int, known: int) -> Tensor:
-    """Embeddings [rows, C] whose first `known` rows are the source's, the others their mean."""
+    """Return embeddings [rows, C]: the first `known` rows are the source's, the others their mean."""
     old = reader.read(name)[:known]
     new = old.new_empty(rows, old.shape[1])
     new[:known] = old
@@ -391,16 +391,16 @@ def _enlarged(reader: CheckpointReader, name: str, rows: int, known: int) -> Ten
     return new
 
 
-def _shape(tensors: Mapping[str, TensorInfo], name: str, dims: int) -> tuple[int, ...]:
-    shape = tensors[name].shape if name in tensors else None
+def _shape(tensors: Mapping[str, Tensor], name: str, dims: int) -> tuple[int, ...]:
+    shape = tuple(tensors[name].shape) if name in tensors else None
     if shape is None or len(shape) != dims:
-        got = "is not there" if shape is None else f"is of shape {list(shape)}"
-        raise ValueError(f"src: {name} {got}, want {dims} dimensions, which tell the model's size.")
+        got = "is missing" if shape is None else f"is of shape {list(shape)}"
+        raise ValueError(f"src: {name} {got}, want {dims} dimensions, which determine the model's size.")
     return shape
 
 
-def _guess_vision_config(tensors: Mapping[str, TensorInfo]) -> CLIPVisionConfig:
-    """The ViT's sizes by its weights' shapes; 64 channels a head."""
+def _guess_vision_config(tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
+    """Derive the ViT's sizes from the shapes of its weights, with 64 channels per head."""
     dim, _, patch, _ = _shape(tensors, f"{CLIP}embeddings.patch_embedding.weight", 4)
     positions = _shape(tensors, f"{CLIP}embeddings.position_embedding.weight", 2)[0]
     grid = math.isqrt(positions - 1)
@@ -436,15 +436,15 @@ def _read_vision_config(
     try:
         config = CLIPVisionConfig.from_pretrained(str(vision_tower), local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"vision_tower: {vision_tower} holds no config.json of a CLIP.") from error
-    config.dtype = None  # the checkpoint's holds, not that of the CLIP as it was published
+        raise ValueError(f"vision_tower: {vision_tower} contains no config.json of a CLIP.") from error
+    config.dtype = None  # the checkpoint's applies, not the published CLIP's
     return config
 
 
 def _write_the_rest(folder: Path, model: LLMI3DForConditionalGeneration, processor: LLMI3DProcessor) -> None:
-    """Configuration, code, card and processor: a checkpoint but for its weights."""
+    """Write configuration, code, card and processor: all of a checkpoint except its weights."""
     bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # it would count no shards
+    logging.disable_progress_bar()  # there are no shards to count
     try:
         model.save_pretrained(folder, state_dict={})
     finally:

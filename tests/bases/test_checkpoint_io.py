@@ -13,7 +13,6 @@ from llmi3d.bases import checkpoint_io
 from llmi3d.bases.checkpoint_io import (
     CheckpointReader,
     PlannedTensor,
-    TensorInfo,
     match_tensors,
     new_folder,
     write_shards,
@@ -63,8 +62,9 @@ def test_tensors_are_read_by_name(end, tmp_path):
     reader = CheckpointReader(shard(tmp_path / "src", end))
     assert set(reader.tensors) == set(STATE)
     for name, want in STATE.items():
-        info = reader.tensors[name]
-        assert (info.shape, info.dtype, info.file.suffix) == (tuple(want.shape), want.dtype, f".{end}")
+        tensor = reader.tensors[name]
+        assert (tensor.shape, tensor.dtype, tensor.device.type) == (want.shape, want.dtype, "meta")
+        assert reader.files[name].suffix == f".{end}"
         assert torch.equal(reader.read(name), want)
 
 
@@ -78,12 +78,11 @@ def test_one_file_as_folder_or_alone(name, tmp_path):
 
 def test_shards_are_opened_once_in_their_order(tmp_path, monkeypatch):
     reader = CheckpointReader(shard(tmp_path / "src"))
-    opened = []
+    opened, load = [], checkpoint_io.load_state_dict
     monkeypatch.setattr(
-        checkpoint_io, "safe_open", lambda file, **kw: opened.append(file.name) or safe_open(file, **kw)
+        checkpoint_io, "load_state_dict", lambda file, **kw: opened.append(file.name) or load(file, **kw)
     )
-    reader.close()
-    for name in sorted(STATE, key=lambda name: reader.tensors[name].file):
+    for name in sorted(STATE, key=reader.files.get):
         reader.read(name)
     assert opened == ["part0.safetensors", "part1.safetensors"]
 
@@ -170,7 +169,7 @@ def test_a_folder_without_weights(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------ matching
 
-TENSORS = {name: TensorInfo(tuple(x.shape), x.dtype) for name, x in STATE.items()}
+TENSORS = STATE
 TARGETS = {"x.a.weight": (2, 3), "x.b.weight": (4, 5), "x.new.weight": (1,)}
 RENAMES = ((r"([ab])\.weight", r"x.\1.weight"),)
 UNUSED = ((r"[cd]\..+", "why"), (r"e\..+", "for another reason"))
@@ -198,7 +197,7 @@ def test_each_tensor_has_a_place_or_a_reason():
         ({"unused": ()}, "got 3 tensors that have no place: c.bias, d.scale, e.ids"),
         ({"renames": ((r"([ab])\..+", r"y.\1"),)}, "got 2 tensors that have no place: a.weight, b.weight"),
         ({"new": "nothing"}, "it: misses 1 tensors, those that become x.new.weight."),
-        ({"renames": ((r"[ab]\.weight", "x.a.weight"),)}, "b.weight and a.weight both say what x.a.weight is"),
+        ({"renames": ((r"[ab]\.weight", "x.a.weight"),)}, "b.weight and a.weight both define x.a.weight"),
         ({"targets": {**TARGETS, "x.a.weight": (3, 3)}}, r"it: a.weight is of shape \[2, 3\], want \[3, 3\]"),
         ({"targets": {**TARGETS, "x.a.weight": (2, 4)}, "resized": ["x.a.weight"]}, r"\[2, 3\], want \[2, 4\]"),
         ({"targets": {**TARGETS, "x.a.weight": (2, 3, 1)}, "resized": ["x.a.weight"]}, r"want \[2, 3, 1\]"),
@@ -244,21 +243,20 @@ def test_tensors_are_converted_and_made_contiguous(tmp_path):
     assert torch.equal(written["a"], state["a"].bfloat16()) and torch.equal(written["b"], state["b"].bfloat16())
 
 
-def test_tensors_are_made_one_after_the_other(tmp_path):
-    """None is made before the one ahead of it is let go."""
+def test_shards_are_made_one_after_the_other(tmp_path):
+    """No tensor is made before those of the last shard are released."""
     import weakref
 
-    alive = []
+    made = []
 
     def load(i):
-        assert not [ref for ref in alive if ref() is not None]
+        assert not [ref for ref in made[: i - i % 2] if ref() is not None]
         tensor = torch.full((3,), float(i))
-        alive.append(weakref.ref(tensor))
+        made.append(weakref.ref(tensor))
         return tensor
 
-    tensors = [PlannedTensor(f"t{i}", (3,), torch.float32, lambda i=i: load(i)) for i in range(5)]
-    write_shards(tmp_path, tensors, 24)
-    assert len(alive) == 5
+    tensors = [PlannedTensor(f"t{i}", (3,), torch.float32, lambda i=i: load(i)) for i in range(6)]
+    assert len(write_shards(tmp_path, tensors, 24)) == 3 and len(made) == 6
 
 
 def test_another_shape_than_planned(tmp_path):
@@ -266,20 +264,6 @@ def test_another_shape_than_planned(tmp_path):
         write_shards(tmp_path, [PlannedTensor("a", (3,), torch.float32, lambda: torch.ones(2))])
     with pytest.raises(ValueError, match="max_shard_bytes: got 0, want at least 1"):
         write_shards(tmp_path, planned(), 0)
-
-
-def test_a_disk_that_forgets_is_noticed(tmp_path):
-    def spoil():
-        path = tmp_path / "model-00001-of-00002.safetensors"
-        path.write_bytes(path.read_bytes()[:-1] + b"!")
-        return torch.ones(3)
-
-    tensors = [
-        PlannedTensor("a", (3,), torch.float32, lambda: torch.ones(3)),
-        PlannedTensor("b", (3,), torch.float32, spoil),
-    ]
-    with pytest.raises(OSError, match=r"model-00001-of-00002.safetensors: the disk holds something else"):
-        write_shards(tmp_path, tensors, 12)
 
 
 # ------------------------------------------------------------------------------------------------- whole or not at all

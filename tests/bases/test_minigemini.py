@@ -15,7 +15,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from minigemini_originals import LARGE, TINY, original_config, original_shapes, original_state, write_original
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import (
     AutoProcessor,
@@ -28,7 +28,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
-from llmi3d.bases.checkpoint_io import CheckpointReader, TensorInfo
+from llmi3d.bases.checkpoint_io import CheckpointReader
 from llmi3d.bases.minigemini import convert_minigemini, match_minigemini, minigemini_config, new_weights
 from llmi3d.cli import app
 
@@ -184,7 +184,9 @@ def test_words_are_mini_geminis(state, converted, pictures, reference):
 
 
 def meta_match(sizes: dict):
-    tensors = {name: TensorInfo(shape, torch.bfloat16) for name, shape in original_shapes(sizes).items()}
+    tensors = {
+        name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in original_shapes(sizes).items()
+    }
     config, assumed = minigemini_config(original_config(sizes), tensors, 32064, 32000, 32001)
     with torch.device("meta"):
         model = LLMI3DForConditionalGeneration(config)
@@ -367,7 +369,7 @@ def test_the_vits_own_configuration_is_used(state, src, original, tmp_path):
     assert (vision_config.num_attention_heads, vision_config.hidden_act) == (4, "gelu")
     convert_minigemini(src, tmp_path / "named", vision_tower=folder)
     assert LLMI3DConfig.from_pretrained(tmp_path / "named").vision_config.num_attention_heads == 4
-    refuses("vision_tower: .* holds no config.json", src, tmp_path / "out", vision_tower=tmp_path / "nothing")
+    refuses("vision_tower: .* contains no config.json", src, tmp_path / "out", vision_tower=tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -383,7 +385,7 @@ def test_another_convnext_takes_the_place_of_the_one_inside(state, inside, tmp_p
     tower = LLMI3DForConditionalGeneration.from_pretrained(tmp_path / "out").model.high_res_tower.timm_model
     for name, value in tower.state_dict().items():
         assert torch.equal(value, cnn.state_dict()[name]), name
-    assert list(report.unused.values()).count("--high-res-weights takes its place") == sum(
+    assert list(report.unused.values()).count("replaced by --high-res-weights") == sum(
         "_aux.vision" in n for n in own
     )
     assert set(own) == {name for name in {*report.used, *report.unused} if not name.startswith("visual.trunk.")}
@@ -399,8 +401,8 @@ def test_buffers_of_older_versions_are_named(state, tmp_path):
     assert list(report.unused.values()).count("computed from the configuration") == 2
 
 
-def test_memory_does_not_grow_with_depth(tmp_path, monkeypatch):
-    """Anonymous memory while tensors of 4 MiB pass by, converted from float32 to bfloat16 on their way."""
+def test_memory_is_that_of_a_shard(tmp_path, monkeypatch):
+    """Anonymous memory while tensors of 4 MiB are converted from float32 to bfloat16, in shards of 16 MiB."""
     status = Path("/proc/self/status")
     if not status.is_file():
         pytest.skip("needs Linux's /proc")
@@ -423,7 +425,7 @@ def test_memory_does_not_grow_with_depth(tmp_path, monkeypatch):
         seen.clear()
         gc.collect()  # what was left over from before would be given back in between
         start = now()
-        convert_minigemini(src, tmp_path / f"out{layers}", dtype=torch.bfloat16)
+        convert_minigemini(src, tmp_path / f"out{layers}", dtype=torch.bfloat16, max_shard_bytes=2**24)
         peaks[layers] = max(seen) - start
     # Ten layers are 120 MiB in the source and 60 MiB in what is written.
     assert peaks[12] - max(peaks[1], peaks[2]) < 40 * 2**20, peaks
@@ -444,7 +446,7 @@ def test_an_out_that_is_there_is_kept(src, tmp_path):
     [
         ("model.vlm_uni_val_projector.1.bias", None, "misses 1 tensors.*attention.value_proj.bias"),
         ("model.layers.1.mlp.up_proj.weight", None, "misses 1 tensors.*layers.1.mlp.up_proj.weight"),
-        ("model.embed_tokens.weight", None, "embed_tokens.weight is not there"),
+        ("model.embed_tokens.weight", None, "embed_tokens.weight is missing"),
         ("model.vision_tower_aux.vision_stages.2.blocks.0.conv_dw.weight", None, "misses stages.2.blocks.0.conv_dw"),
         ("model.vision_fpn.weight", torch.ones(2), "got 1 tensors that have no place: model.vision_fpn.weight"),
         ("lm_head.weight", torch.ones(259, 31), r"lm_head.weight is of shape \[259, 31\], want \[320, 32\]"),
@@ -476,7 +478,7 @@ def test_truncated_shards(state, form, tmp_path):
         ({"mm_projector_type": "mlp3x_gelu"}, "mm_projector_type is 'mlp3x_gelu'"),
         ({"image_grid": 2, "image_global": True}, "image_grid is 2 in config.json, want 1"),
         ({"mm_hidden_size_aux": 2880}, "mm_hidden_size_aux is 2880 in config.json, but the tower's is 56"),
-        ({"image_size_aux": 100}, "make no LLMI3D: high_res_image_size: got 100"),
+        ({"image_size_aux": 100}, "do not fit LLMI3D: high_res_image_size: got 100"),
         ({"num_hidden_layers": 3}, "misses 9 tensors"),
     ],
 )
@@ -503,10 +505,10 @@ def test_no_tokenizer(original, tmp_path):
 def test_a_full_disk_leaves_nothing(src, tmp_path, monkeypatch):
     from llmi3d.bases import checkpoint_io
 
-    def full(file):
-        raise OSError(28, "No space left on device")
+    def full(*args, **kwargs):
+        raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr(checkpoint_io.os, "fsync", full)
+    monkeypatch.setattr(checkpoint_io, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         convert_minigemini(src, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -518,7 +520,7 @@ def test_a_full_disk_leaves_nothing(src, tmp_path, monkeypatch):
 def test_command(src, tmp_path):
     done = CliRunner().invoke(app, ["convert", "minigemini", str(src), str(tmp_path / "out"), "--dtype", "bfloat16"])
     assert done.exit_code == 0, done.output
-    assert "bfloat16" in done.output and "2 x adds the same to every score" in done.output
+    assert "bfloat16" in done.output and "2 x: adds a constant to every score" in done.output
     assert "rows became 320" in done.output and "assumed: 1 heads" in done.output
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert file.get_tensor("lm_head.weight").dtype == torch.bfloat16
