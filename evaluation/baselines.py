@@ -33,7 +33,7 @@ ORACLES = {
     "scale": "oracle: all but the scale",
     "height": "oracle: mean size, depth from height",
 }
-LEAVE_ONE_OUT = "the evaluated objects themselves, each without its own"
+LEAVE_ONE_OUT = "those of the other evaluated objects of the category"
 # The bisection halves the logarithm of this range of depths in metres, to a relative error below 1e-12.
 _DEPTHS, _HALVINGS = (1e-2, 1e5), 44
 
@@ -106,12 +106,12 @@ def oracle_records(records: Sequence[Record], sizes: MeanSizes | None = None) ->
         intrinsics = torch.stack([record.intrinsics for record in records]).repeat_interleave(counts, 0)
         center, seen = _centers_of_height(true, means, intrinsics)
         boxes["height"] = (replace(true, center=center, size=means), seen)
-    places = torch.arange(len(true)).split(counts.tolist())
+    parts = torch.arange(len(true)).split(counts.tolist())
     return {
         name: [
-            replace(record, predicted=found[place[kept[place]]]) for record, place in zip(records, places, strict=True)
+            replace(record, predicted=answer[index[kept[index]]]) for record, index in zip(records, parts, strict=True)
         ]
-        for name, (found, kept) in boxes.items()
+        for name, (answer, kept) in boxes.items()
     }
 
 

@@ -121,24 +121,24 @@ class Detections:
 
         groups = _by_category(records, set(self.categories), max_detections)
         pairs = [
-            (records[i].predicted[found].corners(), records[i].true[true].corners())
-            if found and true
-            else (torch.zeros(len(found), 8, 3), torch.zeros(len(true), 8, 3))
-            for i, _, found, true in groups
+            (records[i].predicted[predicted].corners(), records[i].true[true].corners())
+            if predicted and true
+            else (torch.zeros(len(predicted), 8, 3), torch.zeros(len(true), 8, 3))
+            for i, _, predicted, true in groups
         ]
         matched = defaultdict(list)
-        for (i, category, found, true), iou in zip(groups, group_ious(pairs), strict=True):
+        for (i, category, predicted, true), iou in zip(groups, group_ious(pairs), strict=True):
             record = records[i]
-            close = _proximity(record, found, true) if near_only[i] else torch.ones_like(iou, dtype=torch.bool)
-            boxes = record.predicted[found] if found else None
-            score = boxes.score if found else torch.zeros(0, dtype=torch.float64)
-            depth = boxes.center[:, 2] if found else score
+            close = _proximity(record, predicted, true) if near_only[i] else torch.ones_like(iou, dtype=torch.bool)
+            boxes = record.predicted[predicted] if predicted else None
+            score = boxes.score if predicted else torch.zeros(0, dtype=torch.float64)
+            depth = boxes.center[:, 2] if predicted else score
             true_depth, to_ignore = record.true.center[true, 2], record.true.ignore[true]
             for name, (low, high) in DEPTH_RANGES.items():
                 ignored = to_ignore | (true_depth < low) | (true_depth > high)
                 taken, by_ignored = _match(iou, close, ignored, self.thresholds)
                 skip = by_ignored | (~taken & ((depth < low) | (depth > high)))
-                if near_only[i] and found and true:
+                if near_only[i] and predicted and true:
                     skip |= ~close.any(1)
                 matched[category, name].append((i, score, taken & ~skip, ~taken & ~skip, int((~ignored).sum())))
         self._matches = {key: _concatenate(parts, len(records)) for key, parts in matched.items()}
@@ -158,14 +158,14 @@ class Detections:
 
     def average_precisions(self, depth_range: str = "all", weights: Tensor | None = None) -> dict[str, Tensor]:
         """Return the AP [T] of each category with a true box that counts; `weights` [N] are copies of each record."""
-        found = {}
+        precisions = {}
         for category in self.categories:
             matches = self._matches.get((category, depth_range))
             if matches is not None:
                 ap = matches.average_precision(weights)
                 if not ap.isnan().any():
-                    found[category] = ap
-        return found
+                    precisions[category] = ap
+        return precisions
 
     def metrics(self, weights: Tensor | None = None) -> dict[str, float]:
         """Return AP3D and its variants, within 0 to 1; nan if no true box counts."""
@@ -203,14 +203,14 @@ def _by_category(records: Sequence[Record], categories: set[str], most: int) -> 
     """Return (record, category, predicted boxes by falling score, true boxes) per image and category, as indices."""
     groups = []
     for i, record in enumerate(records):
-        true, found = defaultdict(list), defaultdict(list)
+        true, predicted = defaultdict(list), defaultdict(list)
         for j, name in enumerate(record.true.category):
             true[category_key(name)].append(j)
         if record.predicted:
             for j in (-record.predicted.score).argsort(stable=True).tolist():
-                found[category_key(record.predicted.category[j])].append(j)
-        for category in sorted((set(true) | set(found)) & categories):
-            groups.append((i, category, found[category][:most], true[category]))
+                predicted[category_key(record.predicted.category[j])].append(j)
+        for category in sorted((set(true) | set(predicted)) & categories):
+            groups.append((i, category, predicted[category][:most], true[category]))
     return groups
 
 
@@ -233,12 +233,12 @@ def _match(iou: Tensor, close: Tensor, ignored: Tensor, thresholds: Tensor) -> t
     return torch.from_numpy(taken), torch.from_numpy(by_ignored)
 
 
-def _proximity(record: Record, found: list[int], true: list[int]) -> Tensor:
+def _proximity(record: Record, predicted: list[int], true: list[int]) -> Tensor:
     """Return whether predicted box i is near true box j in the image, [D, G]."""
     sides = []
-    for name, index in (("predicted", found), ("true", true)):
+    for name, index in (("predicted", predicted), ("true", true)):
         if not index:
-            return torch.zeros(len(found), len(true), dtype=torch.bool)
+            return torch.zeros(len(predicted), len(true), dtype=torch.bool)
         boxes = getattr(record, name)[index]
         if record.intrinsics is None and boxes.box_2d.isnan().any():
             raise ValueError(f"{record.id}: {name}: proximity needs box_2d or intrinsics, got neither.")

@@ -240,7 +240,7 @@ def records_from_row(row: dict, image_size: tuple[int, int] | None = None) -> li
                 image_id=row["image_id"],
                 source=row["source"],
                 split=row["split"],
-                phrase=turn.question if turn.phrase is None else turn.phrase,
+                phrase=turn.phrase,
                 phrase_kind=turn.meaning.get("kind"),
                 metadata=describe_targets(meant, row["objects"], image_size),
             )

@@ -273,7 +273,7 @@ def _judge_detections(
     drawn = [detections.average_precisions(weights=row) for row in rows]
     by_category = {}
     for name, ap in detections.average_precisions().items():
-        sample = [one[name].mean().item() for one in drawn if name in one]
+        sample = [aps[name].mean().item() for aps in drawn if name in aps]
         sample = torch.tensor(sample, dtype=torch.float64)
         by_category[name] = {"AP3D": bounded(ap.mean().item(), sample, len(records))}
     return {

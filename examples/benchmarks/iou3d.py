@@ -1,13 +1,13 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Pairs per second of the exact 3D IoU beside its slow scipy reference and, where installed, pytorch3d's.
+"""Pairs per second of the exact 3D IoU, its slow scipy reference and, if installed, pytorch3d's IoU.
 
 python examples/benchmarks/iou3d.py
 python examples/benchmarks/iou3d.py --pairs 10000 100000 --threads 1 --out outputs/benchmarks/iou3d.json
 python examples/benchmarks/iou3d.py --device cuda
 
-Three families of pairs: `rotated` (any rotation, all overlap), `upright` (yaw only, all overlap) and `separate` (any
-rotation, some 0.1 % overlap). The reference, that of tests/evaluation/test_iou3d.py, takes the first pairs of each
-family one by one. Needs a clone of the repository with its `test` extra.
+Families of pairs: `rotated` (any rotation, all overlap), `upright` (yaw only, all overlap) and `separate` (any
+rotation, some 0.1 % overlap). The reference, from tests/evaluation/test_iou3d.py, takes the first pairs of each family
+one by one. Needs a clone of the repository with its `test` extra.
 """
 
 import argparse
@@ -33,7 +33,7 @@ WARM_UP = 1
 
 
 def make_boxes(family: str, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-    """(center, size, rotation) of boxes, metres; all pairs overlap save in the family `separate`."""
+    """Draw (center, size, rotation) of boxes in metres; all pairs overlap, except in the family `separate`."""
     options = {"generator": generator, "dtype": torch.float64}
     size = 1 + torch.rand(count, 3, **options)
     if family == "separate":
@@ -49,7 +49,7 @@ def make_boxes(family: str, count: int, generator: torch.Generator) -> tuple[tor
 
 
 def seconds_of(function, repeats: int, device: torch.device) -> float:
-    """Median seconds of a call after `WARM_UP` calls."""
+    """Return the median seconds of a call, after `WARM_UP` calls."""
     times = []
     for _ in range(WARM_UP + repeats):
         start = time.perf_counter()
@@ -68,7 +68,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Of the device since the last reset; on a CPU that of the whole process, boxes and libraries included."""
+    """Return the peak memory of the device since the last reset; on a CPU that of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     status = Path("/proc/self/status")
@@ -78,7 +78,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def measure_reference(boxes_a, boxes_b, count: int, got: torch.Tensor) -> tuple[float, float]:
-    """(pairs per second, largest difference from `got`) of the scipy loop over the first `count` pairs."""
+    """Run the scipy loop over the first `count` pairs: (pairs per second, largest difference from `got`)."""
     scipy_iou = runpy.run_path(str(ROOT / "tests/evaluation/test_iou3d.py"))["scipy_iou"]
     boxes_a, boxes_b = (tuple(tensor[:count] for tensor in boxes) for boxes in (boxes_a, boxes_b))
     start = time.perf_counter()
@@ -91,9 +91,9 @@ MOST_PYTORCH3D_PAIRS = 40_000  # it takes minutes for more
 
 
 def measure_pytorch3d(corners_a, corners_b, repeats: int) -> dict[str, float] | None:
-    """Both all-pairs forms over a square of at most as many pairs: pytorch3d's box3d_overlap knows no other form.
+    """Measure both all-pairs forms over a square of pairs; pytorch3d's box3d_overlap has no other form.
 
-    It computes in float32, and where it differs from ours the scipy reference has so far agreed with ours.
+    It computes in float32. Where it differs from ours, the scipy reference has agreed with ours so far.
     """
     try:
         from pytorch3d.ops import box3d_overlap
@@ -118,7 +118,7 @@ def measure_pytorch3d(corners_a, corners_b, repeats: int) -> dict[str, float] | 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--reference-pairs", type=int, default=200, help="pairs that the scipy loop takes")
+    parser.add_argument("--reference-pairs", type=int, default=200, help="pairs for the scipy loop")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -150,7 +150,7 @@ def main() -> None:
             generator = torch.Generator().manual_seed(arguments.seed)
             boxes_a, boxes_b = (make_boxes(family, pairs, generator) for _ in range(2))
             corners_a, corners_b = (box_corners(*boxes).to(device) for boxes in (boxes_a, boxes_b))
-            # Only what the reference takes is kept, so that the peak is that of the corners and the work on them.
+            # Only the reference's pairs are kept, so that the peak is that of the corners and the work on them.
             boxes_a, boxes_b = (
                 [tensor[: arguments.reference_pairs].clone() for tensor in boxes] for boxes in (boxes_a, boxes_b)
             )

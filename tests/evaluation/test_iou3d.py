@@ -400,7 +400,7 @@ def test_wrong_shapes_are_refused():
     corners = box_corners(*random_boxes(3, 29))
     with pytest.raises(ValueError, match=r"corners_b: got shape \(8, 3\), want \(number of boxes, 8, 3\)"):
         box3d_iou(corners, corners[0])
-    with pytest.raises(ValueError, match="3 boxes in corners_a, 2 in corners_b: paired"):
+    with pytest.raises(ValueError, match="3 boxes in corners_a, 2 in corners_b: want as many"):
         box3d_iou(corners, corners[:2], paired=True)
     with pytest.raises(ValueError, match="pairs_per_chunk: got 0, want at least 1"):
         box3d_iou(corners, corners, pairs_per_chunk=0)

@@ -298,7 +298,7 @@ def test_command_prints_the_report(built):
     assert result.exit_code == 0, result.output
     assert "## mine on ig3d-kitti" in result.output and "3 missing" in result.output
     assert "3 other categories" in result.output
-    assert "Mean sizes: the evaluated objects themselves" in result.output
+    assert "Mean sizes: those of the other evaluated objects" in result.output
 
 
 def test_command_takes_mean_sizes_from_a_split(built):
