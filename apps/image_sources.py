@@ -1,12 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Many pictures by index, each read when it is asked for: a folder, a JSON Lines list, a data set.
+"""Many images by index, each read on access: a folder, a JSON Lines list or a dataset.
 
-A list has one picture a line:
+A list has one image per line:
 
     {"id": "0001", "image": "photos/0001.jpg", "prompt": "the nearest car", "intrinsics": [fx, fy, cx, cy]}
 
-`image` is relative to the list's folder, or a URL; `prompts` may hold several phrases instead of `prompt`, `fov_deg`
-(horizontal field of view, degrees) stands instead of `intrinsics`, and either may be missing.
+`image` is a URL, or a path relative to the list's folder. `prompts` may hold several phrases instead of `prompt`, and
+`fov_deg` (horizontal field of view, degrees) may replace `intrinsics`; either may be missing.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ _FIELDS = ("id", "image", "prompt", "prompts", "intrinsics", "fov_deg")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture, not yet opened, and what is known about it.
+class SourceImage:
+    """One image, not yet opened, with its phrases and camera.
 
     Attributes:
-        id: unique among its likes.
-        image: a path, URL, Pillow image or array [height, width, 3]; K is then of the picture as stored. Or {"path",
-            "bytes"}, as data sets have it; K is then of the picture turned upright, which is how they show it.
-        prompts: what to find in it; empty where it brings no phrase of its own.
-        intrinsics, fov_deg: at most one of them, as the pipeline takes it.
+        id: unique in its source.
+        image: a path, URL, Pillow image or array [height, width, 3], whose K belongs to the image as stored; or
+            {"path", "bytes"} of a dataset, whose K belongs to the upright image.
+        prompts: what to find in it; empty if it has no phrase of its own.
+        intrinsics, fov_deg: camera as the pipeline takes it, at most one of both.
     """
 
     id: str
@@ -43,12 +43,12 @@ class Picture:
     fov_deg: float | None = None
 
 
-class Pictures(Protocol):
-    """Pictures by index.
+class ImageSource(Protocol):
+    """Images by index.
 
     Attributes:
-        digest: tells these pictures from others.
-        prompted: whether they bring phrases of their own.
+        digest: fingerprint of these images.
+        prompted: whether every image has phrases of its own.
     """
 
     digest: str
@@ -56,44 +56,42 @@ class Pictures(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Picture: ...
+    def __getitem__(self, index: int) -> SourceImage: ...
 
 
-def open_pictures(source: str, split: str | None = None) -> Pictures:
-    """Pictures of a folder (of its folders, too), of a `.jsonl` list, or of a data set.
+def open_images(source: str, split: str | None = None) -> ImageSource:
+    """Open the images of a folder and its subfolders, of a `.jsonl` list, or of a dataset.
 
     Args:
-        source: a folder of pictures, a list, a folder with a data set as `llmi3d data build` writes it, or the name of
-            a data set on the Hub.
-        split: of a data set; may be left out where there is only one.
+        source: folder of images, list, folder with a dataset of `llmi3d data build`, or Hub name of a dataset.
+        split: of a dataset; needed if there are several.
 
     Raises:
-        ValueError: no pictures there, a broken list, a data set without pictures, ids that are not unique, a split
-            that there is not.
-        OSError: a folder or file that cannot be read, no such data set.
+        ValueError: the source has no images, the list is broken, ids are not unique, or the split does not exist.
+        OSError: the source does not exist or cannot be read.
     """
     path = Path(source)
     if not path.exists() and (path.suffix == ".jsonl" or not _HUB_NAME.fullmatch(source)):
-        raise FileNotFoundError(f"pictures: got {source!r}, and there is no such file or folder.")
+        raise FileNotFoundError(f"images: got {source!r}, and there is no such file or folder.")
     if (path.is_dir() and any(path.glob("data/*-of-*.parquet"))) or not path.exists():
-        pictures = DatasetPictures(source, split)
+        images = ImageDataset(source, split)
     elif split is not None:
-        raise ValueError(f"split: got {split!r} for {source}, which is no data set.")
+        raise ValueError(f"split: got {split!r} for {source}, which is not a dataset.")
     elif path.is_dir():
-        pictures = FolderPictures(path)
+        images = ImageFolder(path)
     elif path.suffix == ".jsonl":
-        pictures = ListPictures(path)
+        images = ImageList(path)
     else:
-        raise ValueError(f"pictures: got the file {source}, want a folder, a .jsonl list or a data set.")
-    if not len(pictures):
-        raise ValueError(f"pictures: got none in {source}, want at least one.")
-    return pictures
+        raise ValueError(f"images: got the file {source}, want a folder, a .jsonl list or a dataset.")
+    if not len(images):
+        raise ValueError(f"images: got none in {source}, want at least one.")
+    return images
 
 
-class FolderPictures:
-    """All pictures below a folder, ordered by path; what is hidden is left out, linked folders are not followed.
+class ImageFolder:
+    """All images below a folder, ordered by path, which is their id.
 
-    The id of each is its path in the folder.
+    Hidden files are skipped, and linked folders are not followed.
     """
 
     prompted = False
@@ -109,22 +107,22 @@ class FolderPictures:
         self.names.sort()
         for name in self.names:
             try:
-                found = os.stat(root / name)
-                digest.update(f"{as_text(name)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
-            except OSError:  # a link that leads nowhere, say: reading it will tell
+                status = os.stat(root / name)
+                digest.update(f"{as_text(name)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            except OSError:  # such as a broken link: reading it reports the error
                 digest.update(f"{as_text(name)}\0\n".encode())
         self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> SourceImage:
         name = self.names[index]
-        return Picture(as_text(name).replace(os.sep, "/"), str(self.root / name))
+        return SourceImage(as_text(name).replace(os.sep, "/"), str(self.root / name))
 
 
-class ListPictures:
-    """Pictures that a JSON Lines file names, in its order; of the file only where each line begins is kept."""
+class ImageList:
+    """Images of a JSON Lines file, in its order; only the start of each line is kept in memory."""
 
     def __init__(self, path: Path):
         self.path, self._starts, ids, prompted = path, array("q"), set(), []
@@ -134,13 +132,13 @@ class ListPictures:
                 digest.update(line)
                 if line.strip():
                     try:
-                        picture = self._parse(line)
+                        image = self._parse(line)
                     except ValueError as error:
                         raise ValueError(f"{path}:{number}: {error}") from None
-                    if picture.id in ids:
-                        raise ValueError(f"{path}:{number}: id: got {picture.id!r} a second time, want unique ids.")
-                    ids.add(picture.id)
-                    prompted.append(bool(picture.prompts))
+                    if image.id in ids:
+                        raise ValueError(f"{path}:{number}: id: got {image.id!r} a second time, want unique ids.")
+                    ids.add(image.id)
+                    prompted.append(bool(image.prompts))
                     self._starts.append(start)
                 start += len(line)
         self.digest, self.prompted = digest.hexdigest(), all(prompted)
@@ -148,12 +146,12 @@ class ListPictures:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> SourceImage:
         with open(self.path, "rb") as file:
             file.seek(self._starts[index])
             return self._parse(file.readline())
 
-    def _parse(self, line: bytes) -> Picture:
+    def _parse(self, line: bytes) -> SourceImage:
         try:
             entry = json.loads(line)
         except ValueError as error:
@@ -173,14 +171,14 @@ class ListPictures:
         image = entry["image"]
         if not image.startswith(("http://", "https://", "data:image/")):
             image = str(self.path.parent / image)
-        return Picture(entry["id"], image, prompts_of(entry), intrinsics, fov_deg)
+        return SourceImage(entry["id"], image, prompts_of(entry), intrinsics, fov_deg)
 
 
-class DatasetPictures:
-    """Pictures of a data set in its order.
+class ImageDataset:
+    """Images of a dataset, in its order.
 
-    Columns: `image` or the only one of pictures; `image_id` or `id`, without which the rows are numbered; and where
-    there are such, `prompt` or `prompts`, `intrinsics` and `fov_deg`. K is of the picture turned upright.
+    Columns: `image`, or the only column of images; `image_id` or `id`, else rows are numbered; and optionally `prompt`
+    or `prompts`, `intrinsics` and `fov_deg`. K belongs to the upright image.
     """
 
     def __init__(self, name: str, split: str | None = None):
@@ -207,28 +205,28 @@ class DatasetPictures:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> SourceImage:
         row = self.rows[index]
         name = f"{index:08d}" if self.id is None else str(row[self.id])
-        return Picture(name, row[self.image], prompts_of(row), row.get("intrinsics"), row.get("fov_deg"))
+        return SourceImage(name, row[self.image], prompts_of(row), row.get("intrinsics"), row.get("fov_deg"))
 
 
 def as_text(name: str) -> str:
-    """File names that are no UTF-8 as text that can be written."""
+    """Return a file name as text that can be written, even if it is not UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def prompts_of(entry: dict) -> tuple[str, ...]:
-    """What `prompt` or `prompts` says; whether it can be asked is found when it is."""
+    """Return the phrases of `prompt` or `prompts`; their words are checked when they are asked."""
     given = [entry[name] for name in ("prompt", "prompts") if entry.get(name) is not None]
     if len(given) > 1:
         raise ValueError("prompt and prompts: got both, want one of them.")
     if not given:
         return ()
     prompts = (given[0],) if isinstance(given[0], str) else given[0]
-    if not isinstance(prompts, Iterable) or not all(isinstance(one, str) for one in prompts):
+    if not isinstance(prompts, Iterable) or not all(isinstance(phrase, str) for phrase in prompts):
         raise ValueError(f"prompts: got {given[0]!r}, want a phrase or a list of phrases.")
-    return tuple(str(one) for one in prompts)
+    return tuple(str(phrase) for phrase in prompts)
 
 
 def _image_column(features, name: str) -> str:
@@ -238,7 +236,7 @@ def _image_column(features, name: str) -> str:
     if "image" in columns:
         return "image"
     if len(columns) != 1:
-        raise ValueError(f"image: {name} has the columns {', '.join(features)}, want one of pictures called image.")
+        raise ValueError(f"image: {name} has the columns {', '.join(features)}, want a column of images called image.")
     return columns[0]
 
 

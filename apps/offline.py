@@ -1,12 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Boxes of many pictures as a table: one Parquet file, or batch by batch where pictures already pass in batches.
+"""Boxes of many images as a table: one Parquet file, or batch by batch inside another data pipeline.
 
-    OUT.parquet                     appears when everything is done
-    OUT.parquet.parts/job.json      what is asked: written first, compared when a run goes on
-    OUT.parquet.parts/part-*        answers so far, one file for every `part_size` pictures, each written whole
+    OUT.parquet                     appears when all images are done
+    OUT.parquet.parts/job.json      the job: written first, compared when a run resumes
+    OUT.parquet.parts/part-*        answers so far, one file per `part_size` images, each written atomically
 
-Batches are the same however often a run was interrupted and by however many processes it is done, hence so is the
-file. Under `accelerate launch` or `torchrun` each process takes every n-th part of those that are left.
+Batches, and so the file, are the same however often a run is interrupted and however many processes share it. Under
+`accelerate launch` or `torchrun` each process takes every n-th of the remaining parts.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from llmi3d.apps.image_sources import Picture, Pictures, as_text, prompts_of
+from llmi3d.apps.image_sources import ImageSource, SourceImage, as_text, prompts_of
 from llmi3d.data.outputs import (
     checkpoint_fingerprint,
     claim_folder,
@@ -47,7 +47,7 @@ from llmi3d.processing.image_processing_llmi3d import load_image
 
 _VECTOR = pa.list_(pa.float64())
 
-# A row is a box; a phrase without any has one row in which what is a box's is null, and so has one that failed.
+# One row per box; a phrase without boxes, and one that failed, has one row whose box columns are null.
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -57,8 +57,8 @@ SCHEMA = pa.schema(
         ("center", _VECTOR),  # metres, in the camera frame
         ("size", _VECTOR),  # length, height, width, metres
         ("rotation", pa.list_(_VECTOR)),  # box to camera
-        ("box_2d", _VECTOR),  # x_min, y_min, x_max, y_max, pixels of the upright picture
-        ("intrinsics", pa.list_(_VECTOR)),  # the K that was used, pixels of the upright picture
+        ("box_2d", _VECTOR),  # x_min, y_min, x_max, y_max, pixels of the upright image
+        ("intrinsics", pa.list_(_VECTOR)),  # the K used, pixels of the upright image
         ("intrinsics_source", pa.string()),  # given, fov, exif or default
         ("text", pa.string()),
         ("error", pa.string()),
@@ -69,20 +69,20 @@ _METADATA = "llmi3d"
 
 
 class BatchPredictor:
-    """Answers batches: for `datasets.map(..., batched=True)`, Ray Data's `map_batches`, and `predict_pictures`.
+    """Answers batches, for `datasets.map(..., batched=True)`, Ray Data's `map_batches` and `predict_images`.
 
-    The weights are loaded by the first batch, and do not travel when the object is sent to another process.
+    The first batch loads the weights; they are not pickled with the object.
 
     Args:
         checkpoint: folder or Hub name.
-        prompts: a phrase or several, for pictures that bring none.
-        intrinsics, fov_deg: the camera of pictures that bring none, as the pipeline takes it.
+        prompts: a phrase or several, for images without their own.
+        intrinsics, fov_deg: camera of images without their own, as the pipeline takes it.
         mode, threshold, crop_padding: as in the pipeline.
-        device: default the fastest there is.
-        generate_kwargs: for the mode `generate`, such as max_new_tokens.
+        device: the fastest by default.
+        generate_kwargs: for mode `generate`, such as max_new_tokens.
 
     Raises:
-        ValueError: what no picture could be asked: bad phrases, a bad camera, an unknown mode.
+        ValueError: an invalid phrase or camera, or an unknown mode.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class BatchPredictor:
         from transformers import AutoConfig, AutoProcessor
 
         self.prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        # A camera that fits no picture would make an error of each.
+        # A camera that fits no image would fail for every one.
         if intrinsics is not None:
             intrinsics = parse_intrinsics(intrinsics, (math.inf, math.inf)).tolist()
         if fov_deg is not None:
@@ -111,17 +111,17 @@ class BatchPredictor:
             processor.grounding_prompt(phrase, mode)
         config = AutoConfig.from_pretrained(checkpoint)
         self.checkpoint, self.device, self.generate_kwargs = str(checkpoint), device, generate_kwargs
-        self.intrinsics, self.fov_deg, self.mode, self.threshold = intrinsics, fov_deg, mode, threshold
-        self.crop_padding = crop_padding
+        self.intrinsics, self.fov_deg = intrinsics, fov_deg
+        self.asked = {"mode": mode, "threshold": threshold}
+        if crop_padding is not None:
+            self.asked["crop_padding"] = crop_padding
         self.recipe = {
             "checkpoint": checkpoint_fingerprint(checkpoint, config),
             "dtype": str(config.dtype),
             "prompts": self.prompts,
             "intrinsics": intrinsics,
             "fov_deg": fov_deg,
-            "mode": mode,
-            "threshold": threshold,
-            **({} if crop_padding is None else {"crop_padding": crop_padding}),
+            **self.asked,
             "generate": generate_kwargs,
         }
 
@@ -130,125 +130,117 @@ class BatchPredictor:
 
     @functools.cached_property
     def pipeline(self):
-        """The pipeline `image-3d-grounding`."""
+        """Pipeline `image-3d-grounding`."""
         from transformers import pipeline
 
         return pipeline("image-3d-grounding", model=self.checkpoint, device=self.device)
 
     def __call__(self, batch: dict[str, Sequence]) -> dict[str, list]:
-        """Columns of pictures in, the columns of `SCHEMA` out.
+        """Answer a batch: columns of images in, the columns of `SCHEMA` out.
 
         Args:
-            batch: `image` (whatever `Picture` takes), `image_id` or `id`, and if wanted `prompt` or `prompts`,
-                `intrinsics`, `fov_deg`, each with an entry a picture. Other columns are left out.
+            batch: `image` (as in `SourceImage`), `image_id` or `id`, and optionally `prompt` or `prompts`,
+                `intrinsics` and `fov_deg`, each with an entry per image. Other columns are ignored.
 
         Returns:
-            One entry a box, so that there may be more or fewer rows than pictures: `datasets.map` wants its
-            `remove_columns` for that.
+            One entry per box. Since rows and images differ in number, `datasets.map` needs `remove_columns`.
 
         Raises:
-            ValueError: a column is missing. What is wrong with one picture stands in `error`.
+            ValueError: a column is missing. Problems with single images are reported in `error`.
         """
         name = next((column for column in ("image_id", "id") if column in batch), None)
         if name is None or "image" not in batch:
             raise ValueError(f"batch: got the columns {', '.join(batch)}, want image, and image_id or id.")
         columns = {key: batch[key] for key in ("image", "prompt", "prompts", "intrinsics", "fov_deg") if key in batch}
         entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        pictures = [
-            Picture(str(key), entry["image"], prompts_of(entry), entry.get("intrinsics"), entry.get("fov_deg"))
+        images = [
+            SourceImage(str(key), entry["image"], prompts_of(entry), entry.get("intrinsics"), entry.get("fov_deg"))
             for key, entry in zip(batch[name], entries, strict=True)
         ]
-        rows = self.answer([(picture, open_picture(picture)) for picture in pictures])
+        rows = self.answer([(image, open_image(image)) for image in images])
         return {column: [row[column] for row in rows] for column in SCHEMA.names}
 
-    def answer(self, opened: Sequence[tuple[Picture, Image.Image | ValueError]]) -> list[dict]:
-        """Rows of `SCHEMA` of one batch, in order.
+    def answer(self, opened: Sequence[tuple[SourceImage, Image.Image | ValueError]]) -> list[dict]:
+        """Return the rows of `SCHEMA` of one batch, in order.
 
         Args:
-            opened: pictures, each with what `open_picture` gives.
+            opened: images, each with the result of `open_image`.
         """
         samples = [
             {
                 "image": image,
-                "prompt": list(picture.prompts or self.prompts),
-                "intrinsics": _plain(picture.intrinsics),
-                "fov_deg": _plain(picture.fov_deg),
+                "prompt": list(source.prompts or self.prompts),
+                "intrinsics": _plain(source.intrinsics),
+                "fov_deg": _plain(source.fov_deg),
             }
-            for picture, image in opened
+            for source, image in opened
         ]
         for sample in samples:
             if sample["intrinsics"] is None and sample["fov_deg"] is None:
                 sample.update(intrinsics=self.intrinsics, fov_deg=self.fov_deg)
         answers = iter(self._ask([sample for sample in samples if not isinstance(sample["image"], ValueError)]))
         rows = []
-        for (picture, image), sample in zip(opened, samples, strict=True):
-            found = image if isinstance(image, ValueError) else next(answers)
-            if isinstance(found, ValueError):
-                rows += [_row(picture.id, phrase, error=str(found)) for phrase in sample["prompt"] or [None]]
+        for (source, image), sample in zip(opened, samples, strict=True):
+            outcome = image if isinstance(image, ValueError) else next(answers)
+            if isinstance(outcome, ValueError):
+                rows += [_row(source.id, phrase, error=str(outcome)) for phrase in sample["prompt"] or [None]]
                 continue
-            for answer in found:
+            for answer in outcome:
                 camera = {name: answer[name] for name in ("intrinsics", "intrinsics_source", "text")}
                 for box in answer["boxes"] or [{}]:
                     rows.append(
-                        _row(picture.id, answer["prompt"], **camera, **{name: box.get(name) for name in _OF_BOX})
+                        _row(source.id, answer["prompt"], **camera, **{name: box.get(name) for name in _OF_BOX})
                     )
         return rows
 
     def _ask(self, samples: list[dict]) -> list[list[dict] | ValueError]:
-        """The pipeline's answers; what one picture cannot be asked costs the others nothing but their batch."""
+        """Ask the pipeline; if the batch fails, ask about each image alone, so that only invalid ones fail."""
         if not samples:
             return []
         ground = self.pipeline
         try:
-            return ground(
-                samples,
-                mode=self.mode,
-                threshold=self.threshold,
-                crop_padding=self.crop_padding,
-                batch_size=len(samples),
-                **self.generate_kwargs,
-            )
+            return ground(samples, batch_size=len(samples), **self.asked, **self.generate_kwargs)
         except ValueError as error:
             if len(samples) == 1:
                 return [error]
             return [answer for sample in samples for answer in self._ask([sample])]
 
 
-def open_picture(picture: Picture) -> Image.Image | ValueError:
-    """A picture read, or why it cannot be: what a broken file makes of its decoder is anything."""
-    image = picture.image
+def open_image(source: SourceImage) -> Image.Image | ValueError:
+    """Read an image, or return the error: decoders raise all kinds of exceptions on broken files."""
+    image = source.image
     try:
         if isinstance(image, np.ndarray):
             return Image.fromarray(image)
         if isinstance(image, dict):
-            source = image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"])
-            return ImageOps.exif_transpose(load_image(source))
+            file = image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"])
+            return ImageOps.exif_transpose(load_image(file))
         return load_image(image)
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        # Without addresses in memory, so that the same picture has the same error again.
+        # Without memory addresses, so that an image always has the same error.
         return ValueError(as_text(kind + re.sub(r" (object )?at 0x[0-9a-f]+", "", str(error))))
 
 
 @dataclass(frozen=True)
 class OfflineReport:
-    """What was done.
+    """Counts of a finished job.
 
     Attributes:
-        pictures: asked about.
-        boxes: found.
-        errors: pictures that could not be read or asked about.
-        guessed_cameras: pictures whose K is the default, so that every distance is a guess.
+        images: all images.
+        boxes: all boxes.
+        errors: images that could not be read or answered.
+        guessed_cameras: images whose K is the default, so that every distance is a guess.
     """
 
-    pictures: int
+    images: int
     boxes: int = 0
     errors: int = 0
     guessed_cameras: int = 0
 
 
-def predict_pictures(
-    pictures: Pictures,
+def predict_images(
+    images: ImageSource,
     predictor: BatchPredictor,
     out: str | Path,
     *,
@@ -256,44 +248,44 @@ def predict_pictures(
     part_size: int = 256,
     progress: bool = True,
 ) -> OfflineReport:
-    """Writes the boxes of all pictures, in order, each once; goes on where an interrupted run of the same stopped.
+    """Write the boxes of all images, in order; an interrupted run of the same job resumes.
 
     Args:
-        pictures: from `open_pictures`.
-        predictor: what answers.
-        out: a Parquet file that is not there yet, or is of the same job.
-        batch_size: pictures to a forward pass. Part of the job, since sums are rounded by it.
-        part_size: pictures to a part: at most so many are done again by a process that was killed.
-        progress: shows a bar.
+        images: from `open_images`.
+        predictor: answers the batches.
+        out: Parquet file, new or of the same job.
+        batch_size: images per forward pass; part of the job, since rounding depends on it.
+        part_size: images per part; at most one part is lost if a process is killed.
+        progress: whether to show a bar.
 
     Raises:
-        ValueError: pictures without phrases; `out` or its parts are of another job, whose differences are named.
+        ValueError: images without phrases, or `out` belongs to another job; the message names the differences.
     """
-    if not predictor.prompts and not pictures.prompted:
-        raise ValueError("prompt: got none, want one, or pictures that all bring phrases of their own.")
+    if not predictor.prompts and not images.prompted:
+        raise ValueError("prompt: got none, want one, or images that all have their own phrases.")
     for name, value in (("batch_size", batch_size), ("part_size", part_size)):
         if value < 1:
             raise ValueError(f"{name}: got {value}, want at least 1.")
     out, state = Path(out), process_state()
     folder = out.with_name(f"{out.name}.parts")
-    sizes = {"count": len(pictures), "batch_size": batch_size, "part_size": part_size}
-    job = json.loads(json.dumps({"pictures": pictures.digest, **predictor.recipe, **sizes}))
-    parts = [folder / f"part-{i:08d}.parquet" for i in range(-(-len(pictures) // part_size))]
-    found = on_main_process(state, lambda: (job, _claim(out, folder, job, parts)))
-    refuse_other(folder, "a job that the first process began", found[0], job)  # other pictures on another machine
-    if isinstance(found[1], OfflineReport):
-        return found[1]
-    share = found[1][state.process_index :: state.num_processes]
+    sizes = {"count": len(images), "batch_size": batch_size, "part_size": part_size}
+    job = json.loads(json.dumps({"images": images.digest, **predictor.recipe, **sizes}))
+    parts = [folder / f"part-{i:08d}.parquet" for i in range(-(-len(images) // part_size))]
+    first_job, claimed = on_main_process(state, lambda: (job, _claim(out, folder, job, parts)))
+    refuse_other(folder, "a job that the first process began", first_job, job)  # other images on another machine
+    if isinstance(claimed, OfflineReport):
+        return claimed
+    share = claimed[state.process_index :: state.num_processes]
     with (
         _one_warning(),
         tqdm(
-            total=sum(len(_span(i, part_size, len(pictures))) for i in share),
+            total=sum(len(_span(i, part_size, len(images))) for i in share),
             desc=out.name,
-            unit="picture",
+            unit=" images",
             disable=not (progress and state.is_main_process),
         ) as bar,
     ):
-        _answer_parts(pictures, predictor, parts, share, batch_size, part_size, bar.update)
+        _answer_parts(images, predictor, parts, share, batch_size, part_size, bar.update)
     state.wait_for_everyone()
     return on_main_process(state, lambda: _join(out, folder, job, parts))
 
@@ -306,7 +298,7 @@ def _span(part: int, part_size: int, count: int) -> range:
 
 
 def _answer_parts(
-    pictures: Pictures,
+    images: ImageSource,
     predictor: BatchPredictor,
     paths: Sequence[Path],
     share: Iterable[int],
@@ -316,13 +308,13 @@ def _answer_parts(
 ) -> None:
     def batches() -> Iterator[tuple[int, range, bool]]:
         for part in share:
-            span = _span(part, part_size, len(pictures))
+            span = _span(part, part_size, len(images))
             for start in range(0, len(span), batch_size):
                 yield part, span[start : start + batch_size], start + batch_size >= len(span)
 
-    def read(batch: tuple[int, range, bool]) -> list[tuple[Picture, Image.Image | ValueError]]:
-        chosen = [pictures[i] for i in batch[1]]
-        return [(picture, open_picture(picture)) for picture in chosen]
+    def read(batch: tuple[int, range, bool]) -> list[tuple[SourceImage, Image.Image | ValueError]]:
+        chosen = [images[i] for i in batch[1]]
+        return [(image, open_image(image)) for image in chosen]
 
     rows = []
     for (part, span, ends), opened in _ahead(read, batches()):
@@ -336,7 +328,7 @@ def _answer_parts(
 
 
 def _ahead(function: Callable, items: Iterable) -> Iterator[tuple]:
-    """(item, function(item)) of each in order; a thread works on the next one meanwhile, and no further ahead."""
+    """Yield (item, function(item)) in order; a thread works on the next item meanwhile, and no further ahead."""
     with ThreadPoolExecutor(1) as pool:
         current = None
         for item in items:
@@ -350,26 +342,26 @@ def _ahead(function: Callable, items: Iterable) -> Iterator[tuple]:
 
 @contextlib.contextmanager
 def _one_warning() -> Iterator[None]:
-    """Lets a warning about an assumed camera through once; the table tells it of each picture."""
+    """Pass a warning about an assumed camera once; the table has the source of every K."""
     seen = set()
 
-    def new(record) -> bool:
+    def is_new(record) -> bool:
         known = record.msg in seen
         seen.add(record.msg)
         return not known
 
-    camera_logger.addFilter(new)
+    camera_logger.addFilter(is_new)
     try:
         yield
     finally:
-        camera_logger.removeFilter(new)
+        camera_logger.removeFilter(is_new)
 
 
 # ------------------------------------------------------------------------------------------------------------ the file
 
 
 def _claim(out: Path, folder: Path, job: dict, parts: Sequence[Path]) -> OfflineReport | list[int]:
-    """Makes `out` this job's, or finds that it is: the parts that are left, or the report if it is complete."""
+    """Claim `out` for this job; return the indices of the remaining parts, or the report of a complete file."""
     record = folder / "job.json"
     if out.exists():
         held = _read_record(out)
@@ -384,12 +376,12 @@ def _claim(out: Path, folder: Path, job: dict, parts: Sequence[Path]) -> Offline
 def _read_record(out: Path) -> dict:
     try:
         return json.loads(pq.read_metadata(out).metadata[_METADATA.encode()])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # no Parquet, or without our metadata
+    except (OSError, ValueError, KeyError, TypeError) as error:  # not Parquet, or without our metadata
         raise ValueError(f"out: {out} holds something else; choose a new file.") from error
 
 
 def _join(out: Path, folder: Path, job: dict, parts: Sequence[Path]) -> OfflineReport:
-    """One file of all parts, of which one at a time is in memory."""
+    """Join all parts into one file, with one part in memory at a time."""
     boxes, errors, guessed = 0, 0, 0
     joined = folder / "joined.parquet"
     with whole_file(joined, "wb") as file, pq.ParquetWriter(file, SCHEMA) as writer:
@@ -416,7 +408,7 @@ def _row(name: str, prompt: str | None, **values) -> dict:
 
 
 def _plain(value: Any) -> Any:
-    """An array's entries as numbers and lists, as they come from other batches; a list of arrays, too."""
+    """Convert arrays, and lists of arrays, to numbers and lists."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

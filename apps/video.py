@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from llmi3d.apps.image_sources import FolderPictures
+from llmi3d.apps.image_sources import ImageFolder
 from llmi3d.apps.tracking import BoxTracker
 from llmi3d.data.outputs import checkpoint_fingerprint, claim_folder, whole_file
 from llmi3d.processing.cameras_llmi3d import exif_focal_length, resolve_camera
@@ -93,7 +93,7 @@ class VideoFrames:
     def identity(self) -> dict:
         """What tells these frames from others."""
         if self.source.is_dir():
-            held = FolderPictures(self.source).digest
+            held = ImageFolder(self.source).digest
         else:
             held = [self.source.stat().st_size, self.source.stat().st_mtime_ns]
         return {"held": held, "fps": self.fps, "every": self.every, "max_frames": self.max_frames}
@@ -114,7 +114,7 @@ class VideoFrames:
             raise ValueError(f"video: got no frames in {self.source}{f' ({self.problem})' if self.problem else ''}.")
 
     def _of_folder(self) -> Iterator[Frame]:
-        pictures = FolderPictures(self.source)
+        pictures = ImageFolder(self.source)
         order = sorted(range(len(pictures)), key=lambda index: _natural(pictures.names[index]))
         for number in range(0, len(order), self.every):
             image = ImageOps.exif_transpose(load_image(pictures[order[number]].image))

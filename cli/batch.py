@@ -55,8 +55,8 @@ def batch(
     with user_errors("train", "llmi3d batch"):
         options = {"intrinsics": read_intrinsics(intrinsics), "fov_deg": fov}
 
-        from llmi3d.apps.image_sources import open_pictures
-        from llmi3d.apps.offline import BatchPredictor, predict_pictures
+        from llmi3d.apps.image_sources import open_images
+        from llmi3d.apps.offline import BatchPredictor, predict_images
         from llmi3d.data.outputs import process_state
 
         state = process_state()
@@ -69,14 +69,14 @@ def batch(
             crop_padding=crop_padding or None,
             device=own_device(state, device),
         )
-        images = open_pictures(source, split)
-        report = predict_pictures(
+        images = open_images(source, split)
+        report = predict_images(
             images, predictor, out, batch_size=batch_size, part_size=part_size, progress=not quiet
         )
     if state.is_main_process and as_json:
         typer.echo(json.dumps(asdict(report)))
     elif state.is_main_process and not quiet:
-        typer.echo(f"{out}: {report.pictures} images, {report.boxes} boxes")
+        typer.echo(f"{out}: {report.images} images, {report.boxes} boxes")
         if report.guessed_cameras:
             typer.echo(f"K unknown and assumed for {report.guessed_cameras} images: their distances are guesses.")
         if report.errors:

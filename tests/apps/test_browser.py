@@ -117,8 +117,8 @@ def test_the_heat_map_of_pointing_is_a_toggle(open_page, pictures, chain, monkey
     from llmi3d.apps.page import build_page
 
     model, processor = chain
-    pointing = build_page(pipeline("image-3d-grounding", model=model, processor=processor, device="cpu"))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    pointing = build_page(pipeline("image-3d-grounding", model=model, processor=processor, device="cpu"))
     pointing.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, ssr_mode=False)
     try:
         window = open_page(DESK, address=pointing.local_url)
@@ -126,14 +126,15 @@ def test_the_heat_map_of_pointing_is_a_toggle(open_page, pictures, chain, monkey
         find(window, "the ball")
         window.wait_for_selector("#overlay img")
         window.get_by_label("Show where the network points").check()
-        window.wait_for_selector("#heat img")
+        window.wait_for_function("() => document.querySelector('#heat img')?.naturalWidth === 640")
         assert window.locator("#overlay img").count() == 0
         keep(window, "pointing")
         find(window, "the bowl")  # the toggle stays
         assert window.locator("#heat img").count() == 1 and window.locator("#overlay img").count() == 0
-        assert '"pointing"' not in window.inner_text("#result")
         window.get_by_label("Show where the network points").uncheck()
         window.wait_for_selector("#overlay img")
+        window.get_by_role("tab", name="JSON", exact=True).click()
+        assert "pointing_spread" in window.inner_text("#result") and "pointing:" not in window.inner_text("#result")
     finally:
         pointing.close(verbose=False)
     window = open_page(DESK)

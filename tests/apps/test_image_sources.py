@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Many pictures by index: folders, lists, data sets, and what is wrong with them."""
+"""Many images by index: folders, lists, datasets, and their errors."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import os
 import pytest
 from datasets import Dataset, Features, Image, Value
 
-from llmi3d.apps.image_sources import Picture, open_pictures
+from llmi3d.apps.image_sources import SourceImage, open_images
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def write_list(path, *entries):
     return str(path)
 
 
-def write_dataset(folder, pictures, split="train", **columns):
-    rows = {"image": pictures, **columns}
+def write_dataset(folder, images, split="train", **columns):
+    rows = {"image": images, **columns}
     (folder / "data").mkdir(parents=True, exist_ok=True)
     features = Features({"image": Image(), **Dataset.from_dict(columns).features})
     Dataset.from_dict(rows, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
@@ -33,21 +33,21 @@ def write_dataset(folder, pictures, split="train", **columns):
 
 
 def test_folders_are_read_with_their_folders_in_order(folder):
-    pictures = open_pictures(str(folder))
-    assert [picture.id for picture in pictures] == ["a/10.png", "a/2.png", "b.JPG"]
-    assert pictures[2] == Picture("b.JPG", str(folder / "b.JPG")) and not pictures.prompted
+    images = open_images(str(folder))
+    assert [image.id for image in images] == ["a/10.png", "a/2.png", "b.JPG"]
+    assert images[2] == SourceImage("b.JPG", str(folder / "b.JPG")) and not images.prompted
 
 
-def test_another_picture_in_a_file_is_another_folder(folder):
-    before = open_pictures(str(folder)).digest
-    assert open_pictures(str(folder)).digest == before
+def test_a_changed_file_changes_the_digest(folder):
+    before = open_images(str(folder)).digest
+    assert open_images(str(folder)).digest == before
     os.utime(folder / "b.JPG", ns=(1, 1))
-    assert open_pictures(str(folder)).digest != before
+    assert open_images(str(folder)).digest != before
 
 
 def test_file_names_that_are_no_text(folder):
     os.rename(folder / "b.JPG", os.fsencode(folder) + b"/b\xff.jpg")
-    (last,) = [picture for picture in open_pictures(str(folder)) if picture.id.startswith("b")]
+    (last,) = [image for image in open_images(str(folder)) if image.id.startswith("b")]
     assert last.id == "b\\xff.jpg" and os.path.exists(last.image)
 
 
@@ -57,15 +57,15 @@ def test_a_list_brings_phrases_and_cameras(tmp_path):
         "",
         {"id": "two", "image": "https://example.org/2.jpg", "prompts": ["a", "b"], "fov_deg": 60},
     )
-    pictures = open_pictures(write_list(tmp_path / "list.jsonl", *lines))
-    assert pictures[0] == Picture("one", str(tmp_path / "photos/1.jpg"), ("the cär",), [1, 2, 3, 4])
-    assert pictures[1] == Picture("two", "https://example.org/2.jpg", ("a", "b"), None, 60)
-    assert len(pictures) == 2 and pictures.prompted
+    images = open_images(write_list(tmp_path / "list.jsonl", *lines))
+    assert images[0] == SourceImage("one", str(tmp_path / "photos/1.jpg"), ("the cär",), [1, 2, 3, 4])
+    assert images[1] == SourceImage("two", "https://example.org/2.jpg", ("a", "b"), None, 60)
+    assert len(images) == 2 and images.prompted
 
 
-def test_a_list_in_which_one_picture_has_no_phrase_needs_others(tmp_path):
+def test_a_list_is_prompted_only_if_every_image_is(tmp_path):
     lines = ({"id": "1", "image": "1.jpg", "prompt": "it"}, {"id": "2", "image": "2.jpg"})
-    assert not open_pictures(write_list(tmp_path / "list.jsonl", *lines)).prompted
+    assert not open_images(write_list(tmp_path / "list.jsonl", *lines)).prompted
 
 
 @pytest.mark.parametrize(
@@ -85,52 +85,52 @@ def test_a_list_in_which_one_picture_has_no_phrase_needs_others(tmp_path):
 )
 def test_broken_lists_are_refused_by_line(tmp_path, line, problem):
     with pytest.raises(ValueError, match=problem):
-        open_pictures(write_list(tmp_path / "list.jsonl", {"id": "1", "image": "1.jpg"}, line))
+        open_images(write_list(tmp_path / "list.jsonl", {"id": "1", "image": "1.jpg"}, line))
 
 
 def test_data_sets_bring_ids_phrases_and_cameras(photograph, tmp_path):
     columns = {"image_id": ["x", "y"], "prompt": ["it", None], "intrinsics": [[1.0, 2.0, 3.0, 4.0], None]}
     name = write_dataset(tmp_path / "set", [photograph] * 2, **columns)
-    pictures = open_pictures(name)
-    assert (pictures[0].id, pictures[0].prompts, pictures[0].intrinsics) == ("x", ("it",), [1, 2, 3, 4])
-    assert (pictures[1].id, pictures[1].prompts, pictures[1].intrinsics) == ("y", (), None)
-    assert pictures[1].image["bytes"][1:4] == b"PNG"  # not decoded
-    assert open_pictures(name).digest == pictures.digest
+    images = open_images(name)
+    assert (images[0].id, images[0].prompts, images[0].intrinsics) == ("x", ("it",), [1, 2, 3, 4])
+    assert (images[1].id, images[1].prompts, images[1].intrinsics) == ("y", (), None)
+    assert images[1].image["bytes"][1:4] == b"PNG"  # not decoded
+    assert open_images(name).digest == images.digest
 
 
 def test_rows_without_ids_are_numbered(photograph, tmp_path):
-    pictures = open_pictures(write_dataset(tmp_path / "set", [photograph] * 2))
-    assert [picture.id for picture in pictures] == ["00000000", "00000001"]
+    images = open_images(write_dataset(tmp_path / "set", [photograph] * 2))
+    assert [image.id for image in images] == ["00000000", "00000001"]
 
 
 def test_a_split_is_chosen_by_name(photograph, tmp_path):
     for split in ("train", "val"):
         name = write_dataset(tmp_path / "set", [photograph], split, id=[split])
-    assert open_pictures(name, "val")[0].id == "val"
+    assert open_images(name, "val")[0].id == "val"
     with pytest.raises(ValueError, match="split: got none, want one of train, val"):
-        open_pictures(name)
+        open_images(name)
     with pytest.raises(ValueError, match="split: got 'test', want one of train, val"):
-        open_pictures(name, "test")
+        open_images(name, "test")
 
 
 def test_data_sets_that_do_not_fit_are_refused(photograph, tmp_path):
     with pytest.raises(ValueError, match="image_id: got 'x' a second time"):
-        open_pictures(write_dataset(tmp_path / "twice", [photograph] * 2, image_id=["x", "x"]))
+        open_images(write_dataset(tmp_path / "twice", [photograph] * 2, image_id=["x", "x"]))
     (tmp_path / "words" / "data").mkdir(parents=True)
     words = Dataset.from_dict({"id": ["x"]}, features=Features({"id": Value("string")}))
     words.to_parquet(tmp_path / "words" / "data" / "train-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match="has the columns id, want one of pictures called image"):
-        open_pictures(str(tmp_path / "words"))
+    with pytest.raises(ValueError, match="has the columns id, want a column of images called image"):
+        open_images(str(tmp_path / "words"))
 
 
 def test_other_places_are_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="pictures: got none in"):
-        open_pictures(str(tmp_path / "empty"))
-    with pytest.raises(ValueError, match=r"want a folder, a \.jsonl list or a data set"):
-        open_pictures(str(folder / "b.JPG"))
+    with pytest.raises(ValueError, match="images: got none in"):
+        open_images(str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match=r"want a folder, a \.jsonl list or a dataset"):
+        open_images(str(folder / "b.JPG"))
     with pytest.raises(ValueError, match="split: got 'val' for"):
-        open_pictures(str(folder), "val")
+        open_images(str(folder), "val")
     for missing in ("list.jsonl", str(tmp_path / "nothing")):
         with pytest.raises(FileNotFoundError, match="there is no such file or folder"):
-            open_pictures(missing)
+            open_images(missing)

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Tables of many pictures: each picture once and in order, interruption, several processes, bad input."""
+"""Tables of many images: each image once and in order, interruption, several processes, bad input."""
 
 import json
 import multiprocessing
@@ -19,8 +19,8 @@ import pytest
 from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
-from llmi3d.apps.image_sources import Picture, open_pictures
-from llmi3d.apps.offline import SCHEMA, BatchPredictor, open_picture, predict_pictures
+from llmi3d.apps.image_sources import SourceImage, open_images
+from llmi3d.apps.offline import SCHEMA, BatchPredictor, open_image, predict_images
 from llmi3d.cli import app
 
 K = (250.0, 260.0, 150.0, 110.0)
@@ -41,7 +41,7 @@ def predictor(checkpoint):
 
 
 def make_photos(folder, photograph):
-    """Seven pictures, the fourth broken and the sixth too small for K, as their ids tell."""
+    """Write seven images, named by number; number 3 is broken and number 5 too small for K."""
     folder.mkdir()
     for i in range(7):
         photograph.rotate(5 * i).save(folder / f"{i}.png")
@@ -66,13 +66,13 @@ def ids_of(rows):
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def test_each_picture_once_in_order_with_the_pipelines_boxes(predictor, photos, tmp_path):
-    report = predict_pictures(open_pictures(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
+def test_each_image_once_in_order_with_the_pipelines_boxes(predictor, photos, tmp_path):
+    report = predict_images(open_images(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
     rows = rows_of(tmp_path / "boxes.parquet")
     assert [(row["id"], row["prompt"]) for row in rows] == [
         (f"{i}.png", phrase) for i in range(7) for phrase in ("the car", "the cone")
     ]
-    assert (report.pictures, report.boxes, report.errors, report.guessed_cameras) == (7, 10, 2, 0)
+    assert (report.images, report.boxes, report.errors, report.guessed_cameras) == (7, 10, 2, 0)
     for row in rows[:4]:
         answer = predictor.pipeline(str(photos / row["id"]), prompt=row["prompt"], intrinsics=K)
         (box,) = answer["boxes"]
@@ -86,7 +86,7 @@ def test_each_picture_once_in_order_with_the_pipelines_boxes(predictor, photos, 
 
 
 def test_what_fails_is_a_row_with_its_error(predictor, photos, tmp_path):
-    predict_pictures(open_pictures(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
+    predict_images(open_images(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
     failed = [row for row in rows_of(tmp_path / "boxes.parquet") if row["error"]]
     assert [row["id"] for row in failed] == ["3.png", "3.png", "5.png", "5.png"]
     assert "image: cannot read" in failed[0]["error"] and "principal point" in failed[2]["error"]
@@ -94,8 +94,8 @@ def test_what_fails_is_a_row_with_its_error(predictor, photos, tmp_path):
 
 
 def test_errors_hold_nothing_of_the_moment():
-    """Addresses in memory would make another table of the same pictures."""
-    first, again = (str(open_picture(Picture("a", {"bytes": b"no picture", "path": None}))) for _ in range(2))
+    """Memory addresses would make the same images give another table."""
+    first, again = (str(open_image(SourceImage("a", {"bytes": b"text", "path": None}))) for _ in range(2))
     assert first == again and "image: cannot read" in first and "0x" not in first
 
 
@@ -107,7 +107,7 @@ def test_a_list_brings_its_own_phrases_and_cameras(checkpoint, photos, tmp_path)
     ]
     (tmp_path / "list.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     predictor = BatchPredictor(checkpoint, "c", device="cpu")
-    report = predict_pictures(open_pictures(str(tmp_path / "list.jsonl")), predictor, tmp_path / "o.parquet", **SIZES)
+    report = predict_images(open_images(str(tmp_path / "list.jsonl")), predictor, tmp_path / "o.parquet", **SIZES)
     rows = rows_of(tmp_path / "o.parquet")
     assert [(row["id"], row["prompt"], row["intrinsics_source"]) for row in rows] == [
         *(("b", "a", "fov"), ("b", "b", "fov"), ("a", "c", "default"), ("c", "<image>", None))
@@ -118,7 +118,7 @@ def test_a_list_brings_its_own_phrases_and_cameras(checkpoint, photos, tmp_path)
 
 def test_phrases_without_boxes_keep_a_row(checkpoint, photos, tmp_path):
     predictor = BatchPredictor(checkpoint, "it", intrinsics=K, device="cpu", threshold=1.0)
-    report = predict_pictures(open_pictures(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
+    report = predict_images(open_images(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
     rows = rows_of(tmp_path / "boxes.parquet")
     assert len(rows) == 7 and report.boxes == 0 and report.errors == 2
     assert (rows[0]["prompt"], rows[0]["label"], rows[0]["intrinsics_source"]) == ("it", None, "given")
@@ -126,13 +126,13 @@ def test_phrases_without_boxes_keep_a_row(checkpoint, photos, tmp_path):
 
 def test_generated_answers_have_their_words(checkpoint, photos, tmp_path):
     predictor = BatchPredictor(checkpoint, "it", intrinsics=K, device="cpu", mode="generate", max_new_tokens=4)
-    predict_pictures(open_pictures(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
+    predict_images(open_images(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
     answer = predictor.pipeline(str(photos / "0.png"), prompt="it", intrinsics=K, mode="generate", max_new_tokens=4)
     assert rows_of(tmp_path / "boxes.parquet")[0]["text"] == answer["text"] != ""
 
 
-def test_pictures_of_data_sets_are_turned_upright_first(predictor, photograph, tmp_path):
-    """K of a data set's row is of the picture as it is seen; K of a file is of the picture as it is stored."""
+def test_images_of_datasets_are_turned_upright_first(predictor, photograph, tmp_path):
+    """K of a dataset row belongs to the upright image; K of a file to the image as stored."""
     exif = Image.Exif()
     exif[0x0112] = 6
     photograph.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
@@ -141,7 +141,7 @@ def test_pictures_of_data_sets_are_turned_upright_first(predictor, photograph, t
     features = datasets.Features({**datasets.Dataset.from_dict(rows).features, "image": datasets.Image()})
     rows = datasets.Dataset.from_dict(rows, features=features)
     rows.to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
-    predict_pictures(open_pictures(str(tmp_path / "set")), predictor, tmp_path / "o.parquet", **SIZES)
+    predict_images(open_images(str(tmp_path / "set")), predictor, tmp_path / "o.parquet", **SIZES)
     upright = ImageOps.exif_transpose(Image.open(tmp_path / "turned.png"))
     (box,) = predictor.pipeline(upright, prompt="the car", intrinsics=K)["boxes"]
     assert upright.size == (320, 200)
@@ -164,8 +164,8 @@ class Fatal(BatchPredictor):
 
 
 def killed_job(checkpoint, photos, out, batches, **sizes) -> Path:
-    """The parts of a job that was killed when so many batches were answered."""
-    # Not forked: torch's threads do not survive that.
+    """Run a job that is killed after so many batches; return the folder of its parts."""
+    # Not forked: torch's threads do not survive a fork.
     child = multiprocessing.get_context("spawn").Process(target=begin, args=(checkpoint, photos, out, batches, sizes))
     child.start()
     child.join(300)
@@ -177,37 +177,37 @@ def killed_job(checkpoint, photos, out, batches, **sizes) -> Path:
 def begin(checkpoint, photos, out, batches, sizes):
     predictor = Fatal(checkpoint, ["the car", "the cone"], intrinsics=K, device="cpu")
     predictor.batches = batches
-    predict_pictures(open_pictures(str(photos)), predictor, out, **{**SIZES, **sizes})
+    predict_images(open_images(str(photos)), predictor, out, **{**SIZES, **sizes})
 
 
 @pytest.fixture(scope="module")
 def killed(checkpoint, photograph, tmp_path_factory):
-    """Pictures, and the parts of a job that was killed: of five batches in three parts three were answered."""
+    """Return images and the parts of a killed job, which had answered three of five batches in three parts."""
     folder = tmp_path_factory.mktemp("killed")
     photos = make_photos(folder / "photos", photograph)
     return photos, killed_job(checkpoint, photos, folder / "boxes.parquet", 3)
 
 
-def test_killed_job_goes_on_to_the_same_bytes(checkpoint, predictor, killed, tmp_path):
+def test_killed_job_resumes_to_the_same_bytes(checkpoint, predictor, killed, tmp_path):
     photos, left = killed
     out, parts = tmp_path / "boxes.parquet", tmp_path / "boxes.parquet.parts"
     assert {path.name for path in left.iterdir()} == {"job.json", "part-00000000.parquet"}
     shutil.copytree(left, parts)
-    (parts / ".part-00000001.parquet.x").write_bytes(b"half")  # what a kill in the middle of a write leaves
+    (parts / ".part-00000001.parquet.x").write_bytes(b"half")  # left by a kill during a write
     again = Fatal(checkpoint, ["the car", "the cone"], intrinsics=K, device="cpu")
     again.batches = 3  # no more than are left
-    predict_pictures(open_pictures(str(photos)), again, out, **SIZES)
+    predict_images(open_images(str(photos)), again, out, **SIZES)
     assert not parts.exists()
-    predict_pictures(open_pictures(str(photos)), predictor, tmp_path / "whole.parquet", **SIZES)
+    predict_images(open_images(str(photos)), predictor, tmp_path / "whole.parquet", **SIZES)
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert ids_of(rows_of(out)) == [f"{i}.png" for i in range(7)]
 
 
 def test_complete_job_asks_nothing_again(checkpoint, predictor, photos, tmp_path):
     out = tmp_path / "boxes.parquet"
-    first = predict_pictures(open_pictures(str(photos)), predictor, out, **SIZES)
+    first = predict_images(open_images(str(photos)), predictor, out, **SIZES)
     again = Fatal(checkpoint, ["the car", "the cone"], intrinsics=K, device="cpu")
-    assert predict_pictures(open_pictures(str(photos)), again, out, **SIZES) == first
+    assert predict_images(open_images(str(photos)), again, out, **SIZES) == first
 
 
 def arguments(checkpoint, photos, out, *more):
@@ -219,7 +219,7 @@ def arguments(checkpoint, photos, out, *more):
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_bytes_of_one_and_either_goes_on(checkpoint, photos, tmp_path):
+def test_two_processes_write_the_bytes_of_one_and_either_resumes(checkpoint, photos, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "llmi3d"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -230,7 +230,7 @@ def test_two_processes_write_the_bytes_of_one_and_either_goes_on(checkpoint, pho
 
     one = run(["-m", "llmi3d"], "one.parquet")
     assert run(launch, "two.parquet") == one
-    # Begun by one process, gone on with by two.
+    # Begun by one process, resumed by two.
     parts = killed_job(checkpoint, photos, tmp_path / "mixed.parquet", 1, part_size=2)
     assert len(list(parts.glob("part-*"))) == 1
     assert run(launch, "mixed.parquet") == one
@@ -241,14 +241,14 @@ def test_two_processes_write_the_bytes_of_one_and_either_goes_on(checkpoint, pho
 
 def test_other_jobs_are_refused_by_name(checkpoint, predictor, photos, tmp_path):
     out = tmp_path / "boxes.parquet"
-    predict_pictures(open_pictures(str(photos)), predictor, out, **SIZES)
+    predict_images(open_images(str(photos)), predictor, out, **SIZES)
     before = out.read_bytes()
     other = BatchPredictor(checkpoint, "it", intrinsics=K, device="cpu", threshold=0.5)
     with pytest.raises(ValueError, match="holds boxes with other prompts, threshold; choose a new file"):
-        predict_pictures(open_pictures(str(photos)), other, out, **SIZES)
+        predict_images(open_images(str(photos)), other, out, **SIZES)
     (photos / "0.png").unlink()
-    with pytest.raises(ValueError, match="holds boxes with other pictures, count; choose a new file"):
-        predict_pictures(open_pictures(str(photos)), predictor, out, **SIZES)
+    with pytest.raises(ValueError, match="holds boxes with other images, count; choose a new file"):
+        predict_images(open_images(str(photos)), predictor, out, **SIZES)
     assert out.read_bytes() == before
 
 
@@ -260,7 +260,7 @@ def test_parts_of_another_job_are_refused_by_name(checkpoint, killed, tmp_path):
     os.utime(tmp_path / "copy" / "model.safetensors", ns=(1, 1))
     other = BatchPredictor(tmp_path / "copy", ["the car", "the cone"], intrinsics=K, device="cpu")
     with pytest.raises(ValueError, match=r"boxes.parquet.parts holds a job with other checkpoint; choose a new file"):
-        predict_pictures(open_pictures(str(photos)), other, tmp_path / "boxes.parquet", **SIZES)
+        predict_images(open_images(str(photos)), other, tmp_path / "boxes.parquet", **SIZES)
     assert {path.name for path in parts.iterdir()} == {"job.json", "part-00000000.parquet"}
 
 
@@ -268,15 +268,15 @@ def test_files_of_others_are_not_overwritten(predictor, photos, tmp_path):
     mine = tmp_path / "mine.parquet"
     mine.write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
-        predict_pictures(open_pictures(str(photos)), predictor, mine, **SIZES)
+        predict_images(open_images(str(photos)), predictor, mine, **SIZES)
     assert mine.read_text() == "mine"
     datasets.Dataset.from_dict({"a": [1]}).to_parquet(mine)
     with pytest.raises(ValueError, match="holds something else"):
-        predict_pictures(open_pictures(str(photos)), predictor, mine, **SIZES)
+        predict_images(open_images(str(photos)), predictor, mine, **SIZES)
     (tmp_path / "new.parquet.parts").mkdir()
     (tmp_path / "new.parquet.parts" / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
-        predict_pictures(open_pictures(str(photos)), predictor, tmp_path / "new.parquet", **SIZES)
+        predict_images(open_images(str(photos)), predictor, tmp_path / "new.parquet", **SIZES)
 
 
 @pytest.mark.parametrize(
@@ -290,14 +290,14 @@ def test_files_of_others_are_not_overwritten(predictor, photos, tmp_path):
         ({"mode": "quick"}, "mode: got 'quick'"),
     ],
 )
-def test_what_no_picture_can_be_asked_is_refused_at_once(checkpoint, given, problem):
+def test_invalid_requests_are_refused_at_once(checkpoint, given, problem):
     with pytest.raises(ValueError, match=problem):
         BatchPredictor(checkpoint, **given)
 
 
-def test_pictures_without_phrases_are_refused(checkpoint, photos, tmp_path):
+def test_images_without_phrases_are_refused(checkpoint, photos, tmp_path):
     with pytest.raises(ValueError, match="prompt: got none"):
-        predict_pictures(open_pictures(str(photos)), BatchPredictor(checkpoint), tmp_path / "boxes.parquet")
+        predict_images(open_images(str(photos)), BatchPredictor(checkpoint), tmp_path / "boxes.parquet")
     assert not (tmp_path / "boxes.parquet.parts").exists()
 
 
@@ -305,7 +305,7 @@ def test_pictures_without_phrases_are_refused(checkpoint, photos, tmp_path):
 
 
 def test_datasets_map_gives_the_same_rows(predictor, photos, tmp_path):
-    predict_pictures(open_pictures(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
+    predict_images(open_images(str(photos)), predictor, tmp_path / "boxes.parquet", **SIZES)
     names = [f"{i}.png" for i in range(7)]
     rows = datasets.Dataset.from_dict({"id": names, "image": [str(photos / name) for name in names]})
     rows = rows.cast_column("image", datasets.Image(decode=False))
@@ -318,7 +318,7 @@ def test_datasets_map_gives_the_same_rows(predictor, photos, tmp_path):
             np.testing.assert_allclose(got["center"], wanted["center"], rtol=1e-4)
 
 
-def test_the_page_about_many_pictures(checkpoint, photos, tmp_path, monkeypatch):
+def test_the_page_about_many_images(checkpoint, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("3.png", "5.png"):
         (photos / name).unlink()
@@ -364,7 +364,7 @@ def test_weights_do_not_travel(predictor, photograph):
 def test_command_writes_a_table_and_counts(checkpoint, photos, tmp_path):
     done = CliRunner().invoke(app, arguments(checkpoint, photos, tmp_path / "boxes.parquet"))
     assert done.exit_code == 0, done.output
-    assert "7 pictures, 10 boxes" in done.output and "2 pictures could not be read or asked about" in done.output
+    assert "7 images, 10 boxes" in done.output and "2 images could not be answered" in done.output
     assert len(rows_of(tmp_path / "boxes.parquet")) == 14
 
 
@@ -378,10 +378,10 @@ def test_strict_is_an_exit_code(checkpoint, photos, tmp_path):
 @pytest.mark.parametrize(
     ("out", "more", "problem"),
     [
-        ("boxes.parquet", ("--overwrite",), "--overwrite: tables are not overwritten"),
+        ("boxes.parquet", ("--overwrite",), "No such option: --overwrite"),
         ("boxes.parquet", ("--fov", "60"), "got both"),
         ("boxes.parquet", ("--split", "val"), "split: got 'val' for"),
-        ("boxes", (), "is a folder; for all its pictures pass --out NAME.parquet"),
+        ("boxes", (), "want NAME.parquet"),
     ],
 )
 def test_command_names_what_is_wrong(checkpoint, photos, tmp_path, out, more, problem):
