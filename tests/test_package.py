@@ -1,12 +1,16 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The package as others meet it: what it installs, what it registers, what its checkpoints carry."""
+"""The package as its users meet it: what it installs and registers, and what its checkpoints carry."""
 
 import ast
+import importlib
 import json
+import re
+import runpy
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from transformers import (
@@ -21,9 +25,12 @@ from transformers import (
 
 import llmi3d
 from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration, LLMI3DImageProcessor, LLMI3DModel, LLMI3DProcessor
+from llmi3d.moved import MOVED
 
 ROOT = Path(__file__).parents[1]
 K = (250.0, 260.0, 150.0, 110.0)
+with mock.patch("setuptools.setup"):
+    PACKAGES: dict[str, str] = runpy.run_path(str(ROOT / "setup.py"))["PACKAGES"]
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +45,11 @@ def test_the_wheel_holds_llmi3d_and_nothing_else(tmp_path):
     # In a copy: the build leaves folders behind.
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    for folder in ("modeling_llmi3d", "processing", "training"):
-        for file in (ROOT / folder).rglob("*.py"):
-            target = tmp_path / file.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(file.read_bytes())
+    files = [file for folder in PACKAGES.values() for file in (ROOT / folder).glob("*.py")]
+    for file in files:
+        target = tmp_path / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
     (tmp_path / "modeling_llmi3d" / "py.typed").touch()
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", "."],
@@ -54,7 +61,7 @@ def test_the_wheel_holds_llmi3d_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"llmi3d"}
-    assert sum(name.endswith(".py") for name in names) == len(list(tmp_path.glob("[mpt]*/**/*.py")))
+    assert sum(name.endswith(".py") for name in names) == len(files)
     assert "llmi3d/py.typed" in names
 
 
@@ -65,13 +72,76 @@ def test_every_public_name_is_there():
         _ = llmi3d.nothing
 
 
-def test_help_needs_no_heavy_import():
-    code = (
-        "import sys; sys.argv = ['llmi3d', '--help']\n"
-        "import llmi3d.cli\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy'"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+# -------------------------------------------------------------------------------------------------------- registration
+
+IS_REGISTERED = """
+from transformers import AutoConfig
+from transformers.pipelines import PIPELINE_REGISTRY
+assert AutoConfig.for_model("llmi3d").model_type == "llmi3d"
+assert "image-3d-grounding" in PIPELINE_REGISTRY.get_supported_tasks()
+"""
+THREADS = """
+import sys, threading, time, llmi3d
+
+def imports(name, after=None):
+    while after is not None and after not in sys.modules:
+        time.sleep(0.001)
+    try:
+        __import__(name)
+    except Exception as error:
+        errors.append(error)
+
+errors = []
+# The second starts while the first registers.
+given = [("transformers",), ("llmi3d.processing.pipeline_llmi3d", "llmi3d.configuration_llmi3d"), ("transformers",)]
+threads = [threading.Thread(target=imports, args=names) for names in given]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not errors, errors
+"""
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import llmi3d",
+        "import transformers, llmi3d",
+        "from llmi3d.configuration_llmi3d import LLMI3DConfig",
+        "from llmi3d.processing.geometry_llmi3d import decode_boxes; import llmi3d.modeling_llmi3d",
+        "from llmi3d import LLMI3DForConditionalGeneration",
+        "import llmi3d, peft",
+        THREADS,
+    ],
+    ids=lambda code: code.strip().partition("\n")[0],
+)
+def test_any_import_registers(before, tmp_path):
+    done = subprocess.run([sys.executable, "-c", before + IS_REGISTERED], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_alone_imports_nothing_heavy(tmp_path):
+    code = "import llmi3d, sys; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-m", "llmi3d", "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"llmi3d {llmi3d.__version__}\n"
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_a_moved_module_names_its_new_place(old):
+    new = re.findall(r"llmi3d[\w.]+", MOVED[old])
+    for module in new:
+        assert importlib.util.find_spec(module) is not None
+    with pytest.raises(ModuleNotFoundError, match=f"'{old}': it is now {new[0]}"):
+        importlib.import_module(old)
+    package, _, name = old.rpartition(".")
+    with pytest.raises(ImportError, match=f"it is now {new[0]}"):
+        exec(f"from {package} import {name}")
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert f'version = "{llmi3d.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize(
