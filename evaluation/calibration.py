@@ -147,13 +147,15 @@ def calibrate(records: Sequence[Record], iou: float = 0.25, folds: int = FOLDS, 
         seed: of the bootstrap.
 
     Raises:
-        ValueError: too few images; scores that `fit_scores` refuses.
+        ValueError: too few images; answers that are all right or all wrong; scores that `fit_scores` refuses.
     """
     values = question_values(records)
     names = [record.image_id or record.id for record in records]
     fold = _folds(names, folds)
     answered = ~values["iou"].isnan() & ~values["score"].isnan()
     scores, right, part = values["score"][answered], values["iou"][answered] > iou, fold[answered]
+    if len(right) and (right.all() or not right.any()):
+        raise ValueError(f"answers: got {int(right.sum())} right ones of {len(right)}, want right and wrong ones.")
     clusters = [name for name, counts in zip(names, answered.tolist(), strict=True) if counts]
     fits: dict[str, Callable[[Tensor, Tensor], ScoreMap]] = {
         RAW: lambda scores, right: ScoreMap(),
@@ -209,12 +211,10 @@ def fit_scores(scores: Tensor, right: Tensor, bias: bool = True) -> ScoreMap:
         bias: fit a bias beside the temperature.
 
     Raises:
-        ValueError: no answer; right or wrong boxes alone; scores outside 0 to 1, or not higher for right boxes.
+        ValueError: no answer; scores outside 0 to 1, or not higher for right boxes.
     """
     if not len(scores) or not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(f"scores: got {scores.tolist()[:5]}, want at least one, and all within 0 to 1.")
-    if right.all() or not right.any():
-        raise ValueError(f"scores: got {int(right.sum())} right boxes of {len(right)}, want right and wrong ones.")
     logits, count = _logits(scores), right.sum().double()
     target = torch.where(right, (count + 1) / (count + 2), 1 / (len(right) - count + 2))
     slope_and_bias = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
