@@ -1,12 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Figures that README quotes are those of the card and of the experiments' page, which commands write."""
+"""Figures quoted in README and docs/measurements.md are those of the card and the experiments, which commands write."""
 
 import re
 
 import pytest
 from doc_pages import ROOT
 
-# How a row of README's table begins, and where its figures come from.
+# How a row of the table begins, and where its figures come from.
 SOURCES = {
     "`model_cards/llmi3d-tiny`": "model_cards/llmi3d-tiny/README.md",
     "the 3D query token": "docs/experiments.md",
@@ -15,10 +15,19 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("start", SOURCES)
-def test_readme_quotes_what_commands_wrote(start):
-    [row] = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| {start}")]
+def test_measurements_quote_what_commands_wrote(start):
+    page = (ROOT / "docs" / "measurements.md").read_text()
+    [row] = [line for line in page.splitlines() if line.startswith(f"| {start}")]
     quoted = re.findall(r"(-?[\d.]+) %[\w ]* \((-?[\d.]+ to -?[\d.]+)\)", row)
     assert quoted
     written = (ROOT / SOURCES[start]).read_text()
     for value, interval in quoted:
         assert f"| {value} | {interval} |" in written or f" {value} ({interval})" in written, f"{value} ({interval})"
+
+
+def test_readme_quotes_the_card():
+    readme, card = (ROOT / "README.md").read_text(), (ROOT / "model_cards/llmi3d-tiny/README.md").read_text()
+    [(value, interval)] = re.findall(r"([\d.]+) % \(([\d.]+ to [\d.]+)\)", readme)
+    assert f"| {value} | {interval} |" in card
+    [depth] = re.findall(r"median depth error is ([\d.]+) %", " ".join(readme.split()))
+    assert re.search(rf"depth error.*\| {depth} \|", card)
