@@ -40,6 +40,10 @@ def build(
     captioner: Annotated[
         str | None, typer.Option(help="An image-text-to-text model that rephrases the phrases.")
     ] = None,
+    wording: Annotated[
+        str | None,
+        typer.Option(help="Wording of phrases: plain or varied. Default: varied for synth, else plain."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unusable record.")] = False,
     as_json: AsJson = False,
     quiet: _NoBar = False,
@@ -50,6 +54,7 @@ def build(
         from llmi3d.data.build import open_source
 
         opened = open_source(source, root, **_options(option or []))
+        opened.wording = wording or opened.wording
         model = None
         if captioner is not None:
             from transformers import pipeline
@@ -165,14 +170,23 @@ def split(
     share: Annotated[
         float, typer.Option(help="Share of the categories to hold out, without --novel.", min=0, max=1)
     ] = 0.2,
+    paraphrase: Annotated[
+        str | None, typer.Option(help="Instead: ask this split, such as test, in words that training never contains.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
 ) -> None:
-    """Split turns by category, base against novel ones; splits.json records the choice."""
+    """Split turns by category, base against novel ones, or rephrase a split; splits.json records the choice."""
     with user_errors("data", "llmi3d data split"):
-        from llmi3d.data.splits import split_by_category
+        from llmi3d.data.splits import split_by_category, split_paraphrases
 
-        record = split_by_category(folder, out, novel=novel, share=share, seed=seed)
-    typer.echo(f"novel: {', '.join(record['novel'])}")
+        if paraphrase is not None and novel:
+            raise ValueError("paraphrase: got --novel as well, want one of the two.")
+        if paraphrase is not None:
+            record = split_paraphrases(folder, out, split=paraphrase, seed=seed)
+        else:
+            record = split_by_category(folder, out, novel=novel, share=share, seed=seed)
+    if "novel" in record:
+        typer.echo(f"novel: {', '.join(record['novel'])}")
     for name, count in record["rows"].items():
         typer.echo(f"{name}: {count} rows")
 

@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 from llmi3d.data.dataset import DATA_FOLDER, shard_name
 from llmi3d.data.dataset_card import write_dataset_card
 from llmi3d.data.expressions import make_conversation
+from llmi3d.data.expressions.wording import WORDINGS
 from llmi3d.data.outputs import claim_folder, refuse_other, write_whole
 from llmi3d.data.schema import IG3D_FEATURES, image_size, validate_row, with_turns
 from llmi3d.data.source import Source
@@ -134,6 +135,8 @@ def build(
         ValueError: `out` holds something else; with `strict`, a record that cannot be used; no usable record at all.
     """
     out = Path(out)
+    if source.wording not in WORDINGS:
+        raise ValueError(f"wording: got {source.wording!r}, want one of {', '.join(WORDINGS)}.")
     if captioner is not None and num_proc != 1:
         raise ValueError(f"num_proc: got {num_proc} with a captioner, want 1.")
     ids = source.ids()
@@ -147,6 +150,7 @@ def build(
         "max_turns": max_turns,
         "rows_per_shard": rows_per_shard,
         "rewritten": captioner is not None,
+        "wording": source.wording,
         **source.recipe(),
     }
     done = _claim(out, recipe)
@@ -271,7 +275,12 @@ def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8
     scene["image"] = {"bytes": content, "path": name}
     scene.setdefault("complete", source.complete)
     turns = make_conversation(
-        scene, image_size(scene["image"]), seed=seed, max_turns=max_turns, vocabulary=source.vocabulary
+        scene,
+        image_size(scene["image"]),
+        seed=seed,
+        max_turns=max_turns,
+        vocabulary=source.vocabulary,
+        wording=source.wording,
     )
     if not turns:
         raise ValueError("objects: nothing that can be asked for.")

@@ -150,12 +150,12 @@ class Turn:
     meaning: dict = field(default_factory=dict)
 
     @property
-    def phrase(self) -> str | None:
-        """What a question in the form of GROUNDING_PROMPT asks for; None for any other question."""
+    def phrase(self) -> str:
+        """What a question in the form of GROUNDING_PROMPT asks for; any other question as it is."""
         before, after = GROUNDING_PROMPT.split("{phrase}")
-        if not (self.question.startswith(before) and self.question.endswith(after)):
-            return None
-        return self.question[len(before) : len(self.question) - len(after)]
+        if self.question.startswith(before) and self.question.endswith(after):
+            return self.question[len(before) : len(self.question) - len(after)]
+        return self.question
 
 
 def turns_of(row: dict) -> list[Turn]:
@@ -197,20 +197,10 @@ def grounding_conversation(phrases: Sequence[str]) -> list[dict]:
 
 
 def grounding_pairs(row: dict) -> list[tuple[str, dict]]:
-    """Return (phrase, object) for each `grounding` turn of a valid row.
-
-    Raises:
-        ValueError: a grounding question that does not follow GROUNDING_PROMPT.
-    """
+    """Return (phrase, object) for each `grounding` turn of a valid row."""
     objects = {entry["id"]: entry for entry in row["objects"]}
-    pairs = []
-    for turn in turns_of(row):
-        if turn.task != "grounding":
-            continue
-        if turn.phrase is None:
-            raise ValueError(f"messages: got the grounding question {turn.question!r}, want {GROUNDING_PROMPT!r}.")
-        pairs += [(turn.phrase, objects[target]) for target in turn.targets]
-    return pairs
+    turns = [turn for turn in turns_of(row) if turn.task == "grounding"]
+    return [(turn.phrase, objects[target]) for turn in turns for target in turn.targets]
 
 
 # --------------------------------------------------------------------------------------------------------- validation

@@ -23,12 +23,14 @@ class Source(ABC):
             of can be asked for as absent.
         complete: what holds for scenes that do not say so themselves.
         extra_features: columns that its rows have beside those of the schema, with their `datasets` features.
+        wording: of its phrases and questions, "plain" or "varied" (`expressions.wording`).
     """
 
     name: str
     vocabulary: tuple[str, ...] = ()
     complete: bool = True
     extra_features: dict = {}
+    wording: str = "plain"
 
     def __init__(self, root: str | Path):
         """

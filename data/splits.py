@@ -1,24 +1,27 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Open-vocabulary and cross-domain splits: what is held out is chosen from a seed and written down."""
+"""Data sets derived from a built one: by held-out category, or in other words; the choice is seeded and recorded."""
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
+import datasets
 import pyarrow.parquet as pq
 
 from llmi3d.data.build import ROWS_PER_GROUP, make_table
 from llmi3d.data.dataset import DATA_FOLDER, find_splits, load_split, shard_name
 from llmi3d.data.dataset_card import write_dataset_card
 from llmi3d.data.expressions.nouns import words
+from llmi3d.data.expressions.paraphrases import SPLIT, paraphrase_row
 from llmi3d.data.outputs import write_whole
 from llmi3d.data.schema import IG3D_FEATURES, turns_of, with_turns
 
 
 def novel_categories(categories: Iterable[str], share: float = 0.2, seed: int = 0) -> list[str]:
-    """Categories to hold out: a share of the sorted names, at least one, drawn from the seed.
+    """Return categories to hold out: a share of the sorted names, at least one, drawn from the seed.
 
     Raises:
         ValueError: fewer than two categories.
@@ -31,13 +34,13 @@ def novel_categories(categories: Iterable[str], share: float = 0.2, seed: int = 
 
 
 def keep_turns(row: dict, categories: set[str], novel: bool) -> dict | None:
-    """A row with only the turns of one side of an open-vocabulary split, or None where none is left.
+    """Return a row with only the turns of one side of an open-vocabulary split, or None where none is left.
 
     Args:
-        row: an IG3D row.
+        row: valid row.
         categories: the novel ones.
-        novel: True keeps the turns that are about a novel category, False those that name none, neither as what is
-            meant nor as what it is compared with.
+        novel: True keeps the turns about a novel category; False keeps those that name none, neither as what is meant
+            nor as what it is compared with.
     """
     held = {words(name) for name in categories}
     category = {entry["id"]: words(entry["category"]) for entry in row["objects"]}
@@ -59,23 +62,20 @@ def split_by_category(
     share: float = 0.2,
     seed: int = 0,
 ) -> dict:
-    """Writes an open-vocabulary data set: each split SPLIT becomes SPLIT (base) and SPLIT_novel.
+    """Write an open-vocabulary data set: each split SPLIT becomes SPLIT (base) and SPLIT_novel.
 
     Args:
-        folder: a built data set.
+        folder: built data set.
         out: new folder.
-        novel: categories to hold out; default: `novel_categories` of those that are there.
+        novel: categories to hold out; default: `novel_categories` of those in the data set.
         share, seed: of that choice.
 
     Returns:
-        The record that splits.json holds: `novel`, `base`, `seed`, `rows` by split.
+        The record in splits.json: `novel`, `base`, `seed`, and `rows` by split.
 
     Raises:
-        ValueError: `out` is there already, or a category that no object has.
+        ValueError: `out` exists, or a category that no object has.
     """
-    out = Path(out)
-    if out.exists():
-        raise ValueError(f"out: {out} is there already; choose a new folder.")
     splits = find_splits(folder)
     categories = set()
     for split in splits:
@@ -85,24 +85,70 @@ def split_by_category(
     if unknown:
         raise ValueError(f"novel: got {unknown}, want some of {sorted(categories)}.")
     held = sorted(novel) if novel else novel_categories(categories, share, seed)
-    record = {"novel": held, "base": sorted(categories - set(held)), "seed": seed, "rows": {}}
+    changes = {
+        name: (split, partial(keep_turns, categories=set(held), novel=side))
+        for split in splits
+        for name, side in ((split, False), (f"{split}_novel", True))
+    }
+    made = (
+        f"Split by category with `llmi3d data split`, seed {seed}: SPLIT asks for nothing but base categories, "
+        f"SPLIT_novel for {', '.join(held)}. `splits.json` lists both."
+    )
+    return _write_splits(
+        folder, out, changes, {"novel": held, "base": sorted(categories - set(held)), "seed": seed}, made
+    )
+
+
+def split_paraphrases(folder: str | Path, out: str | Path, *, split: str = "test", seed: int = 0) -> dict:
+    """Write a data set with the one split `paraphrase`: rows of a split, asked in words that training never contains.
+
+    Args:
+        folder: built data set.
+        out: new folder.
+        split: the rows to rephrase; `expressions.paraphrases` says how.
+        seed: of the choice of words.
+
+    Returns:
+        The record in splits.json: `split`, `seed`, and `rows` by split.
+
+    Raises:
+        ValueError: `out` exists, no such split, or no phrase with a logical form in it.
+    """
+    if split not in find_splits(folder):
+        raise ValueError(f"paraphrase: got {split!r}, want one of {', '.join(find_splits(folder))}.")
+    made = (
+        f"Made with `llmi3d data split --paraphrase {split}`, seed {seed}: images, boxes and targets of `{split}`, "
+        "asked in other words. The `kind` of a turn's meaning says in which way."
+    )
+    changes = {SPLIT: (split, partial(paraphrase_row, seed=seed))}
+    return _write_splits(folder, out, changes, {"split": split, "seed": seed}, made)
+
+
+def _write_splits(
+    folder: str | Path,
+    out: str | Path,
+    changes: dict[str, tuple[str, Callable[[dict], dict | None]]],
+    record: dict,
+    made: str,
+) -> dict:
+    """Write each new split from (split, row -> changed row or None), splits.json and a card; return the record."""
+    out = Path(out)
+    if out.exists():
+        raise ValueError(f"out: {out} exists; choose a new folder.")
+    record = {**record, "rows": {}}
     work = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(work, ignore_errors=True)
     try:
         (work / DATA_FOLDER).mkdir(parents=True)
-        for split in splits:
-            for name, side in ((split, False), (f"{split}_novel", True)):
-                path = work / DATA_FOLDER / shard_name(name, 0, 1)
-                record["rows"][name] = _write(folder, split, path, set(held), side)
+        for name, (split, change) in changes.items():
+            record["rows"][name] = _write(folder, split, work / DATA_FOLDER / shard_name(name, 0, 1), change)
+        if not any(record["rows"].values()):
+            raise ValueError(f"data: no row of {folder} has a turn for {', '.join(changes)}.")
         write_whole(work / "splits.json", json.dumps(record, indent=1) + "\n")
         built = Path(folder) / "build.json"
         recipe = json.loads(built.read_text()) if built.is_file() else {"source": "own", "converter": "JsonLines"}
-        made = (
-            f"Split by category with `llmi3d data split`, seed {seed}: SPLIT asks for nothing but base categories, "
-            f"SPLIT_novel for {', '.join(held)}. `splits.json` lists both."
-        )
         source = "own" if recipe["converter"] == "JsonLines" else recipe["source"]
-        features = load_split(folder, next(iter(splits))).features
+        features = load_split(folder, next(iter(find_splits(folder)))).features
         write_dataset_card(work, work / DATA_FOLDER, source, record["rows"], features, made)
         work.rename(out)
     except BaseException:
@@ -111,31 +157,26 @@ def split_by_category(
     return record
 
 
-def _write(folder: str | Path, split: str, path: Path, held: set[str], novel: bool) -> int:
-    import datasets
-
+def _write(folder: str | Path, split: str, path: Path, change: Callable[[dict], dict | None]) -> int:
+    """Write the rows that `change` makes of a split; return how many."""
     rows = load_split(folder, split)
     extra = {name: feature for name, feature in rows.features.items() if name not in IG3D_FEATURES}
     for name, feature in rows.features.items():
         if isinstance(feature, datasets.Image):  # as it is stored
             rows = rows.cast_column(name, datasets.Image(decode=False))
-    count, group = 0, []
+    count = 0
     with pq.ParquetWriter(path, make_table([], extra).schema) as writer:
-        for row in rows:
-            kept = keep_turns(row, held, novel)
-            if kept is not None:
-                group.append(kept)
-                count += 1
-            if len(group) == ROWS_PER_GROUP:
-                writer.write_table(make_table(group, extra))
-                group = []
-        if group:
-            writer.write_table(make_table(group, extra))
+        for group in rows.iter(ROWS_PER_GROUP):
+            stored = (dict(zip(group, values, strict=True)) for values in zip(*group.values(), strict=True))
+            changed = [row for row in map(change, stored) if row is not None]
+            if changed:
+                writer.write_table(make_table(changed, extra))
+            count += len(changed)
     return count
 
 
 def _about(form: dict | None) -> list[str]:
-    """Categories that a form is about: of its head, not of what it is compared with."""
+    """Categories of a form's heads, not of what they are compared with."""
     if not form:
         return []
     return [one["category"] for one in form["of"]] if "question" in form else [form["category"]]
@@ -152,5 +193,5 @@ def _named(form: dict | None) -> list[str]:
 
 
 def _spoken(text: str, held: set[str]) -> set[str]:
-    """Held names that stand in a text; for phrases without a form."""
+    """Held-out names that occur in a text; for phrases without a form."""
     return {name for name in held if f" {name} " in f" {text.lower()} ".replace(".", " ").replace("?", " ")}

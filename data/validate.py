@@ -70,7 +70,7 @@ def validate(folder: str | Path, progress: bool = True) -> Problems:
                 overlap = _overlaps_2d(row)
                 if overlap and min(overlap) < LEAST_IOU_2D:
                     raise ValueError(
-                        f"box_2d: got an IoU of {min(overlap):.2f} with the projected box, want {LEAST_IOU_2D} or more."
+                        f"box_2d: its IoU with the projected box is {min(overlap):.2f}, want {LEAST_IOU_2D} or more."
                     )
             except ValueError as error:
                 problems.errors.append((name, str(error)))

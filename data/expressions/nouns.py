@@ -11,6 +11,14 @@ _IRREGULAR = {
     "mouse": "mice",
     "knife": "knives",
 }
+_IRREGULAR |= {
+    "person on a bike": "people on bikes",
+    "person on foot": "people on foot",
+    "passer-by": "passers-by",
+    "box of cereal": "boxes of cereal",
+    "piece of luggage": "pieces of luggage",
+    "piece of footwear": "pieces of footwear",
+}
 _IRREGULAR |= {"shelf": "shelves", "bookshelf": "bookshelves", "person sitting": "people sitting", "foot": "feet"}
 # Names that are plural as they stand, or have none: never counted, never asked for as several.
 UNCOUNTED = frozenset(

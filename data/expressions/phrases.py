@@ -37,7 +37,8 @@ def phrases_for(scene: dict, image_size: tuple[int, int], seed: int = 0) -> list
         {"phrase": say(form, draw), "kind": kind, "form": form, "objects": [thing.id]}
         for thing, kind, form in unique_forms(things, draw)
     ]
-    return [one for one in found if not takes_camera_for_viewer(one["phrase"], things)]
+    categories = [thing.category for thing in things]
+    return [one for one in found if not takes_camera_for_viewer(one["phrase"], categories)]
 
 
 def unique_forms(things: list[Thing], draw: Random) -> list[tuple[Thing, str, dict]]:

@@ -13,7 +13,7 @@ from random import Random
 
 from llmi3d.data.expressions.forms import HEIGHT_RATIO, VOLUME_RATIO, X_MARGIN, Thing, distance_margin, referents
 from llmi3d.data.expressions.nouns import UNCOUNTED, article, plural, words
-from llmi3d.data.expressions.wording import say
+from llmi3d.data.expressions.wording import PLAIN, Wording, say
 from llmi3d.data.schema import Turn
 
 _ASKED = {
@@ -57,6 +57,7 @@ def make_questions(
     draw: Random,
     most: int,
     counting: bool = True,
+    wording: Wording = PLAIN,
 ) -> list[Turn]:
     """Up to `most` questions of different kinds.
 
@@ -79,7 +80,7 @@ def make_questions(
         if kind in ("count", "existence"):
             question = _about_category(kind, things, vocabulary, draw)
         else:
-            question = _about_objects(kind, unique, draw)
+            question = _about_objects(kind, unique, draw, wording)
         if question is not None:
             made.append(question)
     return made
@@ -106,7 +107,7 @@ def _about_category(kind: str, things: list[Thing], vocabulary: tuple[str, ...],
     return _made(kind, text, answer, [form], value, "count" if kind == "count" else "choice")
 
 
-def _about_objects(kind: str, unique: list[tuple[Thing, str, dict]], draw: Random) -> Turn | None:
+def _about_objects(kind: str, unique: list[tuple[Thing, str, dict]], draw: Random, wording: Wording) -> Turn | None:
     names = [(thing, form) for thing, _, form in unique if not _tells(form, _TELLING.get(kind, set()))]
     if not names:
         return None
@@ -114,7 +115,7 @@ def _about_objects(kind: str, unique: list[tuple[Thing, str, dict]], draw: Rando
     if kind in ("distance", "height", "length", "width"):
         length, height, width = first.size
         value = {"distance": first.distance, "height": height, "length": length, "width": width}[kind]
-        text = draw.choice(_ASKED[kind]).format(x=say(form, draw))
+        text = draw.choice(_ASKED[kind]).format(x=say(form, draw, wording=wording))
         return _made(kind, text, say_metres(value), [form], value, "m")
     others = [(thing, other) for thing, other in names if thing is not first and _clear(kind, first, thing)]
     if not others:
@@ -122,7 +123,7 @@ def _about_objects(kind: str, unique: list[tuple[Thing, str, dict]], draw: Rando
     second, other = draw.choice(others)
     if kind == "farther_by" and first.distance < second.distance:
         first, second, form, other = second, first, other, form
-    x, y = say(form, draw), say(other, draw)
+    x, y = (say(named, draw, wording=wording) for named in (form, other))
     text = draw.choice(_ASKED[kind]).format(x=x, y=y)
     if kind in ("separation", "farther_by"):
         apart = math.dist(first.center, second.center)

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from llmi3d.data.expressions.nouns import SYNONYMS, plural
-from llmi3d.data.expressions.wording import ORDINALS
+from llmi3d.data.expressions.wording import ORDINALS, unframe
 from llmi3d.data.schema import turns_of, upright_image, with_turns
-from llmi3d.processing.processing_llmi3d import GROUNDING_PROMPT
 
 REQUEST = (
     "Say in other words, as one short noun phrase in English that means exactly the same thing in this picture: "
@@ -74,19 +73,18 @@ def rewrite_phrases(rows: list[dict], captioner: Callable, max_new_tokens: int =
     for row in rows:
         image, turns = upright_image(row["image"]), []
         for turn in turns_of(row):
-            if turn.task in ("grounding", "multi", "absent") and turn.phrase is not None:
-                content = [
-                    {"type": "image", "image": image},
-                    {"type": "text", "text": REQUEST.format(phrase=turn.phrase)},
-                ]
+            phrase = unframe(turn.phrase)
+            if turn.task in ("grounding", "multi", "absent") and phrase != turn.question:
+                text = {"type": "text", "text": REQUEST.format(phrase=phrase)}
+                content = [{"type": "image", "image": image}, text]
                 answer = captioner(
                     text=[{"role": "user", "content": content}], max_new_tokens=max_new_tokens, return_full_text=False
                 )
                 new = str(answer[0]["generated_text"]).strip(" \n\"'.")
                 new = re.sub("^The ", "the ", new)  # it stands within a sentence
-                if new.lower() != turn.phrase.lower() and same_meaning(new, turn.phrase):
+                if new.lower() != phrase.lower() and same_meaning(new, phrase):
                     meaning = {**turn.meaning, "rewritten": True}
-                    turn = replace(turn, question=GROUNDING_PROMPT.format(phrase=new), meaning=meaning)
+                    turn = replace(turn, question=turn.question.replace(phrase, new), meaning=meaning)
             turns.append(turn)
         rewritten.append(with_turns(row, turns))
     return rewritten

@@ -102,6 +102,19 @@ def test_another_seed_asks_otherwise(built, own, tmp_path):
     assert list(first) != list(second)
 
 
+def test_another_wording_is_another_build(built, own, tmp_path):
+    source = JsonLines(own)
+    source.wording = "varied"
+    with pytest.raises(ValueError, match="other wording"):
+        build(source, built, progress=False, rows_per_shard=5)
+    build(source, tmp_path / "again", progress=False)
+    asked = [message["content"] for row in load_split(tmp_path / "again", "train") for message in row["messages"]]
+    assert any(text.startswith("Where is the") for text in asked)
+    source.wording = "flowery"
+    with pytest.raises(ValueError, match="wording: got 'flowery', want one of plain, varied"):
+        build(source, tmp_path / "new", progress=False)
+
+
 class Fatal(JsonLines):
     """Kills its process at one record."""
 
@@ -291,7 +304,7 @@ def test_open_vocabulary_split_keeps_novel_names_out_of_training(built, tmp_path
         validate_row(row)
         categories = {entry["id"]: entry["category"] for entry in row["objects"]}
         assert all(categories[target] == "barrel" for target in row["targets"])
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists; choose a new folder"):
         split_by_category(built, tmp_path / "split", novel=["barrel"])
     with pytest.raises(ValueError, match="novel: got"):
         split_by_category(built, tmp_path / "other", novel=["dragon"])
@@ -332,7 +345,7 @@ def run(*arguments):
 def test_commands_from_pictures_to_a_looked_at_data_set(own, tmp_path):
     spoil(own, 0, DAMAGES["NaN box"])
     result = run("build", "jsonl", "--root", own, "--out", tmp_path / "out", "--option", "name=yard", "--quiet")
-    assert result.exit_code == 0 and "11 rows in train" in result.output and "1 records left out" in result.output
+    assert result.exit_code == 0 and "11 rows in train" in result.output and "1 records skipped" in result.output
     result = run("validate", tmp_path / "out", "--quiet")
     assert result.exit_code == 0 and "11 rows in train; mean 2D overlap 1.000; sound" in result.output
     result = run("stats", tmp_path / "out", "--quiet")
