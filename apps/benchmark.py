@@ -1,12 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Where the time of an answer goes: latency, throughput, memory and stages of a checkpoint or a configuration.
+"""Timing of answers: latency, throughput, memory and stages of a checkpoint or a configuration.
 
     report = bench("model_cards/llmi3d-tiny", batch_sizes=(1, 4), phrases=(1, 16), dtypes=("float32", "bfloat16"))
     print(to_markdown(report))
 
-An answer is the whole way from a JPEG file to metric boxes. Each way of asking is measured by itself, one after the
-other in one process: some answers to warm up, then bare ones, which give latency, in turn with ones whose stages are
-timed by hooks. docs/speed.md says what each field of the report means.
+An answer goes from a JPEG file to metric boxes. Each setting is measured by itself, in one process: warm-up, then
+plain answers, which give the latency, alternating with answers whose stages are timed by hooks. docs/speed.md explains
+each field of the report.
 """
 
 import os
@@ -26,12 +26,12 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from llmi3d.apps.benchmark_models import load, phrases_of, save_pictures
+from llmi3d.apps.benchmark_models import load, phrases_of, save_images
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration as Model
 from llmi3d.processing.image_processing_llmi3d import load_image
 from llmi3d.processing.processing_llmi3d import LLMI3DProcessor
 
-# In the order in which an answer passes them; what lies between them is the rest.
+# In order; time between them is the rest.
 STAGES = {
     "read": "opening and decoding the JPEG files",
     "preprocess": "letterbox, both resolutions, normalisation, tokens",
@@ -41,8 +41,8 @@ STAGES = {
     "mining": "depth map and cross-branch attention",
     "projector": "visual tokens into the language model",
     "llm": "language model over the prompt",
-    "decoding": "language model over each word it writes",
-    "around": "what `ground` and `generate` do around these: masks, caches, choice of words",
+    "decoding": "language model over each token it writes",
+    "around": "other work of `ground` and `generate`: masks, caches, choice of tokens",
     "heads": "3D heads at the query tokens",
     "post_process": "network units to metres",
 }
@@ -51,21 +51,22 @@ MODES = ("direct", "generate")
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for what the device has been given to do."""
+    """Wait until the device is idle."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 class StageTimer:
-    """Gives the time of an answer to the innermost stage that is open, while it is entered (`with`).
+    """Context manager that charges time to the innermost open stage.
 
-    The model's stages open and close by hooks on its parts, which are gone afterwards, whatever happens.
+    Hooks on the model's parts open and close its stages; they are removed on exit.
 
     Args:
-        clock: what is spent, seconds by default.
+        model: the model.
+        clock: returns the quantity that is spent, seconds by default.
 
     Attributes:
-        spent: on each stage so far.
+        spent: sum for each stage.
     """
 
     def __init__(self, model: Model, clock: Callable[[], float] | None = None):
@@ -94,7 +95,7 @@ class StageTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A stage outside of the model."""
+        """Open a stage outside the model."""
         self._enter(name)
         try:
             yield
@@ -106,9 +107,9 @@ class StageTimer:
         self._handles.append(part.register_forward_hook(lambda *_: self._leave(), always_call=True))
 
     def _enter_pass(self, part: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        """A pass over the prompt, in two where phrases share its start, or over a word written since.
+        """Open the stage of a pass over the prompt (two passes if phrases share its start) or over a written token.
 
-        `generate` passes through the outer model too.
+        In `generate` the outer model calls the inner one.
         """
         within = self._open[-1:] in (["llm"], ["decoding"])
         given = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
@@ -139,15 +140,17 @@ def answer(
     new_tokens: int,
     stage: Callable[[str], AbstractContextManager] = lambda name: nullcontext(),
 ) -> list[dict]:
-    """The whole way from files to metric boxes.
+    """Answer all phrases about each image, from files to metric boxes.
 
     Args:
-        files: pictures; each is asked for all `phrases`.
-        mode: `direct`, or `generate`, which writes exactly `new_tokens` words, greedily.
-        stage: a context around each stage outside of the model.
+        model, processor: of one checkpoint.
+        files: images.
+        phrases: asked about each image.
+        mode: `direct`, or `generate`, which greedily writes exactly `new_tokens` tokens.
+        stage: context manager around each stage outside the model.
 
     Returns:
-        As `LLMI3DProcessor.post_process_grounding_3d`, one a picture and phrase.
+        As `LLMI3DProcessor.post_process_grounding_3d`, one for each image and phrase.
     """
     with stage("read"):
         images = [load_image(file) for file in files]
@@ -169,15 +172,15 @@ def answer(
 
 
 def text_settings(new_tokens: int) -> dict:
-    """Arguments of `generate`: exactly as many words, greedily, with the cache."""
+    """Return arguments of `generate` for exactly so many tokens, greedily, with the cache."""
     return {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "use_cache": True}
 
 
 class PeakMemory:
-    """Highest memory since `restart`: allocated on an accelerator, or the process's resident set on a CPU.
+    """Peak memory since `restart`: allocated on an accelerator, or the resident set of the process on a CPU.
 
     Attributes:
-        kind: what is counted. Where the system cannot restart it (other than Linux), from the process's start.
+        kind: what is measured. Systems other than Linux cannot restart it: there it counts from the process start.
     """
 
     def __init__(self, device: torch.device):
@@ -186,7 +189,7 @@ class PeakMemory:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was before."""
+        """Reset the peak."""
         if self.device.type != "cpu":
             torch.accelerator.reset_peak_memory_stats(self.device)
             return
@@ -196,27 +199,27 @@ class PeakMemory:
             self.kind = "resident set since the process began"
 
     def bytes(self) -> int:
-        """The peak."""
+        """Return the peak in bytes."""
         if self.device.type != "cpu":
             return torch.accelerator.max_memory_allocated(self.device)
         if self.kind == "resident set":
-            [line] = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM")]
+            [line] = [row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM")]
             return int(line.split()[1]) * 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def machine(device: torch.device) -> dict:
-    """What the numbers depend on, beside the model."""
-    found = {"processor": platform.processor() or platform.machine()}
+    """Describe the machine and the versions that the numbers depend on."""
+    facts = {"processor": platform.processor() or platform.machine()}
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        found["processor"] = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), "?")
-    found |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    # Other work on the machine: with more of it than cores, medians are what to look at, and ratios.
-    found["load"] = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        facts["processor"] = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), "?")
+    facts |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    # Other work on the machine: with a load above the number of cores, only medians and ratios are meaningful.
+    facts["load"] = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+    facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return {
-        **found,
+        **facts,
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -225,7 +228,7 @@ def machine(device: torch.device) -> dict:
 
 
 def reachable(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """What a plain matrix product and a plain copy reach here, the best of ten: `gflop_per_s` and `gb_per_s`."""
+    """Measure a plain matrix product and a plain copy, best of ten: `gflop_per_s` and `gb_per_s`."""
     side, length = (1024, 2**27) if device.type == "cpu" else (8192, 2**29)
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     source, target = (torch.zeros(length, dtype=torch.uint8, device=device) for _ in range(2))
@@ -247,12 +250,12 @@ def reachable(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
 
 
 def count_operations(asked: tuple) -> dict[str, float]:
-    """Floating-point operations of each stage of an answer, by giving it once: matrix products and convolutions."""
+    """Count the floating-point operations of each stage of an answer: matrix products and convolutions."""
 
     def attention(query, key, value, *_, **__):
         return sdpa_flop_count(query, key, value)
 
-    own = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}  # torch counts those of GPUs alone
+    own = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}  # torch counts only GPUs'
     counter = FlopCounterMode(display=False, custom_mapping=own)
     with counter, StageTimer(asked[0], counter.get_total_flops) as timer:
         answer(*asked, stage=timer.stage)
@@ -260,20 +263,22 @@ def count_operations(asked: tuple) -> dict[str, float]:
 
 
 def weight_bytes(model: Model, mode: str, new_tokens: int) -> dict[str, int]:
-    """Bytes of weights that each stage of an answer has to read, as `answer` is given it."""
+    """Return the bytes of weights that each stage of an answer reads."""
 
     def size(part: torch.nn.Module) -> int:
-        return sum(one.numel() * one.element_size() for one in part.parameters())
+        return sum(weight.numel() * weight.element_size() for weight in part.parameters())
 
     core = model.model
-    language = size(core.language_model) - size(core.get_input_embeddings())  # of which a few rows are read
-    found = {"vit": core.vision_tower, "cnn": core.high_res_tower, "mining": core.feature_mining}
-    found = {name: size(part) for name, part in found.items()}
-    found |= {"projector": size(core.multi_modal_projector), "llm": language, "heads": size(model.box_head)}
+    language = size(core.language_model) - size(
+        core.get_input_embeddings()
+    )  # only a few rows of the embeddings are read
+    parts = {"vit": core.vision_tower, "cnn": core.high_res_tower, "mining": core.feature_mining}
+    read = {name: size(part) for name, part in parts.items()}
+    read |= {"projector": size(core.multi_modal_projector), "llm": language, "heads": size(model.box_head)}
     if mode == "generate":
-        found["llm"] += size(model.lm_head)
-        found["decoding"] = (new_tokens - 1) * found["llm"]
-    return {name: found.get(name, 0) for name in STAGES}
+        read["llm"] += size(model.lm_head)
+        read["decoding"] = (new_tokens - 1) * read["llm"]
+    return {name: read.get(name, 0) for name in STAGES}
 
 
 def bench(
@@ -287,32 +292,34 @@ def bench(
     repeats: int = 10,
     warm_up: int = 3,
     new_tokens: int = 60,
-    picture: tuple[int, int] = (1242, 375),
+    image_size: tuple[int, int] = (1242, 375),
     device: str = "cpu",
     progress: Callable[[dict], None] = lambda result: None,
 ) -> dict:
-    """Measures every combination of batch size, number of phrases, dtype and mode.
+    """Measure every combination of batch size, number of phrases, dtype and mode.
 
     Args:
         name: see `load`.
-        batch_sizes: pictures asked at once.
-        phrases: asked about each picture.
+        batch_sizes: images per batch.
+        phrases: phrases per image.
         dtypes, modes: of `DTYPES` and `MODES`.
-        attention: of both towers that have it; the fastest by default.
-        repeats, warm_up: answers that count, and before them (operations are counted in the first). Each that counts
-            is given twice, once with hooks.
-        new_tokens: words written in mode `generate`, as many as a box in numbers takes.
-        picture: (width, height) of the JPEG files, pixels.
+        attention: implementation for towers and language model; the fastest by default.
+        repeats, warm_up: measured answers, and answers before them; the first counts operations. Each measured answer
+            is repeated with hooks.
+        new_tokens: tokens written in mode `generate`; by default as many as a box in numbers takes.
+        image_size: (width, height) of the JPEG files, pixels.
         device: such as `cpu` or `cuda:0`.
-        progress: called with each result as it is there.
+        progress: called with each result.
 
     Returns:
-        What `json.dumps` takes; docs/speed.md names every field.
+        A dictionary that `json.dumps` takes; docs/speed.md explains every field.
 
     Raises:
-        ValueError: an argument out of range or unknown, by name.
+        ValueError: an argument is unknown or out of range; the message names it.
     """
-    _check_counts(batch_size=batch_sizes, phrases=phrases, repeats=[repeats], new_tokens=[new_tokens], picture=picture)
+    _check_counts(
+        batch_size=batch_sizes, phrases=phrases, repeats=[repeats], new_tokens=[new_tokens], image_size=image_size
+    )
     _check_counts(warm_up=[warm_up])
     for field, given, known in (("dtype", dtypes, DTYPES), ("mode", modes, MODES)):
         if not given or set(given) - set(known):
@@ -320,7 +327,7 @@ def bench(
     try:
         where = torch.device(device)
         torch.empty(1, device=where)
-    except (RuntimeError, AssertionError) as error:  # torch says in several ways what it has not
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a missing device
         raise ValueError(f"device: got '{device}', which torch cannot use here ({error}).") from error
     report = {
         "checkpoint": name,
@@ -330,14 +337,14 @@ def bench(
             "repeats": repeats,
             "warm_up": warm_up,
             "new_tokens": new_tokens,
-            "picture": list(picture),
+            "image_size": list(image_size),
             "device": str(where),
         },
         "reachable": {},
         "results": [],
     }
     with tempfile.TemporaryDirectory() as scratch:
-        files = save_pictures(Path(scratch), max(batch_sizes), picture)
+        files = save_images(Path(scratch), max(batch_sizes), image_size)
         for dtype in dict.fromkeys(dtypes):
             model, processor = load(name, getattr(torch, dtype), where)
             if attention is not None:
@@ -353,7 +360,7 @@ def bench(
                 result |= _measure(asked, repeats, warm_up, report["reachable"][dtype])
                 report["results"].append(result)
                 progress(result)
-            del model, asked  # before the next is there
+            del model, asked  # free memory before the next one
     return report
 
 
@@ -364,7 +371,7 @@ def _check_counts(**fields: Sequence[int]) -> None:
 
 
 def _measure(asked: tuple, repeats: int, warm_up: int, best: dict[str, float]) -> dict:
-    """Latency, throughput, memory and stages of one way; `best` as of `reachable`."""
+    """Measure latency, throughput, memory and stages of one setting; `best` is from `reachable`."""
     model, _, files, phrases, mode, new_tokens = asked
     operations, read = count_operations(asked), weight_bytes(model, mode, new_tokens)
     for _ in range(warm_up - 1):
@@ -382,13 +389,13 @@ def _measure(asked: tuple, repeats: int, warm_up: int, best: dict[str, float]) -
             answer(*asked, stage=timer.stage)
             synchronize(model.device)
             staged.append((time.perf_counter() - start, timer.spent))
-    # Means over the middle half by time: they add up, as medians of stages would not, and outliers have no say.
+    # Means over the middle half by time: unlike medians of stages they add up, and outliers do not matter.
     staged.sort(key=lambda run: run[0])
     middle = staged[len(staged) // 4 : len(staged) - len(staged) // 4]
     whole = statistics.fmean(run[0] for run in middle)
     stages = {name: statistics.fmean(run[1][name] for run in middle) for name in STAGES}
     median = statistics.median(seconds)
-    # At best a stage takes as long as its operations or, if that is longer, as reading its weights.
+    # The limit of a stage is the time of its operations or of reading its weights, whichever is longer.
     limits = {
         name: max(operations[name] / best["gflop_per_s"], read[name] / best["gb_per_s"]) / 1e6 for name in STAGES
     }
@@ -398,7 +405,7 @@ def _measure(asked: tuple, repeats: int, warm_up: int, best: dict[str, float]) -
         "phrases_per_second": len(files) * len(phrases) / median,
         "peak_mb": memory.bytes() / 2**20,
         "peak_of": memory.kind,
-        "weights_mb": sum(one.numel() * one.element_size() for one in model.parameters()) / 2**20,
+        "weights_mb": sum(weight.numel() * weight.element_size() for weight in model.parameters()) / 2**20,
         "stages_ms": {name: 1e3 * value for name, value in stages.items()},
         "rest_ms": 1e3 * (whole - sum(stages.values())),
         "staged_ms": 1e3 * whole,

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What `llmi3d bench` measures: checkpoints, or shapes with random weights, and what they are asked."""
+"""Models and inputs of `llmi3d bench`: checkpoints, or configurations with random weights; phrases and images."""
 
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,8 @@ from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration as Model
 from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, IMAGE_TOKEN, QWEN_IMAGE_TOKEN, LLMI3DProcessor
 
-# Shapes with random weights. `tiny` is model_cards/llmi3d-tiny's, `7b` the paper's; `1b` sees what the paper's sees.
+# Configurations for random weights. `tiny` is that of model_cards/llmi3d-tiny, `7b` the paper's; `1b` has the paper's
+# resolutions.
 SIZES = {
     "tiny": {
         "text_config": {
@@ -67,15 +68,15 @@ SIZES = {
 
 
 def load(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Model, LLMI3DProcessor]:
-    """A model in evaluation mode and its processor.
+    """Load a model in evaluation mode, and its processor.
 
     Args:
-        name: folder or Hub name of a checkpoint; a folder with a config.json alone, whose weights are then drawn; or
-            one of `SIZES`.
+        name: folder or Hub name of a checkpoint; or, with random weights, a folder with only a config.json or one of
+            `SIZES`.
         dtype, device: of the weights.
 
     Raises:
-        ValueError: none of these, or a vocabulary too small for a made tokenizer.
+        ValueError: no such model, or a vocabulary too small for a byte tokenizer.
     """
     folder = Path(name)
     if name not in SIZES and folder.is_dir() and not (folder / "config.json").is_file():
@@ -95,16 +96,16 @@ def load(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Model, LL
     else:
         processor = LLMI3DProcessor.for_model(config, byte_tokenizer(config))
     torch.manual_seed(0)
-    with device:  # drawn where they are used
+    with device:  # weights are drawn on the device
         model = Model._from_config(config, dtype=dtype)
     return model.eval(), processor
 
 
 def byte_tokenizer(config: LLMI3DConfig) -> PreTrainedTokenizerFast:
-    """A tokenizer for drawn weights: bytes and, where the vocabulary has room, the words that are asked for here.
+    """Make a tokenizer for random weights: bytes and, as far as the vocabulary has room, the words of the phrases.
 
     Raises:
-        ValueError: a vocabulary without room for the bytes.
+        ValueError: the vocabulary has no room for the bytes.
     """
     size, text = config.text_config.vocab_size, config.text_config
     special = {
@@ -123,7 +124,7 @@ def byte_tokenizer(config: LLMI3DConfig) -> PreTrainedTokenizerFast:
             f"text_config: vocab_size is {size}, want at least {len(special) + len(alphabet)} for a tokenizer of "
             "bytes; give a folder with a tokenizer."
         )
-    # Words grow letter by letter, as byte-pair encoding has it; a phrase then is as long as real tokenizers make it.
+    # Words grow letter by letter, as byte-pair encoding requires; phrases get as many tokens as real tokenizers give.
     pieces, merges = dict.fromkeys(alphabet), []
     for word in {word: None for text in phrases_of(64) for word in f"USER: Locate {text} in 3D. ASSISTANT: ".split()}:
         for start in ("Ġ", ""):
@@ -150,22 +151,22 @@ def byte_tokenizer(config: LLMI3DConfig) -> PreTrainedTokenizerFast:
 
 
 def phrases_of(count: int) -> list[str]:
-    """As many phrases as are wanted, some seven words each, the first 64 all different."""
+    """Return `count` phrases of some seven words; the first 64 differ."""
     things = ("car", "cyclist", "van", "pedestrian")
     colours = ("red", "dark", "white", "blue")
     places = ("on the left", "behind the tree", "next to the sign", "at the crossing")
-    made = [f"the {colour} {thing} {place}" for place, colour, thing in product(places, colours, things)]
-    return [made[i % len(made)] for i in range(count)]
+    phrases = [f"the {colour} {thing} {place}" for place, colour, thing in product(places, colours, things)]
+    return [phrases[i % len(phrases)] for i in range(count)]
 
 
-def save_pictures(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
-    """JPEG files of coarse and fine noise, which decode about as slowly as photographs."""
+def save_images(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    """Write JPEG files of coarse and fine noise, which decode about as slowly as photographs."""
     files = []
     for index in range(count):
         noise = np.random.default_rng(index)
         coarse = noise.integers(0, 255, (max(size[1] // 16, 1), max(size[0] // 16, 1), 3), np.uint8)
-        picture = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
-        picture = (picture + noise.integers(-12, 13, picture.shape)).clip(0, 255).astype(np.uint8)
+        pixels = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+        pixels = (pixels + noise.integers(-12, 13, pixels.shape)).clip(0, 255).astype(np.uint8)
         files.append(folder / f"{index}.jpg")
-        Image.fromarray(picture).save(files[-1], quality=90)
+        Image.fromarray(pixels).save(files[-1], quality=90)
     return files

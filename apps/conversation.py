@@ -1,8 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""A conversation about one picture: words, and boxes of what is spoken of.
+"""Conversations about one image: text answers, and boxes of the objects they mention.
 
-Messages are those of an IG3D row: {"role": "user" or "assistant", "content": words}, with `<box_3d>` in the
-assistant's words for each box that it wrote.
+Messages are those of an IG3D row: {"role": "user" or "assistant", "content": text}, with `<box_3d>` in the assistant's
+text for each of its boxes.
 """
 
 import math
@@ -12,8 +12,10 @@ from typing import Any
 
 from transformers import Pipeline
 
+from llmi3d.processing.drawing.styles import ABSENT
+
 BOX_PLACEHOLDER = "<box_3d>"
-# More is not asked about a picture at once, however long a question is.
+# Objects of one question that are looked for.
 MAX_MENTIONS = 6
 
 # Words between names of things, such as "from" in "how far is the chair from the table"...
@@ -41,10 +43,10 @@ _COUNT = re.compile(r"\bhow many (.+?) (?:are|is|can|do|does|have|has)\b", re.IG
 
 
 def mentions(question: str) -> list[str]:
-    """Names of things in an English question, in order: "How far is the red chair from the table?" has two.
+    """Return the objects named in an English question, in order; "How far is the red chair from the table?" has two.
 
-    They are what begins with an article or the like, told by the small words around it; "how many cars" asks for "all
-    cars". What says "it" names nothing.
+    A name begins with an article or similar, and is delimited by function words; "how many cars" means "all cars".
+    Pronouns name nothing.
     """
     if count := _COUNT.search(question):
         return [f"all {count[1]}"]
@@ -54,21 +56,21 @@ def mentions(question: str) -> list[str]:
             parts.append(question[start : cut.start()])
             start = cut.end()
     names = (part.strip() for part in (*parts, question[start:]))
-    found = [name for name in names if _NAME.fullmatch(name) and not _NO_THING.fullmatch(name)]
-    return list(dict.fromkeys(found))[:MAX_MENTIONS]
+    names = [name for name in names if _NAME.fullmatch(name) and not _NO_THING.fullmatch(name)]
+    return list(dict.fromkeys(names))[:MAX_MENTIONS]
 
 
 class Conversation:
-    """Turns of questions and answers about one picture.
+    """Questions and answers about one image.
 
     Args:
         ground: the pipeline `image-3d-grounding`.
         image: a path, URL, PIL image, array or tensor.
         intrinsics, fov_deg: its camera, as for the pipeline.
-        messages: earlier turns to go on from.
+        messages: earlier turns.
 
     Raises:
-        ValueError: messages that are no turns of user and assistant, or hold special tokens.
+        ValueError: messages do not alternate between user and assistant, or hold special tokens.
 
     Example:
 
@@ -87,26 +89,26 @@ class Conversation:
         self.messages = self._checked(messages)
 
     def ask(self, question: str, max_new_tokens: int = 128, **generate_kwargs) -> dict[str, Any]:
-        """The answer to one more question; the turn is kept in `messages`.
+        """Answer one more question and append the turn to `messages`.
 
         Args:
-            question: words.
+            question: text.
             max_new_tokens: of the answer.
-            generate_kwargs: anything else that `generate` takes.
+            generate_kwargs: further arguments of `generate`.
 
         Returns:
-            `question`, `text` (the words of the answer), `boxes`, `image_size`, `intrinsics`, `intrinsics_source` as
-            the pipeline gives them, and `spoken_of`: the names in the question that were looked for, each with the
-            number of boxes found, where the answer itself holds no box. An empty `boxes` with names in `spoken_of`
-            means that they are not in the picture.
+            `question`, `text` (the answer), `boxes`, `image_size`, `intrinsics` and `intrinsics_source` as in the
+            pipeline, and `spoken_of`: if the answer itself has no box, the objects named in the question, which are
+            then looked for, each with its number of boxes. Empty `boxes` with names in `spoken_of` mean that these
+            objects are not in the image.
 
         Raises:
-            ValueError: an empty question, special tokens in it, a bad camera, or a conversation that has become too
-                long for the model. The turn is not kept then.
+            ValueError: the question is empty or has special tokens, the camera is invalid, or the conversation is too
+                long for the model. The turn is then not kept.
         """
         processor, model = self.ground.processor, self.ground.model
         if not isinstance(question, str) or not question.strip():
-            raise ValueError(f"question: got {question!r}, want words.")
+            raise ValueError(f"question: got {question!r}, want text.")
         question = processor.refuse_special_tokens(question.strip())
         messages = [*self.messages, {"role": "user", "content": question}]
         inputs = processor(
@@ -119,22 +121,22 @@ class Conversation:
         if length + max_new_tokens > most:
             raise ValueError(
                 f"conversation: got {length} tokens and {max_new_tokens} for the answer, want at most {most}; "
-                "begin a new conversation."
+                "start a new conversation."
             )
         names = mentions(question)
         kept = {name: inputs[name] for name in processor.model_input_names if name in inputs}
         asked = {"inputs": kept, "cameras": inputs.cameras, "prompts": [names[0] if len(names) == 1 else "box"]}
         outputs = self.ground.forward(asked, mode="generate", max_new_tokens=max_new_tokens, **generate_kwargs)
         written = self._with_placeholders(outputs["sequences"][0])
-        # The model says itself what is not there: no score decides it once more.
+        # The model itself says what is absent: no threshold on the score.
         (answer,) = self.ground.postprocess(outputs, mode="generate", threshold=0.0)
         boxes, spoken_of = answer["boxes"], []
         if len(names) == len(boxes):
             boxes = [{**box, "label": name} for box, name in zip(boxes, names, strict=True)]
         if not boxes and names:
             answers = self.ground(self.image, prompt=names, mode="generate", max_new_tokens=32, **self.camera)
-            spoken_of = [{"name": one["prompt"], "boxes": len(one["boxes"])} for one in answers]
-            boxes = [box for one in answers for box in one["boxes"]]
+            spoken_of = [{"name": found["prompt"], "boxes": len(found["boxes"])} for found in answers]
+            boxes = [box for found in answers for box in found["boxes"]]
         self.messages = [*messages, {"role": "assistant", "content": written}]
         kept = {name: answer[name] for name in ("text", "image_size", "intrinsics", "intrinsics_source")}
         return {"question": question, **kept, "boxes": boxes, "spoken_of": spoken_of}
@@ -147,15 +149,15 @@ class Conversation:
                 raise ValueError(f"messages[{index}]: got {message!r}, want a turn of the {want}.")
             content = message.get("content")
             if not isinstance(content, str):
-                raise ValueError(f"messages[{index}]: got the content {content!r}, want words.")
+                raise ValueError(f"messages[{index}]: got the content {content!r}, want text.")
             self.ground.processor.refuse_special_tokens(content.replace(BOX_PLACEHOLDER, ""))
             kept.append({"role": want, "content": content})
         if len(kept) % 2:
-            raise ValueError("messages: got a question without its answer at the end, want whole turns.")
+            raise ValueError("messages: got a question without its answer at the end, want complete turns.")
         return kept
 
     def _blocks(self, messages: list[dict[str, str]]) -> list[dict[str, Any]]:
-        """As the chat template takes them: the picture first, query tokens for placeholders."""
+        """Convert messages for the chat template: the image first, query tokens for placeholders."""
         token, blocks = self.ground.processor.box_3d_token, []
         for message in messages:
             words = message["content"]
@@ -166,7 +168,7 @@ class Conversation:
         return blocks
 
     def _with_placeholders(self, tokens) -> str:
-        """The words of an answer with a placeholder for each query token; no other special token is kept."""
+        """Decode an answer with a placeholder for each query token and without other special tokens."""
         processor, parts = self.ground.processor, [[]]
         for token in tokens.tolist():
             if token == processor.box_3d_token_id:
@@ -177,12 +179,12 @@ class Conversation:
 
 
 def describe(answer: dict[str, Any]) -> list[str]:
-    """One answer of a conversation in lines: its words, each box in metres, and how far two boxes are apart."""
+    """Describe an answer in lines: its text, each box in metres, and the distance between two boxes."""
     lines = [answer["text"] or ("(no words)" if not answer["boxes"] else "")]
     for number, box in enumerate(answer["boxes"], 1):
         distance, size = math.hypot(*box["center"]), " x ".join(f"{side:.2f}" for side in box["size"])
         lines.append(f"[{number}] {box['label']}: {distance:.2f} m away, {size} m, score {box['score']:.2f}")
-    lines += [f"{one['name']}: not in the picture" for one in answer["spoken_of"] if not one["boxes"]]
+    lines += [f"{absent['name']}: {ABSENT}" for absent in answer["spoken_of"] if not absent["boxes"]]
     if len(answer["boxes"]) == 2:
         apart = math.dist(*(box["center"] for box in answer["boxes"]))
         lines.append(f"From the centre of [1] to that of [2]: {apart:.2f} m")

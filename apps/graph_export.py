@@ -1,13 +1,13 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Direct grounding as one graph, for ONNX Runtime or as a program of torch.export, with description and processor.
+"""Export of direct grounding as one graph, for ONNX Runtime or torch.export, with description and processor.
 
     export(model, processor, "exported")
     exported = ExportedGrounding("exported")
     inputs = exported.processor.grounding_inputs(image, "the nearest car", intrinsics=[721.5, 721.5, 609.6, 172.9])
     answer = exported.processor.post_process_grounding_3d(exported.ground(**inputs), inputs.cameras)
 
-Shapes: B pictures, T tokens of a sequence, Q 3D query tokens of a sequence (padded). All three may change from call to
-call; the size of the pictures is the model's.
+Shapes: B images, T tokens of a sequence, Q 3D query tokens of a sequence (padded). All three may vary between calls;
+the size of the images is fixed by the model.
 """
 
 import copy
@@ -33,29 +33,29 @@ from llmi3d.version import __version__
 
 DESCRIPTION_NAME = "export.json"
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
-OPSET = 18  # of ONNX; every release of ONNX Runtime since 2023 reads it
-# Largest difference from the model itself, absolute or relative, whichever is less, that an export may have.
+OPSET = 18  # of ONNX; supported by every ONNX Runtime since 2023
+# Largest difference of an export from its model, absolute or relative, whichever is less.
 TOLERANCE = 1e-3
 
 INPUTS = {
-    "input_ids": "prompts, each with its picture's visual tokens in place of <image>, ending in <|box_3d|>; several "
-    "phrases about a picture may share a sequence behind the picture",
-    "phrase_ids": "0 for padding, 1 for what all phrases of a sequence share, 2 and on for each of several phrases; "
-    "with one phrase a sequence this is the attention mask",
-    "position_ids": "counted along each phrase from the start of what is shared; 0 for padding",
-    "query_positions": "where in input_ids the tokens <|box_3d|> are, in order, padded by any other position",
+    "input_ids": "prompts, each with visual tokens in place of <image>, ending in <|box_3d|>; several phrases about "
+    "an image may share a sequence after the image",
+    "phrase_ids": "0 for padding, 1 for the shared start of a sequence, 2, 3, ... for its phrases; with one phrase "
+    "per sequence this is the attention mask",
+    "position_ids": "counted along each phrase from the shared start; 0 for padding",
+    "query_positions": "positions of the tokens <|box_3d|> in input_ids, in order, padded by any other position",
     "pixel_values": "low resolution: letterboxed, normalised RGB",
-    "high_res_pixel_values": "high resolution: the same picture, letterboxed, normalised RGB; its pixels are the "
+    "high_res_pixel_values": "high resolution: the same image, letterboxed, normalised RGB; its pixels are the "
     "network frame",
 }
 OUTPUTS = {
-    "center_2d_px": "projected 3D centre (x, y), network pixels; may lie outside the picture",
+    "center_2d_px": "projected 3D centre (x, y), network pixels; may lie outside the image",
     "box_2d_px": "amodal 2D box (x_min, y_min, x_max, y_max), network pixels",
-    "log_depths": "log virtual depth by regression, by height and by the depth map",
+    "log_depths": "log virtual depth by regression, height and depth map",
     "depth_log_scales": "log of the Laplace scale of each source's error in log depth",
     "depth_weights": "share of each source in the fused depth",
     "depth_virtual": "fused depth, virtual metres: metres times virtual_focal_length over the focal length of the "
-    "picture in the network frame",
+    "image in the network frame",
     "size": "length, height, width, metres, along the box's own x, y, z axes",
     "rotation_6d": "first two columns of the rotation as seen along the ray to the centre (allocentric)",
     "score_logits": "their sigmoid is the predicted 3D IoU",
@@ -68,13 +68,13 @@ POINTING_OUTPUTS = {
 }
 FRAMES = (
     "Camera frame: x right, y down, z forward, metres. Network frame: pixels of high_res_pixel_values, (0, 0) at the "
-    "top-left corner. The graph knows no camera: LLMI3DProcessor.post_process_grounding_3d makes metric boxes of what "
-    "it gives, with the cameras that grounding_inputs returned."
+    "top-left corner. The graph knows no camera: LLMI3DProcessor.post_process_grounding_3d turns its outputs into "
+    "metric boxes, with the cameras of grounding_inputs."
 )
 
 
 class _Network(nn.Module):
-    """What is exported: tensors in, tensors out, by `INPUTS` and `OUTPUTS`."""
+    """The exported function of tensors, with the arguments `INPUTS` and the results `OUTPUTS`."""
 
     def __init__(self, model: Model):
         super().__init__()
@@ -107,14 +107,14 @@ def outputs_of(config: LLMI3DConfig) -> dict[str, str]:
 
 
 def graph_inputs(inputs: Mapping[str, Tensor], box_3d_token_id: int) -> tuple[dict[str, Tensor], Tensor]:
-    """What the graph reads, from what the processor makes.
+    """Convert inputs of the processor to inputs of the graph.
 
     Args:
-        inputs: of `LLMI3DProcessor.grounding_inputs`, phrases that share a sequence or not.
+        inputs: from `LLMI3DProcessor.grounding_inputs`, with or without shared images.
         box_3d_token_id: of `<|box_3d|>`.
 
     Returns:
-        (inputs of the graph, bool [B, Q]: False where a query is padding).
+        (inputs of the graph, bool [B, Q]: False for a padded query).
     """
     phrase_ids, position_ids = inputs.get("phrase_ids"), inputs.get("position_ids")
     if phrase_ids is None:
@@ -122,12 +122,12 @@ def graph_inputs(inputs: Mapping[str, Tensor], box_3d_token_id: int) -> tuple[di
     if position_ids is None:
         position_ids = (phrase_ids.cumsum(-1) - 1).clamp(min=0)
     positions, mask = find_queries(inputs["input_ids"] == box_3d_token_id)
-    made = {"phrase_ids": phrase_ids, "position_ids": position_ids, "query_positions": positions}
-    return {name: made.get(name, inputs.get(name)) for name in INPUTS}, mask
+    derived = {"phrase_ids": phrase_ids, "position_ids": position_ids, "query_positions": positions}
+    return {name: derived.get(name, inputs.get(name)) for name in INPUTS}, mask
 
 
 def export(model: Model, processor: LLMI3DProcessor, out: str | Path, format: str = "onnx") -> dict:
-    """Writes a folder with the graph, `export.json` and the processor; it appears when all is written and checked.
+    """Write a folder with the graph, `export.json` and the processor; it appears when all is written and verified.
 
     Args:
         model: in float32.
@@ -136,13 +136,13 @@ def export(model: Model, processor: LLMI3DProcessor, out: str | Path, format: st
         format: `onnx`, or `torch` for a program that `torch.export.load` reads.
 
     Returns:
-        What export.json holds: inputs and outputs with shapes, meanings and units; frames; and the largest difference
-        of outputs from the model itself on made pictures.
+        The content of export.json: inputs and outputs with shapes, meanings and units; frames; and the largest
+        difference of outputs from the model on random images.
 
     Raises:
-        ValueError: another format, dtype or kind of model, a folder that is there, or outputs that differ by more than
-            `TOLERANCE`.
-        ModuleNotFoundError: a package of the extra `export` that is missing.
+        ValueError: the format, dtype or kind of model is not supported, the folder exists, or outputs differ from the
+            model's by more than `TOLERANCE`.
+        ModuleNotFoundError: a package of the extra `export` is missing.
     """
     if format not in FILES:
         raise ValueError(f"format: got '{format}', want one of {', '.join(FILES)}.")
@@ -152,15 +152,15 @@ def export(model: Model, processor: LLMI3DProcessor, out: str | Path, format: st
         raise ValueError("model: got Qwen-VL's encoder, whose shapes depend on its data; want CLIP's or SigLIP's.")
     processor.check_model(model.config)
     processor = copy.deepcopy(processor)
-    processor.image_processor.crop_padding = False  # the graph has one canvas: the square
+    processor.image_processor.crop_padding = False  # the graph has one size: the square canvas
     if format == "onnx":
-        import onnxruntime  # noqa: F401  (better missed now than after the work)
+        import onnxruntime  # noqa: F401  (fail before the work, not after)
         import onnxscript  # noqa: F401
     model = model.eval()
     if model.config.text_config._attn_implementation not in ANY_MASK:
         model.set_attn_implementation("sdpa")
     with new_folder(out) as folder:
-        program = _trace(model, _sample(model, processor, pictures=2, phrases=3))
+        program = _trace(model, _sample(model, processor, images=2, phrases=3))
         if format == "onnx":
             _write_onnx(program, folder / FILES[format], list(outputs_of(model.config)))
         else:
@@ -176,15 +176,15 @@ def export(model: Model, processor: LLMI3DProcessor, out: str | Path, format: st
 
 
 class ExportedGrounding:
-    """Answers with what `export` wrote; only the processor and the graph are loaded.
+    """Runs an export; only the processor and the graph are loaded.
 
     Args:
-        folder: that `export` wrote.
+        folder: written by `export`.
         session_options: `onnxruntime.SessionOptions`, such as the number of threads.
-        providers: of ONNX Runtime, such as `["CUDAExecutionProvider"]`; the CPU's by default.
+        providers: of ONNX Runtime, such as `["CUDAExecutionProvider"]`; the CPU by default.
 
     Raises:
-        ValueError: a folder without an export.
+        ValueError: the folder holds no export.
     """
 
     def __init__(self, folder: str | Path, session_options=None, providers=("CPUExecutionProvider",)):
@@ -204,10 +204,10 @@ class ExportedGrounding:
 
     @torch.no_grad()
     def ground(self, **inputs: Tensor) -> LLMI3DCausalLMOutputWithPast:
-        """As the model's own `ground`: `boxes_3d`, one row a sequence, or a phrase where several share a sequence.
+        """Return `boxes_3d` as the model's `ground` does: one row per sequence, or per phrase of shared sequences.
 
         Raises:
-            ValueError: pictures of another size than the graph's, or more words or phrases than it takes.
+            ValueError: images of another size than the graph's, or too many tokens or phrases.
         """
         given, mask = graph_inputs(inputs, self.processor.box_3d_token_id)
         given = {name: given[name] for name in self.description["inputs"]}
@@ -223,8 +223,8 @@ class ExportedGrounding:
         return LLMI3DCausalLMOutputWithPast(boxes_3d=Box3DHeadOutput(**boxes))
 
     def _check(self, given: dict[str, Tensor]) -> None:
-        for name, said in self.description["inputs"].items():
-            sides = [side for side in said["shape"] if isinstance(side, int)]
+        for name, entry in self.description["inputs"].items():
+            sides = [side for side in entry["shape"] if isinstance(side, int)]
             if sides and list(given[name].shape[1:]) != sides:
                 raise ValueError(
                     f"{name}: got {list(given[name].shape[1:])}, want {sides}, for which it was exported."
@@ -235,13 +235,13 @@ class ExportedGrounding:
                 raise ValueError(f"{name}: got {count} {which} in a sequence, want {least} to {most}.")
 
 
-def _sample(model: Model, processor: LLMI3DProcessor, pictures: int, phrases: int) -> dict[str, Tensor]:
-    """Inputs of the processor about made pictures."""
-    noise = np.random.default_rng(pictures).integers(0, 255, (pictures, 120, 200, 3), np.uint8)
+def _sample(model: Model, processor: LLMI3DProcessor, images: int, phrases: int) -> dict[str, Tensor]:
+    """Return inputs of the processor about random images."""
+    noise = np.random.default_rng(images).integers(0, 255, (images, 120, 200, 3), np.uint8)
     asked = [f"the {' '.join(['big'] * count)} car" for count in range(1, phrases + 1)]
     return dict(
         processor.grounding_inputs(
-            [Image.fromarray(one) for one in noise], [asked] * pictures, fov_deg=60, share_images=True
+            [Image.fromarray(pixels) for pixels in noise], [asked] * images, fov_deg=60, share_images=True
         ).to(model.device)
     )
 
@@ -252,7 +252,7 @@ def _trace(model: Model, sample: dict[str, Tensor]) -> torch.export.ExportedProg
     given, _ = graph_inputs(sample, config.box_3d_token_id)
     if not config.high_res_branch:
         given["high_res_pixel_values"] = None
-    # The bounds tell the two lengths apart, which the tracer would otherwise have to ask about.
+    # The bounds keep the two lengths apart, which the tracer cannot decide by itself.
     visual = config.image_seq_length
     tokens = Dim("tokens", min=visual + 2, max=config.text_config.max_position_embeddings)
     batch, queries = Dim("batch"), Dim("queries", max=visual)
@@ -262,7 +262,7 @@ def _trace(model: Model, sample: dict[str, Tensor]) -> torch.export.ExportedProg
         shapes["high_res_pixel_values"] = None
     maybe_install_capturing_hooks(model.model.vision_tower)  # see `compile_grounding`
     program = torch.export.export(_Network(model).eval(), (), given, dynamic_shapes=shapes, strict=False)
-    for graph in program.graph_module.modules():  # where the code lies on this machine is nobody's business
+    for graph in program.graph_module.modules():  # drop paths of this machine
         for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
                 node.meta.pop(key, None)
@@ -273,7 +273,7 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path, outputs: list
     written = torch.onnx.export(program, dynamo=True, output_names=outputs, opset_version=OPSET, verbose=False)
     for node in written.model.graph.all_nodes():
         node.metadata_props.clear()
-    written.save(file)  # weights beside it where they are too large for one file
+    written.save(file)  # with weights in a second file if they are too large for one
 
 
 def _describe(model: Model, format: str) -> dict:
@@ -318,10 +318,10 @@ def _describe(model: Model, format: str) -> dict:
 
 
 def _difference(model: Model, exported: ExportedGrounding) -> float:
-    """The largest between outputs of both, absolute or relative, whichever is less; other shapes than were traced."""
+    """Return the largest difference of outputs, absolute or relative, whichever is less, at shapes not traced."""
     worst = 0.0
-    for pictures, phrases in ((1, 1), (3, 2)):
-        inputs = _sample(model, exported.processor, pictures, phrases)
+    for images, phrases in ((1, 1), (3, 2)):
+        inputs = _sample(model, exported.processor, images, phrases)
         wanted = model.ground(**inputs).boxes_3d
         for name, value in exported.ground(**inputs).boxes_3d.items():
             if value.is_floating_point():

@@ -1,12 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Which boxes of the frames of a video are of one object: Kalman filters and nearest neighbours of Stone Soup.
+"""Tracking of boxes over the frames of a video, by Kalman filters and nearest neighbours of Stone Soup.
 
     tracker = BoxTracker()
     for time_s, boxes in frames:
         for box in tracker.update(boxes, time_s):
             print(box["track"], box["center_tracked"], box["velocity"])
 
-Everything is in the frame of the camera, whose own motion is not known: a parked car that is driven past moves. Needs
+Positions are in the camera frame, and the camera's own motion is unknown: a parked car moves when driven past. Needs
 Stone Soup: pip install 'llmi3d[video]'.
 """
 
@@ -18,21 +18,22 @@ from typing import Any
 
 import numpy as np
 
-# One picture tells the direction of an object far better than its distance: standard deviations of a centre along its
-# ray and across it, as parts of its distance.
+# An image tells the direction of an object far better than its distance: standard deviations of a centre along and
+# across its ray, as fractions of its distance.
 ALONG, ACROSS = 0.1, 0.02
-# Of the speed of a new track, as part of its distance a second: a mug on a desk and a car on a road are alike in it.
+# Standard deviation of the speed of a new track, as a fraction of its distance per second: it suits both a mug on a
+# desk and a car on a road.
 SPEED = 0.5
-# Of changes of speed: metres per second after one second, squared.
+# Variance of changes of speed after one second, (m/s)^2.
 AGITATION = 1.0
-# No box belongs to a track from which it is more standard deviations away.
+# Largest distance of a box from its track, standard deviations.
 GATE = 4.0
 _START = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(eq=False)
 class _Object:
-    """What is being followed: its number, its label, the filter's state, when it was last seen, where it was."""
+    """A tracked object: number, label, state of the filter, time when last seen, and past centres."""
 
     number: int
     label: str
@@ -42,14 +43,14 @@ class _Object:
 
 
 class BoxTracker:
-    """Gives each box of each frame the number of the object that it is of.
+    """Assigns each box of each frame to an object.
 
-    Only boxes of one label are taken for one object. Objects move as if at constant speed; one that is not found for
-    a while keeps its number if it is found again where it should then be. What is kept does not grow with time.
+    Only boxes with the same label can be one object. Objects are expected to move at constant speed; a missing one
+    keeps its number if it reappears where it is expected. Memory does not grow with time.
 
     Args:
-        max_gap_s: seconds after which an object that is not found is given up.
-        trail_s: seconds of its past that a box brings along.
+        max_gap_s: seconds after which a missing object is dropped.
+        trail_s: seconds of the past in the trail of a box.
 
     Raises:
         ModuleNotFoundError: Stone Soup is not installed.
@@ -82,32 +83,32 @@ class BoxTracker:
         self._associator = GNNWith2DAssignment(hypotheses)
 
     def update(self, boxes: list[dict], time_s: float) -> list[dict]:
-        """The boxes of the next frame, each with what is known of its object.
+        """Track the boxes of the next frame.
 
         Args:
-            boxes: as the pipeline answers; not changed.
-            time_s: of the frame, seconds, later than the last.
+            boxes: of the pipeline; not changed.
+            time_s: time of the frame in seconds, later than the last.
 
         Returns:
-            Copies of the boxes, in their order, with `track` (its number, from 1), `center_tracked` (3 metres,
-            smoothed over the past), `velocity` (3 metres a second, relative to the camera) and `trail` (its past
-            `center_tracked`, this one last).
+            Copies of the boxes, in order, with `track` (number of the object, from 1), `center_tracked` (smoothed
+            centre, metres), `velocity` (metres per second, relative to the camera) and `trail` (past
+            `center_tracked`, the current one last).
 
         Raises:
-            ValueError: a time that is not later than the last.
+            ValueError: the time is not later than the last.
         """
         if not self._time_s < time_s < math.inf:
-            raise ValueError(f"time_s: got {time_s} after {self._time_s}, want seconds that grow.")
+            raise ValueError(f"time_s: got {time_s} after {self._time_s}, want increasing seconds.")
         self._time_s = time_s
-        self._objects = [one for one in self._objects if time_s - one.seen_s <= self.max_gap_s]
+        self._objects = [item for item in self._objects if time_s - item.seen_s <= self.max_gap_s]
         detections = [_detection(box, time_s) for box in boxes]
         owners: list[_Object | None] = [None] * len(boxes)
         for label in dict.fromkeys(str(box["label"]) for box in boxes):
             here = [i for i, box in enumerate(boxes) if str(box["label"]) == label]
-            objects = {one.track: one for one in self._objects if one.label == label}
+            objects = {item.track: item for item in self._objects if item.label == label}
             place = {detections[i]: i for i in here}
-            found = self._associator.associate(set(objects), set(place), detections[here[0]].timestamp)
-            for track, hypothesis in found.items():
+            pairs = self._associator.associate(set(objects), set(place), detections[here[0]].timestamp)
+            for track, hypothesis in pairs.items():
                 if hypothesis:
                     owners[place[hypothesis.measurement]] = objects[track]
                     objects[track].track = _track(self._updater.update(hypothesis))
@@ -128,7 +129,7 @@ class BoxTracker:
 
 
 def _detection(box: dict, time_s: float):
-    """A box's centre as measured, surer across its ray than along it."""
+    """Return the centre of a box as a measurement, more certain across its ray than along it."""
     from stonesoup.models.measurement.linear import LinearGaussian
     from stonesoup.types.detection import Detection
 
@@ -143,7 +144,7 @@ def _detection(box: dict, time_s: float):
 
 
 def _first_state(detection):
-    """What one box alone tells: where its object is, and of its speed only how large it may be."""
+    """Return the state after one box: its position, and an unknown speed within bounds."""
     from stonesoup.types.update import GaussianStateUpdate
 
     mean, covariance = np.zeros((6, 1)), np.zeros((6, 6))
@@ -155,7 +156,7 @@ def _first_state(detection):
 
 
 def _track(state):
-    """A track of its newest state alone: all that a Kalman filter needs."""
+    """Return a track with only its newest state, which is all that a Kalman filter needs."""
     from stonesoup.types.track import Track
 
     return Track([state])

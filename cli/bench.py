@@ -78,7 +78,7 @@ def bench(
             repeats=repeats,
             warm_up=warm_up,
             new_tokens=new_tokens,
-            picture=(int(width), int(height)),
+            image_size=(int(width), int(height)),
             device=device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu"),
             progress=lambda _: typer.echo(".", nl=False, err=True),
         )

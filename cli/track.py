@@ -58,7 +58,8 @@ def track(
         options = {"intrinsics": read_intrinsics(intrinsics), "fov_deg": fov, "mode": mode.value}
         options |= {"threshold": threshold, **({"crop_padding": True} if crop_padding else {})}
 
-        from llmi3d.apps.video import VideoFrames, track_video
+        from llmi3d.apps.video import track_video
+        from llmi3d.apps.video_files import VideoFrames
 
         frames = VideoFrames(video, fps=fps, every=every, max_frames=max_frames)
         report = track_video(

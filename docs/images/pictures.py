@@ -17,7 +17,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from llmi3d.apps.video import VideoFrames, VideoWriter, track_video
+from llmi3d.apps.video import track_video
+from llmi3d.apps.video_files import VideoFrames, VideoWriter
 from llmi3d.cli.console import open_pipeline
 from llmi3d.processing.drawing import draw_3d, draw_birds_eye_view, draw_boxes, montage
 from llmi3d.processing.drawing.styles import BACKGROUND

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from llmi3d import LLMI3DConfig
 from llmi3d.apps.benchmark import STAGES, PeakMemory, StageTimer, answer, bench, weight_bytes
-from llmi3d.apps.benchmark_models import SIZES, byte_tokenizer, load, phrases_of, save_pictures
+from llmi3d.apps.benchmark_models import SIZES, byte_tokenizer, load, phrases_of, save_images
 from llmi3d.apps.benchmark_report import to_markdown
 from llmi3d.cli import app
 
@@ -30,15 +30,15 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def report():
-    settings = {"repeats": 3, "warm_up": 1, "new_tokens": 4, "picture": (320, 200)}
-    with pytest.MonkeyPatch.context() as patch:  # CPU time: what else the machine does is no part of a stage
+    settings = {"repeats": 3, "warm_up": 1, "new_tokens": 4, "image_size": (320, 200)}
+    with pytest.MonkeyPatch.context() as patch:  # CPU time: other work of the machine belongs to no stage
         patch.setattr("llmi3d.apps.benchmark.time.perf_counter", time.process_time)
         return bench(RANDOM, batch_sizes=(2,), phrases=(1, 3), modes=("direct", "generate"), **settings)
 
 
 @pytest.fixture
 def files(tmp_path):
-    return save_pictures(tmp_path, 1, (320, 200))
+    return save_images(tmp_path, 1, (320, 200))
 
 
 def test_stages_sum_to_the_whole(report):
@@ -53,7 +53,7 @@ def test_stages_sum_to_the_whole(report):
 
 @pytest.mark.parametrize(("phrases", "prompt"), [(["it"], 1), (["it", "the longer one"], 2)])
 def test_every_part_has_its_own_time(chain, files, monkeypatch, phrases, prompt):
-    """Time is a clock that ticks in the parts alone: each stage gets its own ticks, nested or not."""
+    """The clock ticks only inside the parts: each stage gets its own ticks, nested or not."""
     model, processor = chain
     clock, passes = [0.0], []
     monkeypatch.setattr("llmi3d.apps.benchmark.time.perf_counter", lambda: clock[0])
@@ -107,7 +107,7 @@ def test_hooks_are_gone_afterwards(chain, files, monkeypatch, fails):
 def test_the_page_names_every_field_of_the_report(report):
     page = (ROOT / "docs" / "speed.md").read_text()
     [result, *others] = report["results"]
-    assert [(one["mode"], one["phrases"]) for one in (result, *others)] == [
+    assert [(entry["mode"], entry["phrases"]) for entry in (result, *others)] == [
         *(("direct", 1), ("direct", 3)),
         *(("generate", 1), ("generate", 3)),
     ]
@@ -151,7 +151,7 @@ def test_throughput_is_of_phrases(report):
         ({"repeats": 0}, "repeats: got 0"),
         ({"warm_up": 0}, "warm_up: got 0, want at least 1"),
         ({"new_tokens": 0}, "new_tokens: got 0"),
-        ({"picture": (0, 9)}, "picture: got 0, 9"),
+        ({"image_size": (0, 9)}, "image_size: got 0, 9"),
         ({"dtypes": ("int8",)}, "dtype: got int8, want some of float32"),
         ({"modes": ("aloud",)}, "mode: got aloud, want some of direct, generate"),
         ({"device": "nowhere"}, "device: got 'nowhere'"),
@@ -182,7 +182,7 @@ def test_command_measures_a_checkpoint(tmp_path):
     assert [result["phrases"] for result in written["results"]] == [1, 2]
     assert "limit / time" in done.output
     again = run("tiny", "--out", tmp_path)
-    assert again.exit_code == 2 and "bench.json is there already" in again.output
+    assert again.exit_code == 2 and "bench.json exists already" in again.output
 
 
 @pytest.fixture(scope="module")

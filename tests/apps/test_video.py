@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 pytest.importorskip("av", reason="needs PyAV: pip install 'llmi3d[video]'")
 pytest.importorskip("stonesoup", reason="needs Stone Soup: pip install 'llmi3d[video]'")
 
-from llmi3d.apps.video import VideoFrames, VideoWriter, draw_frame, track_video
+from llmi3d.apps.video import draw_frame, track_video
+from llmi3d.apps.video_files import Frame, VideoFrames, VideoWriter
 from llmi3d.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -325,8 +326,6 @@ def test_no_more_than_a_batch_of_frames_is_held(tmp_path):
 
 @pytest.mark.parametrize("size", [(40, 30), (2000, 1001), (301, 901)])
 def test_frames_of_any_size_are_drawn_with_even_sides(size):
-    from llmi3d.apps.video import Frame
-
     k = [[size[0], 0, size[0] / 2], [0, size[0], size[1] / 2], [0, 0, 1]]
     drawn = draw_frame(Frame(0, 0.0, gradient(0, size)), [], k, ["the cone"], reach=10.0)
     assert drawn.width % 2 == drawn.height % 2 == 0 and drawn.width < 2600

@@ -20,7 +20,7 @@ from small_bases import build_base, build_convnext
 from sunrgbd_scenes import write_votenet
 
 from llmi3d.apps.benchmark_models import load
-from llmi3d.apps.video import VideoWriter
+from llmi3d.apps.video_files import VideoWriter
 from llmi3d.data.build import build, open_source
 from llmi3d.data.dataset import DATA_FOLDER, shard_name
 from llmi3d.data.schema import IG3D_FEATURES, grounding_conversation, make_object
