@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""LLMI3DTrainingArguments: what `TrainingArguments` has, with what the 3D loss and the new parts need."""
+"""LLMI3DTrainingArguments: `TrainingArguments` with weights of the 3D loss and rates of the new parts."""
 
 from dataclasses import dataclass, field
 
@@ -19,12 +19,17 @@ class LLMI3DTrainingArguments(TrainingArguments):
         lm_loss_weight: weight of the language-modelling loss.
         box_loss_weights: weights of the components of the 3D loss, by the names of `Box3DLossWeights`; those not named
             keep their default of 1.
+        dense_loss_weight: weight of the same loss at the places of dense labels, where the collator draws them.
+        gaze_loss_weight: weight of the loss of attending to what words speak of; needs dense labels and the eager
+            attention, as others do not tell where they look.
+        name_loss_weight: weight of the classifiers of `DenseDetector`.
 
     Parameters that control the optimisation:
+        muon: train matrices by Muon (of timm) and the rest by AdamW, instead of by `optim`.
         new_parts_learning_rate: learning rate of all that is trained besides LoRA adapters; without adapters, of
             `lora.NEW_PARTS` alone. By default they share `learning_rate`.
-        nonfinite: what a loss or gradient that is not finite does: "raise" stops the training, "skip" passes over the
-            step on all processes and logs how many there were (`skipped_steps`).
+        nonfinite: what a loss or gradient that is not finite does: "raise" stops the training, "skip" skips the step
+            on all processes and logs how many there were (`skipped_steps`).
 
     Defaults that differ from `TrainingArguments`: columns of the data set are kept for the collator; only `labels` is
     a label (the 3D targets are not); losses that are not finite are not filtered out of the logs; every process reads
@@ -39,12 +44,20 @@ class LLMI3DTrainingArguments(TrainingArguments):
     box_loss_weights: dict | str | None = field(
         default=None, metadata={"help": 'Weights of the 3D loss, such as {"score": 0.5}; the others stay 1.'}
     )
+    dense_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the 3D loss at dense labels."})
+    gaze_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the loss of attending to what words speak of; eager attention only."}
+    )
+    name_loss_weight: float = field(
+        default=1.0, metadata={"help": "Weight of naming objects by dense labels."}
+    )
+    muon: bool = field(default=False, metadata={"help": "Muon on matrices and AdamW on the rest, instead of `optim`."})
     new_parts_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of all that is trained besides LoRA adapters."}
     )
     nonfinite: str = field(
         default="raise",
-        metadata={"help": "A loss or gradient that is not finite: stop, or pass over the step.", "choices": NONFINITE},
+        metadata={"help": "A loss or gradient that is not finite: stop, or skip the step.", "choices": NONFINITE},
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "See `nonfinite`."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs whole rows."})

@@ -1,94 +1,157 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Dense 3D labels: visual tokens are asked, by the same heads, for the box of the object that they show.
+"""Dense 3D labels: places of an image are asked, by the same heads, for the box of the object that they show.
 
-A phrase says something about one object; an instance map says something about every object of the picture. Where there
-is one (rendered or segmented data), the 3D heads read a random sample of visual tokens as if they were query tokens:
-either as the projector gives them (to train the towers alone) or at the language model's last layer. Image tokens come
-before all words, so what they say there depends on no phrase, and what is left to the query token is to find the right
-place and copy.
+A phrase says something about one object; an instance map says something about every object of the image. Where there
+is one (rendered or segmented data), a random sample of places is asked as if each were pointed at. Sight is so learned
+as by a dense detector, and what is left to the query token is to find the right place.
 
-That, too, is told: where words or a query token speak of an object, half of the heads of the last two layers are asked
-to attend to the visual tokens that show it.
+That, too, is taught: a query token points at places that show its object, and where words speak of an object, half of
+the heads of the last two layers are asked to attend to the visual tokens that show it (`gaze_loss`).
 
-These are aids of training; inference knows nothing of them.
+These are aids of training; inference knows nothing of them. Without pointing, places are visual tokens, and the heads
+read the language model's last state there.
 
-Shapes: B pictures, N visual tokens = cells (grid x grid), S sampled cells, M objects (padded), C channels, G gazes:
-tokens that speak of an object.
+An IG3D row's `instance_map` is a grey image of any size over the same view: 0 for nothing, else 1 + the index among
+the row's `objects`.
+
+Shapes: B images, N visual tokens, P places, S sampled places, M objects (padded), A vocabularies, G gazes: tokens that
+speak of an object.
 """
 
-from collections import defaultdict
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers.utils import ModelOutput
 
-from llmi3d.training.collator import _open
-from llmi3d.training.losses import Box3DCriterion, Box3DTargets
-from llmi3d.training.packing import PackedCollator
-from llmi3d.training.trainer import LLMI3DTrainer
+from llmi3d.box_heads_llmi3d import Box3DHeadOutput, states_at
+from llmi3d.processing.geometry_llmi3d import Camera
+from llmi3d.processing.image_processing_llmi3d import load_image
+from llmi3d.training.losses import places_inside
 
-NOTHING = 255  # of an object's index in a cell
+NOTHING = -1  # index of the object in a cell without one
 
 
-def cell_objects(instance_map: np.ndarray, place: list[int], canvas: int, grid: int) -> np.ndarray:
-    """Which object each cell of a picture shows.
+@dataclass(frozen=True)
+class DenseLabels:
+    """Dense labels of a batch.
 
-    The object with most pixels of the cell, nothing included. An object that is first nowhere, a small one, gets the
+    Attributes:
+        count: places sampled of each image.
+        vocabularies: names of objects that classifiers learn to tell, by attribute ("category" or a key of
+            `attributes`).
+    """
+
+    count: int
+    vocabularies: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the network gets of its canvas, network pixels: all of it, or its middle without padding.
+
+    Attributes:
+        canvas: side of the canvas.
+        size: (height, width) of what the network gets.
+        tokens: (rows, columns) of visual tokens.
+        places: (rows, columns) of places that query tokens can point at.
+    """
+
+    canvas: int
+    size: tuple[int, int]
+    tokens: tuple[int, int]
+    places: tuple[int, int]
+
+
+# ------------------------------------------------------------------------------------------------------------- labels
+
+
+def open_map(row: dict[str, Any]) -> np.ndarray | None:
+    """Return a row's `instance_map` as an array [h, w], upright; None where it has none.
+
+    Raises:
+        ValueError: a map in colour, or of more objects than the row has.
+    """
+    image = row.get("instance_map")
+    if image is None:
+        return None
+    if isinstance(image, dict):
+        image = image["path"] if image.get("bytes") is None else Image.open(io.BytesIO(image["bytes"]))
+    instances = np.asarray(ImageOps.exif_transpose(load_image(image)))
+    known = len(row["objects"])
+    if instances.ndim != 2 or instances.max() > known:
+        given = f"the shape {instances.shape} and values up to {instances.max()}"
+        raise ValueError(f"instance_map: got {given}, want one grey channel and at most {known}, for as many objects.")
+    return instances
+
+
+def cells_of_objects(instances: np.ndarray, camera: Camera, frame: Frame, grid: tuple[int, int]) -> Tensor:
+    """Return the index of the object that each cell of a grid shows, or NOTHING.
+
+    It is the object with most pixels of the cell, nothing included. A small object that is nowhere the first gets the
     cell in which it has most pixels, unless a still smaller one claims it too.
 
     Args:
-        instance_map: uint8 [height, width]: 0 for nothing, else 1 + the object's index.
-        place: (height, width, left, top) of the picture on the canvas, network pixels.
-        canvas: side of the network frame, pixels.
-        grid: cells along a side.
+        instances: [h, w], see `open_map`.
+        camera: of the image, which says where it lies on the canvas.
+        frame: the part of the canvas that the grid covers.
+        grid: (rows, columns).
 
     Returns:
-        uint8 [grid * grid], row-major: the object's index, or NOTHING.
+        int64 [rows, columns].
     """
-    height, width, left, top = place
-    rows = ((np.arange(height) + 0.5) * instance_map.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * instance_map.shape[1] / width).astype(int)
-    full = np.zeros((canvas, canvas), np.int64)
-    full[top : top + height, left : left + width] = instance_map[rows[:, None], columns]
-    side = np.arange(canvas) * grid // canvas
-    cells = side[:, None] * grid + side
-    counts = np.bincount((cells * 256 + full).ravel(), minlength=grid * grid * 256).reshape(-1, 256)
-    counts = counts[:, : max(int(instance_map.max()), 0) + 1]
-    owners = counts.argmax(1)
-    total = counts.sum(0)
-    small = [i for i in range(1, counts.shape[1]) if total[i] and not (owners == i).any()]
-    for i in sorted(small, key=lambda one: -total[one]):  # the smallest last, so that it has the cell
+    size, (rows, columns) = frame.size, grid
+    width, height = (round(side * scale) for side, scale in zip(camera.image_size, camera.scale, strict=True))
+    left, top = (
+        round(offset) - (frame.canvas - side) // 2 for offset, side in zip(camera.offset, size[::-1], strict=True)
+    )
+    y = ((np.arange(height) + 0.5) * instances.shape[0] / height).astype(int)
+    x = ((np.arange(width) + 0.5) * instances.shape[1] / width).astype(int)
+    full = np.zeros(size, np.int64)
+    full[top : top + height, left : left + width] = instances[y[:, None], x]
+    cells = (np.arange(size[0]) * rows // size[0])[:, None] * columns + np.arange(size[1]) * columns // size[1]
+    kinds = int(instances.max()) + 1
+    counts = np.bincount((cells * kinds + full).ravel(), minlength=rows * columns * kinds).reshape(-1, kinds)
+    owners, total = counts.argmax(1), counts.sum(0)
+    small = [i for i in range(1, kinds) if total[i] and not (owners == i).any()]
+    for i in sorted(small, key=lambda kind: -total[kind]):  # the smallest last, so that it has the cell
         owners[counts[:, i].argmax()] = i
-    return np.where(owners > 0, owners - 1, NOTHING).astype(np.uint8)
+    return torch.from_numpy(owners - 1).view(rows, columns)
 
 
-def name_classes(objects: list[dict[str, str | None]], vocabularies: dict[str, list[str]]) -> np.ndarray:
-    """The class of each object in each vocabulary, -1 where it has none there.
+def cells_of_boxes(boxes_2d_px: Tensor, frame: Frame) -> Tensor:
+    """Return the places inside the visible part of 2D boxes [Q, 4] (canvas, xyxy): bool [Q, rows, columns]."""
+    visible = boxes_2d_px.clamp(0, frame.canvas)
+    return places_inside(visible, frame.places, frame.size[0] / frame.places[0], frame.canvas)
 
-    Args:
-        objects: {"category": ..., "color": ...} each.
-        vocabularies: by the same names.
 
-    Returns:
-        int16 [M + 1, A]; the first row is nobody's and all -1.
-    """
+def names_of_objects(objects: Iterable[dict[str, Any]], vocabularies: dict[str, list[str]]) -> Tensor:
+    """Return the class of each object in each vocabulary, -1 where it has none there: int64 [M, A]."""
     index = {name: {value: i for i, value in enumerate(values)} for name, values in vocabularies.items()}
-    classes = [[index[name].get(one.get(name), -1) for name in index] for one in objects]
-    return np.asarray([[-1] * len(index), *classes], np.int16)
+    classes = [[index[name].get(name_of(entry, name), -1) for name in index] for entry in objects]
+    return torch.tensor(classes, dtype=torch.long).reshape(len(classes), len(index))
+
+
+def name_of(entry: dict[str, Any], vocabulary: str) -> str | None:
+    """Return an object's category, or one of its attributes."""
+    return entry["category"] if vocabulary == "category" else (entry["attributes"] or {}).get(vocabulary)
 
 
 def sample_cells(objects: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Draws cells that show an object, every object of a picture as likely as the others.
+    """Draw cells that show an object, every object of an image as likely as the others.
 
     Args:
-        objects: [B, N], index of the object or NOTHING.
-        count: cells a picture.
+        objects: [B, P], index of the object or NOTHING.
+        count: cells an image.
 
     Returns:
-        (cells [B, S], mask bool [B, S]): without an object in the picture the mask is False.
+        (cells [B, S], mask bool [B, S]): without an object in the image the mask is False.
     """
     same = objects[:, :, None] == objects[:, None]
     weights = torch.where(objects == NOTHING, 0.0, 1 / same.sum(-1))
@@ -98,67 +161,64 @@ def sample_cells(objects: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return cells, any_there[:, None].expand(-1, count)
 
 
-class DenseCollator(PackedCollator):
-    """As `PackedCollator`; the batch also has `dense`: what the sampled cells show, and with words `gaze`: which cells
-    show what a token speaks of (`samples` [G], `positions` [G], `cells` bool [G, N]).
+def draw_dense(
+    rows: list[dict[str, Any]],
+    maps: list[np.ndarray | None],
+    cameras: list[Camera],
+    frame: Frame,
+    wanted: DenseLabels,
+) -> dict[str, Any]:
+    """Draw places that show an object, of images with instance maps.
 
-    Its records also have `cells` (uint8 [N], from `cell_objects`) and `names` (from `name_classes`).
+    Returns:
+        `places` [B, S] and their `mask`; `names` [B, S, A] of their objects, -1 where there is none; `shows_object`
+        bool [B, N], whether a visual token does, and `has_map` bool [B]. Beside these `shown` [B, N], which object,
+        and `indices`, B times [S] or [0], the objects of the places.
+    """
+    everywhere = [torch.full(grid, NOTHING) for grid in (frame.tokens, frame.places)]
+    shown, usable = [], []
+    for row, instances, camera in zip(rows, maps, cameras, strict=True):
+        tokens, places = everywhere
+        if instances is not None:
+            tokens = cells_of_objects(instances, camera, frame, frame.tokens)
+            places = tokens
+            if frame.places != frame.tokens:
+                places = cells_of_objects(instances, camera, frame, frame.places)
+            # A box whose middle lies behind the camera has no depth to learn.
+            asked = [entry["center"][2] > 0 and not entry["ignore"] for entry in row["objects"]]
+            places = places.where(torch.tensor([*asked, False])[places], NOTHING)  # NOTHING is the last
+        shown.append(tokens.flatten())
+        usable.append(places.flatten())
+    shown, usable = torch.stack(shown), torch.stack(usable)
+    places, mask = sample_cells(usable, wanted.count)
+    indices = usable.gather(1, places)
+    names = []
+    for row, chosen in zip(rows, indices, strict=True):
+        none = torch.full((1, len(wanted.vocabularies)), -1)  # NOTHING is the last
+        names.append(torch.cat((names_of_objects(row["objects"], wanted.vocabularies), none))[chosen])
+    return {
+        "places": places,
+        "mask": mask,
+        "names": torch.stack(names),
+        "shows_object": shown != NOTHING,
+        "has_map": torch.tensor([instances is not None for instances in maps]),
+        "shown": shown,
+        "indices": [chosen[drawn] for chosen, drawn in zip(indices, mask, strict=True)],
+    }
+
+
+def gaze_targets(shown: Tensor, spoken_of: list[tuple]) -> dict[str, Tensor]:
+    """Say which visual tokens show what tokens speak of.
 
     Args:
-        cells: sampled of each picture.
-        words: whether the batch holds conversations; else pixels and dense labels alone.
-        unordered: share of the cells whose corners are judged as a set of points, as those of symmetric objects are.
-            Which end is the front is the last thing that is learned, and until then it pulls every box both ways.
-        kwargs: of `PackedCollator`.
+        shown: [B, N], index of the object or NOTHING.
+        spoken_of: (sample, position, object indices) each; objects that no visual token shows are left out.
+
+    Returns:
+        `samples` [G], `positions` [G], `cells` bool [G, N].
     """
-
-    def __init__(self, *args, cells: int = 12, words: bool = True, unordered: float = 0.0, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.cells, self.with_words, self.unordered = cells, words, unordered
-
-    def __call__(self, records: list[dict[str, Any]]) -> dict[str, Any]:
-        scene = self.scene(records)
-        batch = self.pixels(records, scene["flipped"])
-        batch["dense"] = self._dense(records, scene)
-        if self.with_words:
-            words, spoken_of = self._words(records, scene)
-            batch = {**batch, **words, "gaze": _gaze(batch["dense"].pop("shown"), spoken_of)}
-        return batch
-
-    def _dense(self, records: list[dict[str, Any]], scene: dict[str, Tensor]) -> dict[str, Tensor]:
-        shown = torch.from_numpy(np.stack([np.frombuffer(one["cells"], np.uint8) for one in records])).long()
-        grid = int(shown.shape[1] ** 0.5)
-        mirrored = shown.unflatten(1, (grid, grid)).flip(2).flatten(1)
-        shown = torch.where(scene["flipped"][:, None], mirrored, shown)
-        # A box whose middle lies behind the camera has no depth to learn.
-        objects = scene["objects"]
-        before = scene["mask"] & (objects[..., 2] > 0) & (objects[..., 16] == 0)
-        before = F.pad(before, (0, NOTHING + 1 - before.shape[1]))
-        usable = torch.where(before.gather(1, shown), shown, NOTHING)
-        cells, mask = sample_cells(usable, self.cells)
-        which = usable.gather(1, cells).masked_fill(~mask, 0)
-        names = [
-            torch.from_numpy(np.frombuffer(one["names"], np.int16).copy()).view(count + 1, -1)
-            for one, count in zip(records, scene["mask"].sum(1).tolist(), strict=True)
-        ]
-        names = torch.nn.utils.rnn.pad_sequence(names, batch_first=True).long()
-        whose = (which + 1).masked_fill(~mask, 0)
-        names = names.gather(1, whose[..., None].expand(-1, -1, names.shape[-1]))
-        targets = {**self.targets(scene, which, mask), **self.painted(scene)}
-        targets["symmetric"] = targets["symmetric"] | (torch.rand(mask.shape) < self.unordered)
-        return {
-            "cells": cells,
-            "names": names,
-            "shows_object": shown != NOTHING,
-            "targets": targets,
-            **({"shown": shown} if self.with_words else {}),
-        }
-
-
-def _gaze(shown: Tensor, spoken_of: list[tuple]) -> dict[str, Tensor]:
-    """As `DenseCollator` says, of the cells' objects [B, N]; objects that fill no cell are left out."""
     cells = [torch.isin(shown[sample], torch.tensor(objects)) for sample, _, objects in spoken_of]
-    seen = [i for i, one in enumerate(cells) if one.any()]
+    seen = [i for i, of_token in enumerate(cells) if of_token.any()]
     return {
         "samples": torch.tensor([spoken_of[i][0] for i in seen], dtype=torch.long),
         "positions": torch.tensor([spoken_of[i][1] for i in seen], dtype=torch.long),
@@ -166,64 +226,78 @@ def _gaze(shown: Tensor, spoken_of: list[tuple]) -> dict[str, Tensor]:
     }
 
 
-def gaze_loss(attentions: tuple[Tensor, ...], gaze: dict[str, Tensor], first: int) -> Tensor:
-    """Cross-entropy of attending to what is spoken of: the first half of the heads of the last two layers.
+# ------------------------------------------------------------------------------------------------------------- losses
+
+
+def gaze_loss(
+    attentions: tuple[Tensor, ...], gaze: dict[str, Tensor], first: int, count: Tensor | None = None
+) -> Tensor:
+    """Return the cross-entropy of attending to what is spoken of: the first half of the heads of the last two layers.
 
     Args:
         attentions: [B, heads, T, T] of each layer, probabilities.
-        gaze: of `DenseCollator`.
+        gaze: from `gaze_targets`.
         first: position of the first visual token.
+        count: gazes that the sum is divided by; this batch's by default.
 
     Returns:
         A number; 0 without gazes.
     """
     losses = []
+    count = max(len(gaze["samples"]), 1) if count is None else count
     for layer in attentions[-2:]:
-        chosen = layer[gaze["samples"], : layer.shape[1] // 2, gaze["positions"]]  # [G, heads / 2, T]
+        heads = layer.shape[1] // 2
+        chosen = layer[gaze["samples"], :heads, gaze["positions"]]  # [G, heads / 2, T]
         chosen = chosen[..., first : first + gaze["cells"].shape[1]].float()
         seen = (chosen * gaze["cells"][:, None]).sum(-1)
-        losses.append(-seen.clamp(min=1e-12).log().sum() / max(seen.numel(), 1))
+        losses.append(-seen.clamp(min=1e-12).log().sum() / (count * heads))
     return torch.stack(losses).mean()
 
 
-def dense_boxes(box_head: nn.Module, states: Tensor, depth_logits: Tensor | None, dense: dict[str, Any]):
-    """The 3D heads' answers at the sampled cells; states [B, N, C] of all cells."""
-    chosen = states.gather(1, dense["cells"][..., None].expand(-1, -1, states.shape[-1]))
-    return box_head(chosen, dense["targets"]["mask"], depth_logits)
+def dense_boxes(box_head: nn.Module, image, states: Tensor | None, dense: dict[str, Any]) -> Box3DHeadOutput:
+    """Ask the 3D heads about the sampled places.
+
+    Args:
+        box_head: `Box3DHead`.
+        image: `LLMI3DImageFeatures`.
+        states: [B, N, C], states of the visual tokens, which are read without pointing.
+        dense: from `draw_dense`.
+    """
+    if box_head.config.pointing:
+        return box_head(None, dense["mask"], **image.sight._asdict(), places=dense["places"])
+    return box_head(states_at(states, dense["places"]), dense["mask"], image.depth_logits)
 
 
-class _LogsComponents:
-    """For trainers: means of what `_note` was given since the last log stand beside the loss."""
+@dataclass
+class DenseDetectorOutput(ModelOutput):
+    """Answers of `DenseDetector`.
 
-    def _note(self, values: dict[str, Tensor]) -> None:
-        if not hasattr(self, "_noted"):
-            self._noted, self._times = defaultdict(float), defaultdict(int)
-        for name, value in values.items():
-            self._noted[name] += value.detach()
-            self._times[name] += 1
+    Attributes:
+        boxes_3d: answers at the sampled places.
+        depth_logits: the object-level depth map, if there is one.
+        names: logits [B, S, V] of each vocabulary.
+        objectness: [B, N], logits of whether a visual token shows an object.
+    """
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if getattr(self, "_noted", None) and "loss" in logs:
-            logs = {**logs, **{name: float(total) / self._times[name] for name, total in self._noted.items()}}
-            self._noted.clear()
-            self._times.clear()
-        super().log(logs, start_time)
+    boxes_3d: Box3DHeadOutput | None = None
+    depth_logits: Tensor | None = None
+    names: list[Tensor] | None = None
+    objectness: Tensor | None = None
 
 
-class DenseTowers(nn.Module):
+class DenseDetector(nn.Module):
     """The towers, feature mining, projector and 3D heads of a model, trained without its language model.
 
-    Linear classifiers, which are thrown away, make the tokens tell what a cell shows.
+    Linear classifiers, which are thrown away, make visual tokens tell what they show.
 
     Args:
         model: a `LLMI3DForConditionalGeneration`; its parts are trained, not copied.
         classes: size of each vocabulary of names.
-        name_weight: of the classification losses.
-        box_weights: of `Box3DCriterion`.
     """
 
-    def __init__(self, model: nn.Module, classes: list[int], name_weight: float = 0.5, box_weights=None):
+    def __init__(self, model: nn.Module, classes: list[int]):
         super().__init__()
+        self.config = model.config
         base = model.base_model
         self.parts = nn.ModuleDict(
             {
@@ -234,103 +308,68 @@ class DenseTowers(nn.Module):
                 "box_head": model.box_head,
             }
         )
-        self.classifiers = nn.ModuleList(nn.Linear(model.config.text_config.hidden_size, size) for size in classes)
-        self.objectness = nn.Linear(model.config.text_config.hidden_size, 1)
-        self.name_weight = name_weight
+        width = model.config.text_config.hidden_size
+        self.classifiers = nn.ModuleList(nn.Linear(width, size) for size in classes)
+        self.objectness = nn.Linear(width, 1)
         # Out of the reach of `parameters` and `state_dict`.
-        self._get_image_features = [model.get_image_features]
-        self._criterion = [Box3DCriterion(model.config, box_weights)]
+        self._model = [model]
 
-    def forward(self, pixel_values: Tensor, high_res_pixel_values: Tensor, dense: dict[str, Any]) -> dict[str, Any]:
-        """Returns `loss` and its `components`."""
-        image = self._get_image_features[0](pixel_values, high_res_pixel_values, return_dict=True)
-        states = image.pooler_output
-        boxes = dense_boxes(self.parts["box_head"], states, image.depth_logits, dense)
-        judged = self._criterion[0](boxes, image.depth_logits, Box3DTargets(**dense["targets"]))
-        components = {f"loss_{name}": value for name, value in judged.components.items()}
-        chosen = states.gather(1, dense["cells"][..., None].expand(-1, -1, states.shape[-1]))
-        loss = judged.total
-        for i, classifier in enumerate(self.classifiers):
-            wanted = dense["names"][..., i]
-            logits = classifier(chosen).float()
-            each = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-1, reduction="sum")
-            components[f"loss_names_{i}"] = self.name_weight * each / (wanted >= 0).sum().clamp(min=1)
-            components[f"right_names_{i}"] = (logits.argmax(-1) == wanted).sum() / (wanted >= 0).sum().clamp(min=1)
-            loss = loss + components[f"loss_names_{i}"]
-        objectness = self.objectness(states).float().squeeze(-1)
-        there = dense["shows_object"].float()
-        components["loss_objectness"] = self.name_weight * F.binary_cross_entropy_with_logits(objectness, there)
-        loss = loss + components["loss_objectness"]
-        if judged.iou is not None:
-            components |= {"box_iou": judged.iou.mean(), "box_acc_25": (judged.iou > 0.25).float().mean()}
-        return {"loss": loss, "components": components}
+    @property
+    def model(self) -> nn.Module:
+        """The model whose parts are trained."""
+        return self._model[0]
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        high_res_pixel_values: Tensor | None = None,
+        dense: dict[str, Any] | None = None,
+        vision_features: Tensor | None = None,
+        high_res_features: list[Tensor] | None = None,
+    ) -> DenseDetectorOutput:
+        """
+        Args:
+            pixel_values, high_res_pixel_values, vision_features, high_res_features: as in
+                `LLMI3DModel.get_image_features`.
+            dense: from `draw_dense`.
+        """
+        image = self.model.get_image_features(
+            pixel_values, high_res_pixel_values, vision_features, high_res_features, return_dict=True
+        )
+        tokens = image.pooler_output
+        boxes = dense_boxes(self.parts["box_head"], image, tokens, dense)
+        chosen = states_at(tokens, self._tokens_at(dense["places"], image))
+        return DenseDetectorOutput(
+            boxes_3d=boxes,
+            depth_logits=image.depth_logits,
+            names=[classifier(chosen).float() for classifier in self.classifiers],
+            objectness=self.objectness(tokens).float().squeeze(-1),
+        )
+
+    @staticmethod
+    def _tokens_at(places: Tensor, image) -> Tensor:
+        """Return the visual tokens [B, S] in which places lie."""
+        if image.cells is None:
+            return places
+        (height, width), (rows, columns) = image.cells.shape[-2:], image.tokens.shape[1:3]
+        return (places // width * rows // height) * columns + places % width * columns // width
 
 
-class DenseTowersTrainer(_LogsComponents, Trainer):
-    """Trains `DenseTowers` on batches of a `DenseCollator` without words; logs every component."""
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
-        self._note(outputs["components"])
-        loss = outputs["loss"]
-        return (loss, outputs) if return_outputs else loss
-
-
-class DenseTrainer(_LogsComponents, LLMI3DTrainer):
-    """As `LLMI3DTrainer`, with the dense loss at the language model's last layer, for batches of a `DenseCollator`.
-
-    For one process: the 3D heads are called beside the model's own forward pass.
+def naming_losses(outputs: DenseDetectorOutput, dense: dict[str, Any], counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the classification losses of `DenseDetector`: `names`, summed over vocabularies, and `objectness`.
 
     Args:
-        dense_weight: of the dense box loss.
-        gaze_weight: of `gaze_loss`; needs the eager attention, others do not tell where they look.
+        outputs: of `DenseDetector`.
+        dense: from `draw_dense`.
+        counts: what sums are divided by: `names` [A] and `maps`, images with a map; this batch's by default.
     """
-
-    def __init__(self, *args, dense_weight: float = 1.0, gaze_weight: float = 0.0, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.dense_weight, self.gaze_weight = dense_weight, gaze_weight
-        self._dense_boxes: Tensor | None = None
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._dense_boxes = sum(batch["dense"]["targets"]["mask"].sum() for batch in batches).clamp(min=1)
-        return batches, num_items
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = dict(inputs)
-        dense, gaze = inputs.pop("dense"), inputs.pop("gaze")
-        inputs |= {"output_hidden_states": True, "output_attentions": self.gaze_weight > 0}
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch)
-        if self.gaze_weight:
-            is_image = inputs["input_ids"][0] == self._config().image_token_id
-            looked = gaze_loss(outputs.attentions, gaze, int(is_image.nonzero()[0]))
-            loss = loss + self.gaze_weight * looked
-            if model.training:
-                self._note({"gaze_loss": looked})
-        if self.dense_weight:
-            unwrapped = self.accelerator.unwrap_model(model)
-            unwrapped = unwrapped.get_base_model() if hasattr(unwrapped, "get_base_model") else unwrapped
-            is_image = inputs["input_ids"] == unwrapped.config.image_token_id
-            states = outputs.hidden_states[-1]
-            states = states[is_image].view(len(states), -1, states.shape[-1])
-            boxes = dense_boxes(unwrapped.box_head, states, outputs.depth_logits, dense)
-            count = self._dense_boxes if model.training else None
-            # The depth map is judged with the query tokens' boxes already.
-            judged = self.criterion(boxes, None, Box3DTargets(**dense["targets"]), count)
-            loss = loss + self.dense_weight * judged.total
-            if model.training:
-                noted = {"dense_loss": judged.total}
-                if judged.iou is not None:
-                    noted |= {"dense_iou": judged.iou.mean(), "dense_acc_25": (judged.iou > 0.25).float().mean()}
-                self._note(noted)
-        return (loss, outputs) if return_outputs else loss
-
-
-def row_cells(row: dict[str, Any], place: list[int], canvas: int, grid: int) -> bytes:
-    """`cell_objects` of a row's `instance_map`, as bytes."""
-    return cell_objects(np.asarray(open_map(row["instance_map"])), place, canvas, grid).tobytes()
-
-
-def open_map(image: Any):
-    """A row's `instance_map` as a grey PIL picture."""
-    return _open(image)
+    total = outputs.objectness.new_zeros(())
+    known = counts.get("names", (dense["names"] >= 0).sum((0, 1)).clamp(min=1))
+    for i, logits in enumerate(outputs.names):
+        wanted = dense["names"][..., i]
+        each = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-1, reduction="sum")
+        total = total + each / known[i]
+    there, mapped = dense["shows_object"].float(), dense["has_map"]
+    right = F.binary_cross_entropy_with_logits(outputs.objectness, there, reduction="none").mean(1)
+    objectness = (right * mapped).sum() / counts.get("maps", mapped.sum().clamp(min=1))
+    return {"names": total, "objectness": objectness}

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The rows of a training run: a mixture of data sets by weight, and what is drawn anew of each row in each epoch."""
+"""Rows of a training run: a mixture of data sets by weight, and what is drawn anew of each row in each epoch."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,10 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from llmi3d.data.dataset import Part, load_split
 from llmi3d.data.schema import IG3D_FEATURES, turns_of, with_turns
+from llmi3d.training.dense import name_of
+
+# A column beside those of every IG3D row (see `llmi3d.training.dense`).
+MAP = "instance_map"
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Mixture:
     drawn: tuple[int, ...]
 
 
-def mix(name: str, parts: Sequence[Part], max_rows: int | None = None, seed: int = 0) -> Mixture:
-    """An epoch's rows: with weights drawn in proportion to them until every row came at least once, else each once.
+def mix(name: str, parts: Sequence[Part], max_rows: int | None = None, seed: int = 0, maps: bool = False) -> Mixture:
+    """Return an epoch's rows: drawn in proportion to the weights until every row came at least once, else each once.
 
     The same arguments give the same rows in the same order, so that the Trainer finds its place when it resumes.
 
@@ -44,6 +48,7 @@ def mix(name: str, parts: Sequence[Part], max_rows: int | None = None, seed: int
         parts: at least one; their weights all numbers or all None.
         max_rows: of each, spread evenly over it.
         seed: of the draw.
+        maps: whether to keep instance maps, null for data sets without them.
 
     Raises:
         ValueError: a data set that cannot be read or is empty.
@@ -56,8 +61,11 @@ def mix(name: str, parts: Sequence[Part], max_rows: int | None = None, seed: int
             raise ValueError(f"{name}: cannot read {part.data!r}: {error}") from error
         if max_rows is not None and len(rows) > max_rows:
             rows = rows.select([i * len(rows) // max_rows for i in range(max_rows)])
-        rows = rows.select_columns(list(IG3D_FEATURES))
-        found.append(rows if rows.features == IG3D_FEATURES else rows.cast(IG3D_FEATURES))
+        wanted = datasets.Features(IG3D_FEATURES)
+        if maps and MAP in rows.features:
+            wanted[MAP] = datasets.Image()
+        rows = rows.select_columns(list(wanted))
+        found.append(rows if rows.features == wanted else rows.cast(wanted))
     sizes = tuple(map(len, found))
     whole = datasets.concatenate_datasets(found)
     if len(parts) == 1 or parts[0].weight is None:
@@ -77,8 +85,18 @@ def mix(name: str, parts: Sequence[Part], max_rows: int | None = None, seed: int
     return Mixture(whole.select(drawn), tuple(parts), sizes, tuple(counts.tolist()))
 
 
+def vocabularies(mixture: Mixture, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the sorted names of all objects, by attribute (see `DenseLabels`)."""
+    found = {name: set() for name in names}
+    for objects in mixture.rows.select_columns(["objects"])["objects"]:
+        for entry in objects:
+            for name in names:
+                found[name].add(name_of(entry, name))
+    return {name: sorted(values - {None}) for name, values in found.items()}
+
+
 class TrainingRows(Dataset):
-    """Rows as they are learned: augmented, and with some of their turns alone, both drawn anew each epoch.
+    """Rows as they are learned: augmented, and with some of their turns only, both drawn anew each epoch.
 
     What is drawn depends on seed, epoch and index only, so that a resumed run sees what an uninterrupted one sees.
 
@@ -87,11 +105,19 @@ class TrainingRows(Dataset):
         max_turns: of a row at most; all by default. Turns are taken as questions that do not lean on one another.
         augment: row -> row, with `set_epoch`.
         seed: of the draw of turns.
+        converse: row -> row with another conversation, before turns are drawn; `lengths` knows nothing of it.
     """
 
-    def __init__(self, rows, max_turns: int | None = None, augment: Callable | None = None, seed: int = 0):
+    def __init__(
+        self,
+        rows,
+        max_turns: int | None = None,
+        augment: Callable | None = None,
+        seed: int = 0,
+        converse: Callable | None = None,
+    ):
         self.rows, self.max_turns, self.augment, self.seed = rows, max_turns, augment, seed
-        self.epoch = 0
+        self.converse, self.epoch = converse, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the data loader before each epoch."""
@@ -106,18 +132,20 @@ class TrainingRows(Dataset):
         row = self.rows[index]
         if self.augment is not None:
             row = self.augment(row)
+        if self.converse is not None:
+            row = self.converse(row)
         turns = range(len(row["task"]))
         drawn = self._drawn(index, turns)
         return row if drawn is turns else take_turns(row, drawn)
 
     def _drawn(self, index: int, turns: range) -> Sequence[int]:
-        """Numbers of the turns that are learned in this epoch."""
+        """Return the numbers of the turns that are learned in this epoch."""
         if self.max_turns is None or len(turns) <= self.max_turns:
             return turns
         return sorted(random.Random(f"{self.seed}/{self.epoch}/{index}").sample(turns, self.max_turns))
 
     def lengths(self) -> list[int]:
-        """Characters of each row's words in this epoch, those before augmentation. No picture is decoded."""
+        """Return the characters of each row's words in this epoch, before augmentation. No image is decoded."""
         return [
             system + sum(turns[i] for i in self._drawn(index, range(len(turns))))
             for index, (system, turns) in enumerate(self._characters)
@@ -125,7 +153,7 @@ class TrainingRows(Dataset):
 
     @cached_property
     def _characters(self) -> list[tuple[int, list[int]]]:
-        """Of each row, those of the system's words and of each turn."""
+        """Characters of the system's words and of each turn, row by row."""
         rows = self.rows
         if isinstance(rows, datasets.Dataset):
             rows = rows.select_columns(["messages", "targets", "task"])
@@ -137,10 +165,9 @@ class TrainingRows(Dataset):
 
 
 class EpochSampler(Sampler[int]):
-    """The order of `TrainingRows`, drawn anew each epoch, by seed and epoch alone: alike on every process, and when a
-    run is resumed.
+    """The order of `TrainingRows`, drawn anew each epoch by seed and epoch alone, whatever the process.
 
-    accelerate tells the epoch on one process to sampler and rows, on several to the sampler alone: it hands it on.
+    accelerate tells the epoch to sampler and rows on one process; on several to the sampler only, which passes it on.
 
     Args:
         rows: to be ordered.
@@ -165,6 +192,6 @@ class EpochSampler(Sampler[int]):
 
 
 def take_turns(row: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """An IG3D row with the turns of these numbers alone; the picture goes to the first of them."""
+    """Return an IG3D row with the turns of these numbers only; the image goes to the first of them."""
     turns = turns_of(row)
     return with_turns(row, [turns[i] for i in kept])

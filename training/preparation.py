@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What a training run will be, found out before weights are loaded or anything is written."""
+"""Validate and resolve a training run before weights are loaded or anything is written."""
 
 import copy
 import math
@@ -17,27 +17,30 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llmi3d.training.arguments import LLMI3DTrainingArguments
 from llmi3d.training.collator import LLMI3DDataCollator
+from llmi3d.training.dense import DenseDetector, DenseLabels
+from llmi3d.training.first_words import first_words
 from llmi3d.training.lora import lora_config
-from llmi3d.training.mixture import Mixture, TrainingRows, mix
+from llmi3d.training.mixture import MAP, Mixture, TrainingRows, mix, vocabularies
 from llmi3d.training.plan import plan_model
 from llmi3d.training.recipe import DataArguments, Recipe, Stage
 from llmi3d.training.trainable import TOWERS, is_part, make_trainable
 
-# Of the data, looked at for the longest when a run is planned.
+# Rows that are searched for the longest when a run is planned.
 PLANNED_ROWS = 32
-# Where parameters are counted, by the name of the module that holds them.
+# Groups in which parameters are counted, by the name of the module that holds them.
 GROUPS = (*TOWERS, "feature_mining", "multi_modal_projector", "language_model", "lm_head", "box_head")
 
 
 @dataclass(frozen=True)
 class PreparedStage:
-    """A stage with all that is known of it before it runs.
+    """A stage that can start.
 
     Attributes:
-        stage: what it was told.
+        stage: its configuration.
         arguments: its training arguments.
         training, evaluation: its rows.
         parameters: trained ones by group, and `frozen`.
+        vocabularies: names of the objects of its rows, where dense labels name them (see `DenseLabels`).
     """
 
     stage: Stage
@@ -45,10 +48,11 @@ class PreparedStage:
     training: Mixture
     evaluation: Mixture | None
     parameters: dict[str, int]
+    vocabularies: dict[str, list[str]]
 
     @property
     def batch_size(self) -> int:
-        """Pictures to an optimisation step, over all processes."""
+        """Images per optimisation step, over all processes."""
         return self.arguments.train_batch_size * self.arguments.gradient_accumulation_steps * self.arguments.world_size
 
     @property
@@ -63,21 +67,40 @@ class PreparedStage:
 
     @property
     def seed(self) -> int:
-        """Of everything that is drawn from the data."""
+        """Seed of everything that is drawn from the data."""
         return _data_seed(self.arguments)
 
-    def training_rows(self) -> TrainingRows:
-        """The rows as they are learned."""
+    @property
+    def augment(self) -> Callable | None:
+        """Augmentation of its rows."""
+        return _augment(self.stage.data, self.seed)
+
+    def training_rows(self, views: Callable | None = None) -> TrainingRows:
+        """Return the rows as they are learned; `views` (cached ones) instead of the augmentation."""
         data = self.stage.data
-        return TrainingRows(self.training.rows, data.max_turns, _augment(data, self.seed), self.seed)
+        converse = first_words if data.turns == "first_words" else None
+        return TrainingRows(self.training.rows, data.max_turns, views or self.augment, self.seed, converse)
+
+    def collator(self, processor, config) -> LLMI3DDataCollator:
+        """Return the collator of its rows, for a model of this configuration."""
+        data = self.stage.data
+        return LLMI3DDataCollator(
+            processor,
+            tuple(data.symmetric_categories),
+            pack_turns=data.pack_turns,
+            crop_padding=data.crop_padding,
+            place_px=config.place_px if config.pointing else None,
+            dense=DenseLabels(data.dense_cells, self.vocabularies) if data.dense_cells else None,
+            words=self.stage.tuning != "dense",
+        )
 
     @property
     def result(self) -> Path:
-        """Where what it learned lies once it is done."""
+        """Folder of its result, which is there once the stage is done."""
         return Path(self.arguments.output_dir) / ("adapter" if self.stage.tuning == "lora" else "model")
 
     def describe(self) -> str:
-        """What it would train, on what, for how long."""
+        """Return what it would train, on what, for how long."""
         trained = ", ".join(f"{name} {count:,}" for name, count in self.parameters.items() if name != "frozen")
         arguments = self.arguments
         lines = [
@@ -86,7 +109,7 @@ class PreparedStage:
             f"  frozen      {self.parameters['frozen']:,}",
             *_describe_rows("data", self.training),
             *(() if self.evaluation is None else _describe_rows("evaluation", self.evaluation)),
-            f"  steps       {self.steps:,} of {self.batch_size} pictures ({arguments.train_batch_size} x "
+            f"  steps       {self.steps:,} of {self.batch_size} images ({arguments.train_batch_size} x "
             f"{arguments.gradient_accumulation_steps} accumulated x {arguments.world_size} processes)",
         ]
         return "\n".join(lines)
@@ -97,7 +120,7 @@ class PreparedRun:
     """A run that has been checked and can start.
 
     Attributes:
-        recipe: what it was told.
+        recipe: its configuration.
         base: checkpoint it starts from.
         processor: of the base.
         stages: in order.
@@ -117,7 +140,7 @@ class PreparedRun:
         return "\n".join(one.describe() for one in self.stages)
 
     def plan(self, device: str) -> str:
-        """The same, with what each stage takes on a device (see `llmi3d.training.plan`)."""
+        """Return the same, with what each stage takes on a device (see `llmi3d.training.plan`)."""
         return "\n\n".join(f"{one.describe()}\n\n{self._plan(one, device)}" for one in self.stages)
 
     def _plan(self, one: PreparedStage, device: str) -> str:
@@ -127,8 +150,7 @@ class PreparedRun:
         with torch.device("meta"):
             new = AutoModelForImageTextToText.from_config(config, trust_remote_code=model.trust_remote_code)
             prepared = prepare_model(new.to(weights), one.stage)
-        collate = LLMI3DDataCollator(self.processor)
-        rows = one.training_rows()
+        collate, rows = LLMI3DDataCollator(self.processor), one.training_rows()
         tokens, queries = 1, 1
         for index in range(0, len(rows), max(len(rows) // PLANNED_ROWS, 1)):
             ids = collate([rows[index]])["input_ids"]
@@ -146,13 +168,13 @@ class PreparedRun:
             device=device,
         )
         steps = arguments.gradient_accumulation_steps
-        batch = f"{arguments.train_batch_size} pictures of up to {tokens} tokens of text"
+        batch = f"{arguments.train_batch_size} images of up to {tokens} tokens of text"
         hours = one.steps * steps * found.seconds_per_step / 3600
         return f"{found.to_markdown(f'{device}, {batch}')} {hours:.2g} h in all."
 
 
 def prepare(recipe: Recipe) -> PreparedRun:
-    """Checks everything that can be checked without weights, and writes nothing.
+    """Check everything that can be checked without weights, and write nothing.
 
     Raises:
         ValueError: fields or data that cannot be trained on; a base that is no LLMI3D; an adapter of another base.
@@ -179,14 +201,20 @@ def prepare(recipe: Recipe) -> PreparedRun:
                 "llmi3d.training.run ..., or set CUDA_VISIBLE_DEVICES."
             )
         _augment(data, 0)
-        training = mix("datasets", data.datasets, data.max_train_rows, _data_seed(arguments))
-        evaluation = mix("eval_datasets", data.eval_datasets, data.max_eval_rows) if data.eval_datasets else None
-        stages.append(PreparedStage(stage, arguments, training, evaluation, count))
+        training = mix("datasets", data.datasets, data.max_train_rows, _data_seed(arguments), maps=True)
+        if data.maps and MAP not in training.rows.features:
+            needing = "dense_cells" if data.dense_cells else "turns"
+            raise ValueError(f"{needing}: got it for '{stage.name}', but no data set has the column {MAP} it needs.")
+        evaluation = None
+        if data.eval_datasets and stage.tuning != "dense":
+            evaluation = mix("eval_datasets", data.eval_datasets, data.max_eval_rows)
+        names = vocabularies(training, data.dense_names) if stage.tuning == "dense" else {}
+        stages.append(PreparedStage(stage, arguments, training, evaluation, count, names))
     return PreparedRun(recipe, base, processor, tuple(stages))
 
 
 def base_of(recipe: Recipe) -> str:
-    """The checkpoint to start from; with an adapter, that which it was trained on.
+    """Return the checkpoint to start from; with an adapter, the one it was trained on.
 
     Raises:
         ValueError: no adapter, or one of another base.
@@ -209,13 +237,13 @@ def base_of(recipe: Recipe) -> str:
 
 
 def prepare_model(model: nn.Module, stage: Stage) -> nn.Module:
-    """The model as the stage trains it: LoRA is put on, and then as `make_trainable` has it.
+    """Return the model as the stage trains it: with LoRA where it is wanted, then as `make_trainable` has it.
 
     Args:
         model: a `LLMI3DForConditionalGeneration`; it is changed.
 
     Raises:
-        ValueError: a module to train that there is none of.
+        ValueError: a module to train that does not exist.
     """
     given, names = stage.model, [name for name, _ in model.named_modules()]
     for part in given.train_parts:
@@ -238,7 +266,7 @@ def prepare_model(model: nn.Module, stage: Stage) -> nn.Module:
 
 
 def count_parameters(config, stage: Stage, trust_remote_code: bool = False) -> dict[str, int]:
-    """Trained parameters of the stage by group, and `frozen`, without weights in memory."""
+    """Count the trained parameters of the stage by group, and `frozen` ones, without weights in memory."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
         left = sum(one.numel() for one in model.parameters())
@@ -253,15 +281,21 @@ def count_parameters(config, stage: Stage, trust_remote_code: bool = False) -> d
     return {**counts, "frozen": left}
 
 
-def load_model(prepared: PreparedRun, checkpoint: str) -> nn.Module:
-    """The base, or a model of an earlier stage, in the recipe's dtype."""
+def load_model(prepared: PreparedRun, checkpoint: str, attention: str | None = None) -> nn.Module:
+    """Load the base, or a model of an earlier stage, in the recipe's dtype."""
+    given = {} if attention is None else {"attn_implementation": attention}
     return AutoModelForImageTextToText.from_pretrained(
-        checkpoint, dtype=getattr(torch, prepared.recipe.stages[0].model.dtype), **_loading(prepared.recipe)
+        checkpoint, dtype=getattr(torch, prepared.recipe.stages[0].model.dtype), **given, **_loading(prepared.recipe)
     )
 
 
+def dense_detector(model: nn.Module, one: PreparedStage) -> DenseDetector:
+    """Wrap a prepared model for a stage of dense labels."""
+    return DenseDetector(model, [len(values) for values in one.vocabularies.values()])
+
+
 def sharding_of(arguments: LLMI3DTrainingArguments) -> str:
-    """How `plan_model` calls what fields, or `accelerate launch` by the environment, have asked for."""
+    """Return the sharding that fields or `accelerate launch` ask for, as `plan_model` calls it."""
     if arguments.deepspeed_plugin is not None:
         return {2: "zero2", 3: "fsdp"}.get(arguments.deepspeed_plugin.zero_stage, "none")
     launched = str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false"))

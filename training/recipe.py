@@ -1,21 +1,31 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What `llmi3d train` is told: a YAML file of fields, each of them a flag too.
+"""Configuration of `llmi3d train`: a YAML file of fields, each of them a flag too.
 
-    model_name_or_path: base                    # what to start from
+    model_name_or_path: base                    # checkpoint to start from
     output_dir: outputs/run
-    datasets:                                   # what to learn, drawn in proportion to the weights
+    datasets:                                   # data to learn, drawn in proportion to the weights
       - {data: ig3d_kitti, split: training, weight: 2}
       - {data: ig3d_own, weight: 1}
     eval_datasets: [{data: ig3d_kitti, split: validation}]
-    stages:                                     # the paper's two
+    stages:                                     # by default the paper's two
       - {name: align, num_train_epochs: 1, learning_rate: 1.0e-3}
       - {name: tune, num_train_epochs: 3, learning_rate: 2.0e-4, new_parts_learning_rate: 1.0e-4}
     per_device_train_batch_size: 4              # any field of `LLMI3DTrainingArguments`
 
-A flag goes before a stage's own value, that before the file's, that before the default.
+Precedence: flag > stage > file > default.
+
+A stage trains, by its `tuning`,
+
+    dense    `train_parts` on dense labels, without the language model
+    parts    `train_parts` with the language model frozen; a stage called `align` always does
+    lora     `train_parts`, and LoRA on the language model
+    full     `train_parts`, and all weights of the language model
+
+and the towers with them where `freeze_towers` is false.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -27,16 +37,20 @@ from transformers import HfArgumentParser
 
 from llmi3d.data.dataset import Part
 from llmi3d.training.arguments import LLMI3DTrainingArguments
+from llmi3d.training.feature_cache import FeatureCacheArguments
 from llmi3d.training.lora import NEW_PARTS
 from llmi3d.training.plan import DEVICES
 
 STAGES = ("align", "tune")
+TUNINGS = ("dense", "parts", "lora", "full")
+TURNS = ("rows", "first_words")
 BEST = "eval_acc@0.25"
+_STAGE_NAME = re.compile(r"\w+")
 
 
 @dataclass
 class ModelArguments:
-    """What is trained.
+    """Model and trained parts.
 
     Raises:
         ValueError: an unknown `tuning` or `dtype`.
@@ -47,28 +61,33 @@ class ModelArguments:
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a checkpoint on the Hub."})
     adapter_name_or_path: str | None = field(
-        default=None, metadata={"help": "PEFT adapter to go on from, in the stage 'tune' alone."}
+        default=None, metadata={"help": "PEFT adapter to continue from, in a single stage with LoRA."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a checkpoint brings along."})
     dtype: Literal["float32", "bfloat16"] = field(
         default="float32",
-        metadata={"help": "Of the weights that stay as they are; those trained are float32. bfloat16 needs --bf16."},
+        metadata={"help": "Of frozen weights; trained ones are float32. bfloat16 needs --bf16."},
     )
-    tuning: Literal["lora", "full"] = field(
-        default="lora", metadata={"help": "How 'tune' trains the language model: by LoRA, or all of its weights."}
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention, such as 'eager' or 'sdpa'. By default the model's own choice."}
+    )
+    tuning: Literal[TUNINGS] = field(
+        default="lora",
+        metadata={
+            "help": "What a stage trains: train_parts on 'dense' labels without the language model, the 'parts' with "
+            "it frozen (as 'align' always does), or the language model with them, by 'lora' or in 'full'."
+        },
     )
     lora_r: int = field(default=16, metadata={"help": "Rank of LoRA."})
     lora_alpha: int | None = field(default=None, metadata={"help": "Scale of LoRA; twice the rank by default."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on LoRA's input."})
     train_parts: list[str] = field(
-        default_factory=lambda: list(NEW_PARTS), metadata={"help": "Modules that are trained in full in both stages."}
+        default_factory=lambda: list(NEW_PARTS), metadata={"help": "Modules that are trained in full."}
     )
-    freeze_towers: bool = field(
-        default=True, metadata={"help": "Leave ViT and CNN as they are in 'tune'; 'align' always does."}
-    )
+    freeze_towers: bool = field(default=True, metadata={"help": "Keep ViT and CNN frozen; 'parts' always does."})
 
     def __post_init__(self):
-        _one_of("tuning", self.tuning, ("lora", "full"))
+        _one_of("tuning", self.tuning, TUNINGS)
         _one_of("dtype", self.dtype, ("float32", "bfloat16"))
         if isinstance(self.train_parts, str):
             self.train_parts = [self.train_parts]
@@ -78,10 +97,11 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What it is trained and judged on.
+    """Data to train and evaluate on, and how rows become batches.
 
     Raises:
-        ValueError: entries that are no data sets, weights that are not positive or not given for all.
+        ValueError: entries that are no data sets, weights that are not positive or not given for all, counts out of
+            range, a section of augmentation or features that is none.
     """
 
     datasets: list | str | None = field(
@@ -96,12 +116,33 @@ class DataArguments:
         default=None, metadata={"help": "Data sets to evaluate on, as `datasets`, without weights. Together one set."}
     )
     max_train_rows: int | None = field(
-        default=None, metadata={"help": "Pictures of each data set at most, spread evenly over it."}
+        default=None, metadata={"help": "Images of each data set at most, spread evenly over it."}
     )
     max_eval_rows: int | None = field(default=None, metadata={"help": "The same for evaluation."})
     max_turns: int | None = field(
         default=None,
-        metadata={"help": "Turns of a picture that are learned each time it comes, drawn anew each epoch."},
+        metadata={"help": "Turns of an image that are learned each time it comes, drawn anew each epoch."},
+    )
+    turns: Literal[TURNS] = field(
+        default="rows",
+        metadata={
+            "help": "Turns to learn: the 'rows' own, or their 'first_words', questions, captions and places in words "
+            "without boxes, made from instance maps."
+        },
+    )
+    pack_turns: bool = field(
+        default=False,
+        metadata={"help": "Put the turns of an image into one sequence in which they do not see one another."},
+    )
+    dense_cells: int = field(
+        default=0, metadata={"help": "Places of each image with an instance map that dense labels ask about."}
+    )
+    dense_names: list[str] = field(
+        default_factory=lambda: ["category", "color", "material"],
+        metadata={"help": "What stages of dense labels learn to name: 'category' or attributes of objects."},
+    )
+    crop_padding: bool | None = field(
+        default=None, metadata={"help": "Leave padding of images out of batches. By default as the processor does."}
     )
     symmetric_categories: list[str] = field(
         default_factory=list, metadata={"help": "Categories whose rotation is judged up to symmetry."}
@@ -109,39 +150,52 @@ class DataArguments:
     augment: dict | str | None = field(
         default=None, metadata={"help": "Camera-aware augmentation, as `llmi3d.training.augment` reads it."}
     )
+    feature_cache: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps what frozen towers see in a few views of each image, or the section that "
+            "`llmi3d.training.feature_cache` reads. Not with trained towers or sharded weights."
+        },
+    )
 
     def __post_init__(self):
         self.datasets = _parts("datasets", self.datasets, weighted=True)
         self.eval_datasets = _parts("eval_datasets", self.eval_datasets, weighted=False)
-        for name in ("max_train_rows", "max_eval_rows", "max_turns"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1.")
-        if isinstance(self.symmetric_categories, str):
-            self.symmetric_categories = [self.symmetric_categories]
+        for name, least in (("max_train_rows", 1), ("max_eval_rows", 1), ("max_turns", 1), ("dense_cells", 0)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"{name}: got {getattr(self, name)}, want at least {least}.")
+        _one_of("turns", self.turns, TURNS)
+        for name in ("symmetric_categories", "dense_names"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, [getattr(self, name)])
         if isinstance(self.augment, str):
             self.augment = _read_yaml("augment", self.augment)
         if self.augment is not None and not isinstance(self.augment, dict):
             raise ValueError(f"augment: got {self.augment!r}, want a mapping such as {{flip: 0.5}}.")
+        if isinstance(self.feature_cache, str):
+            self.feature_cache = _read_yaml("feature_cache", self.feature_cache)
+        if self.feature_cache is not None:
+            self.cache()
+
+    def cache(self) -> FeatureCacheArguments | None:
+        """Section `feature_cache`."""
+        return None if self.feature_cache is None else FeatureCacheArguments.from_config(self.feature_cache)
 
     @property
-    def weighted(self) -> bool:
-        """Whether rows are drawn by weight."""
-        return any(part.weight is not None for part in self.datasets)
+    def maps(self) -> bool:
+        """Whether instance maps are read."""
+        return self.dense_cells > 0 or self.turns == "first_words"
 
 
 @dataclass
 class RunArguments:
-    """How the run goes.
-
-    Raises:
-        ValueError: a limit below 0.
-    """
+    """Course of the run."""
 
     stages: list | str | None = field(
         default=None,
         metadata={
-            "help": "Some of 'align' and 'tune', in order, by name or as {name: align, FIELD: VALUE} with other "
-            "values than the file's. Both by default."
+            "help": "Stages in order, by name or as {name: align, FIELD: VALUE} with other values than the file's. "
+            "By default align, tune."
         },
     )
     merge: bool = field(
@@ -150,15 +204,8 @@ class RunArguments:
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop a stage after so many evaluations without a better one."}
     )
-    feature_cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder that keeps what frozen towers see in a picture, so that they look once in all epochs and "
-            "runs. Not with augmentation, trained towers or sharded weights; a stage may have it alone."
-        },
-    )
-    feature_cache_limit_gb: float | None = field(
-        default=None, metadata={"help": "GB that a process writes there at most in a stage."}
+    final_dtype: Literal["float32", "bfloat16"] | None = field(
+        default=None, metadata={"help": "Of the weights in OUT/final. By default as they were trained."}
     )
     dry_run: bool = field(default=False, metadata={"help": "Print what would be trained and write nothing."})
     plan: bool = field(
@@ -166,14 +213,9 @@ class RunArguments:
     )
     plan_device: Literal[tuple(DEVICES)] = field(default="a100-80gb", metadata={"help": "The device to plan for."})
 
-    def __post_init__(self):
-        limit = self.feature_cache_limit_gb
-        if limit is not None and not 0 <= limit < float("inf"):
-            raise ValueError(f"feature_cache_limit_gb: got {limit}, want a number from 0 on.")
-
 
 ARGUMENTS = (ModelArguments, DataArguments, RunArguments, LLMI3DTrainingArguments)
-# What is the whole run's, and no stage's.
+# Fields of the whole run, not of a stage.
 _OF_THE_RUN = {
     "output_dir",
     "model_name_or_path",
@@ -182,17 +224,17 @@ _OF_THE_RUN = {
     "trust_remote_code",
     "dtype",
     *(one.name for one in dataclasses.fields(RunArguments)),
-} - {"early_stopping_patience", "feature_cache", "feature_cache_limit_gb"}
+} - {"early_stopping_patience"}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage with all that it is told.
+    """One stage.
 
     Attributes:
-        name: `align` or `tune`.
-        values: of every field, as it was read.
-        model, data, run: the same, understood.
+        name: of its folder.
+        values: of every field, as read.
+        model, data, run: the same, parsed.
     """
 
     name: str
@@ -203,17 +245,20 @@ class Stage:
 
     @property
     def tuning(self) -> str:
-        """`parts` (of the network alone), `lora` or `full`."""
+        """One of `TUNINGS`."""
         return "parts" if self.name == "align" else self.model.tuning
 
     def training_arguments(self) -> LLMI3DTrainingArguments:
-        """Its `LLMI3DTrainingArguments`, in a folder of its own.
+        """Return its `LLMI3DTrainingArguments`, in a folder of its own.
 
-        With data to evaluate on, it is evaluated whenever a checkpoint is saved, and the best by Acc@0.25 is kept in
-        the end, unless the fields say otherwise.
+        With data to evaluate on, the stage is evaluated whenever a checkpoint is saved, and the best by Acc@0.25 is
+        kept at the end, unless the fields say otherwise. Stages of dense labels answer no question and are not
+        evaluated.
         """
         given = {name: self.values[name] for name in _names(LLMI3DTrainingArguments)}
         given["output_dir"] = str(Path(given["output_dir"]) / self.name)
+        if self.tuning == "dense":
+            given |= {"eval_strategy": "no", "load_best_model_at_end": False}
         if given["eval_strategy"] is None:
             saving = "steps" if given["save_strategy"] == "best" else given["save_strategy"]
             given["eval_strategy"] = saving if self.data.eval_datasets else "no"
@@ -233,8 +278,12 @@ class Stage:
         arguments = LLMI3DTrainingArguments(**given)
         if arguments.train_sampling_strategy == "batch_rebalance":
             raise ValueError(
-                "train_sampling_strategy: got 'batch_rebalance', which would not hear of drawn turns; want "
+                "train_sampling_strategy: got 'batch_rebalance', which does not know the drawn turns; want "
                 "'group_by_length', 'random' or 'sequential'."
+            )
+        if arguments.train_sampling_strategy == "group_by_length" and self.data.turns != "rows":
+            raise ValueError(
+                f"train_sampling_strategy: got 'group_by_length' with turns: {self.data.turns}; want 'random'."
             )
         if self.model.dtype != "float32" and not (arguments.bf16 or arguments.fp16):
             raise ValueError(f"dtype: got {self.model.dtype} without bf16, want both or neither.")
@@ -248,7 +297,7 @@ class Recipe:
     """A whole run.
 
     Attributes:
-        values: of every field, before the stages' own.
+        values: of every field, without the stages' own.
         stages: in order.
     """
 
@@ -264,7 +313,7 @@ class Recipe:
         return self.stages[-1]
 
     def to_yaml(self) -> str:
-        """The file that, given alone, is this recipe: what is not a default."""
+        """Return the file that, given alone, is this recipe: all that is not a default."""
         defaults = _parse({}, [])
         top = {name: value for name, value in self.values.items() if value != defaults[name]}
         top["stages"] = [
@@ -275,7 +324,7 @@ class Recipe:
 
 
 def read_recipe(argv: Sequence[str]) -> Recipe:
-    """Reads `[CONFIG.yaml] [--FIELD VALUE ...]`.
+    """Read `[CONFIG.yaml] [--FIELD VALUE ...]`.
 
     Raises:
         ValueError: unknown fields, values of another type, stages or data sets that cannot be.
@@ -303,7 +352,7 @@ def read_recipe(argv: Sequence[str]) -> Recipe:
 
 
 def build_parser() -> HfArgumentParser:
-    """The parser of flags: every field of `ARGUMENTS`, and the file's name."""
+    """Return the parser of flags: every field of `ARGUMENTS`, and the file's name."""
 
     class Parser(HfArgumentParser):
         def error(self, message):
@@ -313,7 +362,7 @@ def build_parser() -> HfArgumentParser:
         ARGUMENTS,
         prog="llmi3d train",
         allow_abbrev=False,
-        description="Train from a YAML file; flags go before it. The same command again goes on where it was "
+        description="Train from a YAML file; flags take precedence. The same command again resumes where it was "
         "interrupted. Several processes: accelerate launch -m llmi3d.training.run CONFIG.yaml ...",
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="File of these fields.")
@@ -323,7 +372,7 @@ def build_parser() -> HfArgumentParser:
 
 
 def _parse(config: dict[str, Any], argv: Sequence[str], where: str = "config") -> dict[str, Any]:
-    """Values of all fields; those of `config` are read as flags would be."""
+    """Return the values of all fields; those of `config` are read as flags would be."""
     known = [name for kind in ARGUMENTS for name in _names(kind)]
     for name in config:
         if name not in known:
@@ -352,7 +401,8 @@ def _stages(given: Any) -> list[tuple[str, dict[str, Any]]]:
     for entry in _entries("stages", STAGES if given is None else given, "name"):
         own = dict(entry)
         name = own.pop("name", None)
-        _one_of("stages", name, STAGES)
+        if not isinstance(name, str) or not _STAGE_NAME.fullmatch(name) or name == "final":
+            raise ValueError(f"stages: got the name {name!r}, want letters, digits and _, and not 'final'.")
         if name in (other for other, _ in stages):
             raise ValueError(f"stages: got '{name}' twice.")
         stages.append((name, own))
@@ -360,11 +410,11 @@ def _stages(given: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _check(recipe: Recipe) -> None:
-    """What fields must be to one another."""
+    """Refuse fields that contradict one another."""
     first, last = recipe.stages[0], recipe.last
     if first.model.adapter_name_or_path is not None:
         if len(recipe.stages) > 1 or last.tuning != "lora":
-            raise ValueError("adapter_name_or_path: want stages: [tune] and tuning: lora to go on from an adapter.")
+            raise ValueError("adapter_name_or_path: want stages: [tune] and tuning: lora to continue from an adapter.")
         plain = ModelArguments()
         for name in ("lora_r", "lora_alpha", "lora_dropout", "train_parts", "freeze_towers"):
             given = getattr(last.model, name)
@@ -373,8 +423,18 @@ def _check(recipe: Recipe) -> None:
     elif first.model.model_name_or_path is None:
         raise ValueError("model_name_or_path: got none, want a checkpoint to start from.")
     for stage in recipe.stages:
+        given, data = f"for '{stage.name}'", stage.data
         if stage.tuning == "parts" and not stage.model.train_parts:
-            raise ValueError(f"train_parts: got none for '{stage.name}', want modules to train.")
+            raise ValueError(f"train_parts: got none {given}, want modules to train.")
+        if stage.tuning == "dense" and not data.dense_cells:
+            raise ValueError(f"dense_cells: got 0 {given}, which learns dense labels; want at least 1.")
+        if stage.tuning == "lora" and stage is not last:
+            raise ValueError(f"tuning: got lora {given}, want it in the last stage, after which it is merged.")
+        if stage.values["gaze_loss_weight"]:
+            needed = {"pack_turns": data.pack_turns, "dense_cells": data.dense_cells}
+            needed["attn_implementation: eager"] = stage.model.attn_implementation == "eager"
+            if lacking := [name for name, there in needed.items() if not there and stage.tuning != "dense"]:
+                raise ValueError(f"gaze_loss_weight: got it {given} without {lacking[0]}, which it needs.")
     if not last.run.merge:
         if last.tuning != "lora":
             raise ValueError("merge: got false without LoRA in the last stage, want true.")
@@ -384,7 +444,7 @@ def _check(recipe: Recipe) -> None:
                 "it among its train_parts, so that the adapter holds all that was learned."
             )
     for name, instead in (
-        ("resume_from_checkpoint", "the same command again, which goes on from the last checkpoint"),
+        ("resume_from_checkpoint", "the same command again, which resumes from the last checkpoint"),
         ("push_to_hub", "false, and `hf upload` of OUT/final"),
     ):
         if recipe.values[name]:
@@ -392,7 +452,7 @@ def _check(recipe: Recipe) -> None:
 
 
 def _parts(name: str, given: Any, weighted: bool) -> list[Part]:
-    """`Part`s; their weight is None where none is given at all."""
+    """Return `Part`s; their weight is None where none is given at all."""
     entries = [{"split": "train", "weight": None, **entry} for entry in _entries(name, given, "data")]
     for entry in entries:
         texts = all(isinstance(entry.get(key), str) for key in ("data", "split"))
@@ -409,7 +469,7 @@ def _parts(name: str, given: Any, weighted: bool) -> list[Part]:
 
 
 def _entries(name: str, given: Any, key: str) -> list[dict[str, Any]]:
-    """A list of mappings; text is YAML, and a name alone stands for {key: name}."""
+    """Return a list of mappings; text is YAML, and a name alone stands for {key: name}."""
     if isinstance(given, str):
         read = _read_yaml(name, given)
         given = read if isinstance(read, list | dict) else given

@@ -6,60 +6,54 @@ Shapes: B samples, Q query tokens of a sample (padded), K boxes of a batch.
 
 import contextlib
 import math
-import os
-import shutil
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from transformers.utils import logging
 
-from llmi3d.evaluation.grounding import THRESHOLDS
-from llmi3d.evaluation.iou3d import box3d_iou
-from llmi3d.processing.geometry_llmi3d import box_corners, decode_boxes, rotation_6d_to_matrix
 from llmi3d.training.arguments import LLMI3DTrainingArguments
-from llmi3d.training.lora import NEW_PARTS
+from llmi3d.training.checkpoints import AtomicCheckpoints
+from llmi3d.training.dense import dense_boxes, gaze_loss, naming_losses
+from llmi3d.training.evaluation_sums import EvaluationSums, box_sums, first_rows
+from llmi3d.training.finiteness import FiniteSteps, not_finite
 from llmi3d.training.losses import Box3DCriterion, Box3DLossWeights, Box3DTargets
+from llmi3d.training.parameter_groups import muon, split_new_parts
+from llmi3d.training.trainable import unwrapped
 
-logger = logging.get_logger(__name__)
-
-# Names of the loss's parts, in logs after `loss_`.
-COMPONENTS = ("lm", *Box3DLossWeights.__dataclass_fields__)
-# Half-written checkpoints lie here; uploads to the Hub leave out what starts with "_".
-_STAGING = "_incomplete"
+# Parts of the loss beside those of `Box3DLossWeights`, which a batch with dense labels has.
+DENSE_COMPONENTS = ("names", "objectness", "dense", "gaze")
 
 
-class LLMI3DTrainer(Trainer):
-    """Trains `LLMI3DForConditionalGeneration`, plain or wrapped by PEFT, on what `LLMI3DDataCollator` makes.
+class LLMI3DTrainer(AtomicCheckpoints):
+    """Train `LLMI3DForConditionalGeneration`, plain or wrapped by PEFT, on what `LLMI3DDataCollator` makes.
 
     The loss is that of the whole optimisation step: language loss by the step's tokens, box losses by its boxes,
     depth-map loss by its images, whatever the split into accumulated batches and processes. Each component is logged,
     and the mean 3D IoU that the training boxes achieved (`box_iou`).
 
+    Where the collator draws dense labels, the boxes at their places are judged by the same criterion
+    (`args.dense_loss_weight`), and with `args.gaze_loss_weight` so is where words look. The model may also be
+    `DenseDetector`, which learns from dense labels alone.
+
     `evaluate` gives `eval_loss` and its components over the whole data set, and of the boxes at the query tokens of
     the *true* answers `eval_acc@0.25`, `eval_acc@0.5`, `eval_mean_iou` (exact oriented 3D IoU) and the mean absolute
-    `eval_depth_error`, `eval_length_error`, `eval_width_error`, `eval_height_error` (metres; as `metrics.grounding`
-    defines them without symmetry), with `eval_num_boxes`. Without a box in the data they are left out. This costs
-    little more than the loss and serves to choose a checkpoint; `llmi3d evaluate` asks phrase by phrase without
-    showing the answer, and its numbers are those to report.
+    `eval_depth_error`, `eval_length_error`, `eval_width_error`, `eval_height_error` (metres; as
+    `evaluation.grounding` defines them without symmetry), with `eval_num_boxes`. Without a box in the data they are
+    left out. This costs little more than the loss and serves to choose a checkpoint; `llmi3d evaluate` asks phrase by
+    phrase without showing the answer, and its numbers are those to report.
 
     A loss or gradient that is not finite stops the training with its components or parameters and the rows named, or
-    its step is passed over by all processes (`args.nonfinite`). An evaluation always stops.
+    its step is skipped by all processes (`args.nonfinite`). An evaluation always stops.
 
     A checkpoint gets its name only when it is whole, so the last `checkpoint-*` is one to resume from however the run
     was interrupted. With FSDP2, mixed precision is autocast as on one process: parameters keep their own dtype, and
     the 3D heads stay in float32.
 
     Raises:
-        ValueError: `compute_metrics`, whose place the metrics above have; `new_parts_learning_rate` with an optimizer
-            made elsewhere; `nonfinite="skip"` with DeepSpeed, which steps by itself.
+        ValueError: `compute_metrics`, whose place the metrics above have; `new_parts_learning_rate` or `muon` with an
+            optimizer made elsewhere; `nonfinite="skip"` with DeepSpeed, which steps by itself; dense labels with
+            sharded weights.
 
     Example:
 
@@ -76,22 +70,25 @@ class LLMI3DTrainer(Trainer):
         super().__init__(model, args or LLMI3DTrainingArguments(), **kwargs)
         if self.compute_metrics is not None:
             raise ValueError("compute_metrics: got a function, want None: boxes are judged as they are decoded.")
-        if self.optimizer is not None and self.args.new_parts_learning_rate is not None:
-            raise ValueError("new_parts_learning_rate: got it with `optimizers`, whose groups have their own rates.")
+        for name in ("new_parts_learning_rate", "muon"):
+            if self.optimizer is not None and getattr(self.args, name):
+                raise ValueError(f"{name}: got it with `optimizers`, whose groups have their own rates.")
         if self.args.nonfinite == "skip" and self.is_deepspeed_enabled:
             raise ValueError("nonfinite: got 'skip' with DeepSpeed, want 'raise': DeepSpeed steps by itself.")
-        self.criterion = Box3DCriterion(self._config(), self.args.loss_weights())
-        self._counts: dict[str, Tensor | None] = {"num_boxes": None, "num_images": None}
-        # Of the step under way, ...
+        config = self._config()
+        self.criterion = Box3DCriterion(config, self.args.loss_weights())
+        boxes = [name for name in Box3DLossWeights.__dataclass_fields__ if config.pointing or name != "pointing"]
+        self._components = ("lm", *boxes)
+        self._dense_components: tuple[str, ...] = ()
+        # Of the whole step under way: what sums are divided by, ...
+        self._counts: dict[str, Tensor] = {}
         self._step_loss: Tensor | float = 0.0
         self._step_sums: dict[str, Tensor] = defaultdict(float)
-        self._step_rows: list[str] = []
-        self._step_faults: list[str] = []
-        # ... of the steps since the last log, and of the evaluation.
+        self._finite_steps = FiniteSteps(self)
+        # ... and of the steps since the last log.
         self._component_sums: dict[str, Tensor] = defaultdict(float)
         self._steps_taken = self._steps_skipped = 0
-        self._evaluation_sums: dict[str, float] = defaultdict(float)
-        self._staging: str | None = None
+        self._evaluation = EvaluationSums(self._components)
 
     def _config(self):
         return self.accelerator.unwrap_model(self.model).config
@@ -105,35 +102,17 @@ class LLMI3DTrainer(Trainer):
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """As `Trainer`; with `new_parts_learning_rate` each group is split into what is new and the rest."""
-        rate, made_here = self.args.new_parts_learning_rate, self.optimizer is None
+        """As `Trainer`; Muon with `muon`, and new parts apart with `new_parts_learning_rate`."""
+        args, made_here = self.args, self.optimizer is None
+        if made_here and args.muon:
+            betas = (args.adam_beta1, args.adam_beta2)
+            self.optimizer = muon(model or self.model, args.learning_rate, args.weight_decay, betas)
         optimizer = super().create_optimizer(model)
-        if rate is None:
-            return optimizer
-        if not made_here:
-            if self.is_deepspeed_enabled:
+        if args.new_parts_learning_rate is not None:
+            if made_here:
+                split_new_parts(optimizer, model or self.model, args.new_parts_learning_rate)
+            elif self.is_deepspeed_enabled:
                 raise ValueError("new_parts_learning_rate: got it with an optimizer in DeepSpeed's configuration.")
-            return optimizer  # of an earlier call
-        trained = {
-            name: p for name, p in (self.model if model is None else model).named_parameters() if p.requires_grad
-        }
-        has_adapters = any("lora_" in name for name in trained)
-        new = {
-            id(parameter)
-            for name, parameter in trained.items()
-            if ("lora_" not in name if has_adapters else not set(NEW_PARTS).isdisjoint(name.split(".")))
-        }
-        split = [
-            {**group, "params": chosen, "lr": rate}
-            for group in optimizer.param_groups
-            if (chosen := [parameter for parameter in group["params"] if id(parameter) in new])
-        ]
-        if not split:
-            raise ValueError(f"new_parts_learning_rate: got {rate}, but no such parameter is trained.")
-        for group in optimizer.param_groups:
-            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in new]
-        for group in split:
-            optimizer.add_param_group(group)
         return optimizer
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -145,46 +124,48 @@ class LLMI3DTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = torch.tensor(
-            [
-                sum(int(batch["targets_3d"]["mask"].sum()) for batch in batches),
-                sum(len(batch["input_ids"]) for batch in batches),
-            ],
-            dtype=torch.float32,
-            device=device,
-        )
+        counts = _count(batches)
+        flat = torch.cat([value.to(device).reshape(-1) for value in counts.values()])
         if self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts, "sum")
-        num_boxes, num_images = counts.clamp(min=1)
-        self._counts = {"num_boxes": num_boxes, "num_images": num_images}
+            flat = self.accelerator.reduce(flat, "sum")
+        parts = flat.clamp(min=1).split([value.numel() for value in counts.values()])
+        self._counts = {name: part.view_as(counts[name]) for name, part in zip(counts, parts, strict=True)}
+        if batches and "dense" in batches[0]:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("dense labels: got them with sharded weights, want neither FSDP nor DeepSpeed.")
+            self._dense_components = DENSE_COMPONENTS[2:] if "labels" in batches[0] else DENSE_COMPONENTS[:2]
         return batches, None if num_items is None else torch.clamp(num_items, min=1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         rows = inputs.pop("image_id", None) or ["(no image_id)"]
         targets = Box3DTargets(**inputs.pop("targets_3d"))
-        counted = num_items_in_batch is not None
+        has_words, dense, gaze = "labels" in inputs, inputs.get("dense"), inputs.pop("gaze", None)
+        # Without words the Trainer counts nothing by itself.
+        counts = self._counts if num_items_in_batch is not None or not has_words else {}
+        if num_items_in_batch is not None:
+            inputs["num_items_in_batch"] = num_items_in_batch
+        if dense is not None and has_words:
+            del inputs["dense"]
+            inputs["output_hidden_states"] = not self._config().pointing  # see `dense_boxes`
+            inputs["output_attentions"] = self.args.gaze_loss_weight > 0
         # Elsewhere accelerate has put autocast into the model's forward.
         with self.accelerator.autocast() if self.is_fsdp_enabled else contextlib.nullcontext():
-            outputs = model(**inputs, **({"num_items_in_batch": num_items_in_batch} if counted else {}))
+            outputs = model(**inputs)
         truth = {f"targets_3d.{name}": getattr(targets, name) for name in ("center", "size", "rotation", "intrinsics")}
         answers = _answers(outputs)
-        faults = _not_finite({**answers, **truth})
+        faults = not_finite({**answers, **truth})
         components, iou = {}, None
         if not faults:
-            counts = self._counts if counted else {}
-            boxes = self.criterion(outputs.boxes_3d, outputs.depth_logits, targets, **counts)
-            language = self.args.lm_loss_weight * outputs.loss
-            loss, iou = language + boxes.total, boxes.iou
-            components = {"lm": language.detach(), **boxes.components}
-            faults = _not_finite(components)
+            loss, components, iou = self._losses(outputs, targets, counts)
+            if dense is not None:
+                aids = self._dense_losses(model, inputs, outputs, dense, gaze, counts)
+                loss, components = loss + sum(aids.values()), components | aids
+            components = {name: value.detach() for name, value in components.items()}
+            faults = not_finite(components)
         if faults:
-            spoiled = _rows_not_finite({**answers, **truth, "lm": outputs.logits}, rows)
-            fault = f"{', '.join(faults)} of {', '.join(spoiled)}"
-            if not model.training or self.args.nonfinite == "raise":
-                where = f"Step {self.state.global_step + 1}" if model.training else "Evaluation"
-                raise FloatingPointError(f"{where}: not finite: {fault}.")
-            self._step_faults.append(fault)
+            told = {**answers, **truth, **({"lm": outputs.logits} if has_words else {})}
+            self._finite_steps.fault(faults, told, rows, model.training)
             components, iou = {}, None
             # To be dropped where all processes meet, at the end of the step; till then they wait for all gradients.
             loss = torch.zeros((), device=self.args.device, requires_grad=True)
@@ -193,22 +174,54 @@ class LLMI3DTrainer(Trainer):
         for name, value in components.items():
             self._step_sums[name] += value
         if model.training:
-            self._step_rows += rows
+            self._finite_steps.rows += rows
             if iou is not None:
-                self._step_sums["iou"] += iou.sum() / (self._counts["num_boxes"] if counted else len(iou))
+                self._step_sums["iou"] += iou.sum() / counts.get("num_boxes", len(iou))
+                self._step_sums["acc_25"] += (iou > 0.25).sum() / counts.get("num_boxes", len(iou))
             # Gradients are averaged over processes, while the counts are those of all of them.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    def _losses(self, outputs, targets: Box3DTargets, counts: dict[str, Tensor]):
+        """Return the loss of words and boxes, its components and the achieved IoU."""
+        per = {name: counts.get(name) for name in ("num_boxes", "num_images")}
+        boxes = self.criterion(outputs.boxes_3d, outputs.depth_logits, targets, **per)
+        if outputs.get("loss") is None:
+            return boxes.total, boxes.components, boxes.iou
+        language = self.args.lm_loss_weight * outputs.loss
+        return language + boxes.total, {"lm": language, **boxes.components}, boxes.iou
+
+    def _dense_losses(self, model, inputs, outputs, dense, gaze, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weighted losses of dense labels, beside the boxes that `DenseDetector` answers with."""
+        if "labels" not in inputs:
+            losses = naming_losses(outputs, dense, counts)
+            return {name: self.args.name_loss_weight * value for name, value in losses.items()}
+        losses, network = {}, unwrapped(self.accelerator.unwrap_model(model))
+        is_image = inputs["input_ids"] == network.config.image_token_id
+        if self.args.gaze_loss_weight and gaze is not None:
+            first = int(is_image[0].nonzero()[0])
+            looked = gaze_loss(outputs.attentions, gaze, first, counts.get("gazes"))
+            losses["gaze"] = self.args.gaze_loss_weight * looked
+        if self.args.dense_loss_weight:
+            states = None
+            if not network.config.pointing:
+                states = outputs.hidden_states[-1]
+                states = states[is_image].view(len(states), -1, states.shape[-1])
+            boxes = dense_boxes(network.box_head, outputs.image_outputs, states, dense)
+            # The depth map is judged with the query tokens' boxes already.
+            judged = self.criterion(boxes, None, Box3DTargets(**dense["targets"]), counts.get("dense"))
+            losses["dense"] = self.args.dense_loss_weight * judged.total
+        return losses
+
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """As `Trainer`; the last batch of a step brings the whole step's loss, or 0 if the step is passed over."""
+        """As `Trainer`; the last batch of a step brings the whole step's loss, or 0 if the step is skipped."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._step_loss = self._step_loss + loss
         if not self.accelerator.sync_gradients:
             return torch.zeros_like(loss)
         total, sums = self._step_loss, self._step_sums
-        finite = self._judge_step()
-        self._step_loss, self._step_sums, self._step_rows, self._step_faults = 0.0, defaultdict(float), [], []
+        finite = self._finite_steps.judge()
+        self._step_loss, self._step_sums = 0.0, defaultdict(float)
         if not finite:
             self._steps_skipped += 1
             return torch.zeros_like(loss)
@@ -217,46 +230,18 @@ class LLMI3DTrainer(Trainer):
             self._component_sums[name] += value
         return total
 
-    def _judge_step(self) -> bool:
-        """Whether losses and gradients of all processes are finite; else, if it does not raise, no gradient is left.
-
-        Raises:
-            FloatingPointError: they are not, and `args.nonfinite` is "raise".
-        """
-        wild = [] if self._step_faults else _wild_gradients(self.model)
-        faulty = torch.tensor(float(bool(self._step_faults or wild)), device=self.args.device)
-        if self.args.world_size > 1:
-            faulty = self.accelerator.reduce(faulty, "sum")
-        if not faulty:
-            return True
-        faults = gather_object(self._step_faults)
-        wild, rows = gather_object(wild), gather_object(self._step_rows)
-        scaler = self.accelerator.scaler
-        if scaler is not None and not faults:
-            return False  # a part of its search for a scale: it passes over the step by itself
-        if not faults:
-            some = [*dict.fromkeys(wild)]
-            more = f" and {len(some) - 3} more" if len(some) > 3 else ""
-            faults = [f"the gradients of {', '.join(some[:3])}{more}, after {', '.join(dict.fromkeys(rows))}"]
-        message = f"Step {self.state.global_step + 1}: not finite: {'; '.join(faults)}."
-        if self.args.nonfinite == "raise":
-            raise FloatingPointError(message)
-        if self.is_world_process_zero():
-            logger.warning(f"{message} The step is passed over.")
-        if scaler is None:  # optimizers leave alone what has no gradient, moments included
-            self.model.zero_grad(set_to_none=True)
-        return False
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             # The same names on every process, whatever its batches held.
-            names = [*COMPONENTS, "iou"]
+            components = (*self._components, *self._dense_components)
+            names = [*components, "iou", "acc_25"]
             sums = torch.tensor([float(self._component_sums[name]) for name in names], device=self.args.device)
             if self.args.world_size > 1:
                 sums = self.accelerator.reduce(sums, "sum")
             taken, skipped = self._steps_taken, self._steps_skipped
             means = dict(zip(names, (sums / (taken or math.nan)).tolist(), strict=True))
-            logs = {**logs, "box_iou": means.pop("iou"), **{f"loss_{name}": value for name, value in means.items()}}
+            logs = {**logs, "box_iou": means["iou"], "box_acc_25": means["acc_25"]}
+            logs |= {f"loss_{name}": means[name] for name in components}
             if skipped:
                 logs |= {"loss": logs["loss"] * (taken + skipped) / (taken or math.nan), "skipped_steps": skipped}
             self._component_sums.clear()
@@ -269,18 +254,9 @@ class LLMI3DTrainer(Trainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
         """As `Trainer`, with the metrics of this class (see there) beside the loss."""
-        self._evaluation_sums.clear()
+        self._evaluation = EvaluationSums((*self._components, *self._dense_components))
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        totals = defaultdict(float)
-        for sums in gather_object([dict(self._evaluation_sums)]):
-            for name, value in sums.items():
-                totals[name] += value
-        num_boxes = totals.pop("num_boxes")
-        per = defaultdict(lambda: num_boxes, lm=totals.pop("num_tokens"), depth_map=totals.pop("num_images"))
-        losses = {name: totals.pop(name, 0.0) / (per[name] or 1) for name in COMPONENTS}
-        metrics = {"loss": sum(losses.values()), **{f"loss_{name}": value for name, value in losses.items()}}
-        metrics |= {name: value / num_boxes for name, value in totals.items() if num_boxes}
-        metrics["num_boxes"] = int(num_boxes)
+        metrics = self._evaluation.metrics()
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
@@ -292,150 +268,58 @@ class LLMI3DTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ):
-        """Adds up what `evaluation_loop` divides; nothing is handed on, as boxes are ragged and do not gather."""
+        """Add up what `evaluation_loop` divides; nothing is handed on, as boxes are ragged and do not gather."""
         inputs = self._prepare_inputs(inputs)
         size = len(inputs["input_ids"])
         own = self._rows_of_own(size)
         if own < size:
-            inputs = _first_rows(inputs, max(own, 1), size)
+            inputs = first_rows(inputs, max(own, 1), size)
+        for name in ("dense", "gaze"):  # aids of training
+            inputs.pop(name, None)
         one = torch.ones((), device=self.args.device)
         self._counts, self._step_sums = {"num_boxes": one, "num_images": one}, defaultdict(float)
         with self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=one)
         sums, self._step_sums = self._step_sums, defaultdict(float)
         if own:
-            targets = Box3DTargets(**inputs["targets_3d"])
-            sums |= _box_sums(outputs.boxes_3d, targets, self._config().virtual_focal_length)
-            sums["num_images"] = own
-            sums["num_tokens"] = (inputs["labels"][..., 1:] != -100).sum()
-            for name, value in sums.items():
-                self._evaluation_sums[name] += float(value)
+            sums |= box_sums(
+                outputs.boxes_3d, Box3DTargets(**inputs["targets_3d"]), self._config().virtual_focal_length
+            )
+            sums |= {"num_images": own, "num_tokens": (inputs["labels"][..., 1:] != -100).sum()}
+            self._evaluation.add(sums)
         return loss.detach(), None, None
 
     def _rows_of_own(self, size: int) -> int:
-        """How many of a batch's rows, the first ones, no other batch has: accelerate fills up the last batch of a data
-        set with its first rows, so that every process has one."""
+        """Return how many of a batch's rows, the first ones, no other batch has: accelerate fills up the last batch of
+        a data set with its first rows, so that every process has one."""
         state = self.accelerator.gradient_state
         if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
             return size
         return min(max(state.remainder - self.accelerator.process_index * size, 0), size)
 
-    # --------------------------------------------------------------------------------------------------- checkpoints
 
-    def _get_output_dir(self, trial) -> str:
-        return self._staging or super()._get_output_dir(trial)
+def _count(batches: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Return what the losses of some batches are divided by, float32."""
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._staging is None:
-            super()._push_from_checkpoint(checkpoint_folder)
+    def add(values) -> Tensor:
+        return torch.as_tensor(sum(values), dtype=torch.float32)
 
-    def _save_checkpoint(self, model, trial) -> None:
-        """As `Trainer`, but beside the other checkpoints, and renamed when every process has written its part."""
-        folder = Path(self._get_output_dir(trial))
-        staging, final = folder / _STAGING, folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._staging = str(staging)
-        try:
-            super()._save_checkpoint(model, trial)
-        except Exception:
-            if self.args.should_save:
-                shutil.rmtree(staging, ignore_errors=True)
-            raise
-        finally:
-            self._staging = None
-        if self.state.best_model_checkpoint == str(staging / final.name):
-            self.state.best_model_checkpoint = str(final)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self.state.save_to_json(str(staging / final.name / TRAINER_STATE_NAME))
-            _publish(staging / final.name, final)
-            rotate_checkpoints(
-                output_dir=str(folder),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
-        self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(final))
-
-
-def _publish(staged: Path, final: Path) -> None:
-    """Gives a checkpoint its name, once it is on the disk; one that has the name stays until then."""
-    for path in staged.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    if final.exists():
-        final.rename(staged.with_name("replaced"))
-    staged.rename(final)
-    shutil.rmtree(staged.parent)
+    counts = {
+        "num_boxes": add(batch["targets_3d"]["mask"].sum() for batch in batches),
+        "num_images": add(len(batch["targets_3d"]["intrinsics"]) for batch in batches),
+    }
+    if batches and (dense := [batch["dense"] for batch in batches if "dense" in batch]):
+        counts |= {
+            "dense": add(labels["mask"].sum() for labels in dense),
+            "names": add((labels["names"] >= 0).sum((0, 1)) for labels in dense),
+            "maps": add(labels["has_map"].sum() for labels in dense),
+            "gazes": add(len(batch["gaze"]["samples"]) for batch in batches if "gaze" in batch),
+        }
+    return counts
 
 
 def _answers(outputs) -> dict[str, Tensor]:
-    """What the loss is made of, by name: `lm`, `depth_map` and the fields of `Box3DHeadOutput`."""
-    depth = {} if outputs.depth_logits is None else {"depth_map": outputs.depth_logits}
-    boxes = {name: value for name, value in outputs.boxes_3d.items() if value.is_floating_point()}
-    return {"lm": outputs.loss, **depth, **boxes}
-
-
-def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of those that are not finite throughout."""
-    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
-    return [name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite]
-
-
-def _rows_not_finite(tensors: dict[str, Tensor], rows: list[str]) -> list[str]:
-    """The rows of which some tensor [B, ...] is not finite; all, if that cannot be told."""
-    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in tensors.values()]).all(0)
-    return [row for row, is_finite in zip(rows, finite.tolist(), strict=False) if not is_finite] or rows
-
-
-def _wild_gradients(model: nn.Module) -> list[str]:
-    """Names of the parameters whose gradient, or this process's part of it, is not finite."""
-    largest = {}
-    for name, parameter in model.named_parameters():
-        gradient = parameter.grad
-        if isinstance(gradient, DTensor):
-            gradient = gradient.to_local()
-        if gradient is not None and gradient.numel():
-            largest[name] = torch.linalg.vector_norm(gradient, torch.inf).float()
-    return _not_finite(largest) if largest else []
-
-
-def _first_rows(data: Any, count: int, size: int) -> Any:
-    """The first rows of whatever holds `size` of them."""
-    if isinstance(data, dict):
-        return {name: _first_rows(value, count, size) for name, value in data.items()}
-    has_rows = isinstance(data, list) or (isinstance(data, Tensor) and data.ndim > 0)
-    return data[:count] if has_rows and len(data) == size else data
-
-
-def _box_sums(boxes, targets: Box3DTargets, virtual_focal_length: float) -> dict[str, Tensor | int]:
-    """Sums over the boxes of a batch of what `LLMI3DTrainer` evaluates, and their number."""
-    mask, k = targets.mask, targets.intrinsics[:, None].expand(-1, targets.mask.shape[1], -1, -1)
-    found = {name: value[boxes.mask] for name, value in boxes.items()}
-    true = [getattr(targets, name)[mask] for name in ("center", "size", "rotation")]
-    answer = decode_boxes(
-        found["center_2d_px"],
-        found["depth_virtual"],
-        found["size"],
-        rotation_6d_to_matrix(found["rotation_6d"]),
-        k[mask],
-        virtual_focal_length,
-    )
-    # In double precision, as in the criterion: early boxes can be a hair wide and far away.
-    corners, true_corners = (box_corners(*(value.double() for value in box)) for box in (answer, true))
-    iou = box3d_iou(corners, true_corners, paired=True)
-    off = (answer[1] - true[1]).abs().sum(0)
-    return {
-        **{f"acc@{threshold:g}": (iou > threshold).sum() for threshold in THRESHOLDS},
-        "mean_iou": iou.sum(),
-        "depth_error": (answer[0] - true[0])[:, 2].abs().sum(),
-        "length_error": off[0],
-        "width_error": off[2],
-        "height_error": off[1],
-        "num_boxes": len(iou),
-    }
+    """Return what the loss is made of, by name: `lm`, `depth_map` and the fields of `Box3DHeadOutput`."""
+    answers = {"lm": outputs.get("loss"), "depth_map": outputs.depth_logits}
+    answers |= {name: value for name, value in outputs.boxes_3d.items() if value.is_floating_point()}
+    return {name: value for name, value in answers.items() if value is not None}

@@ -4,13 +4,13 @@
 Two starts. What an arm changes about towers or depth, or which pictures it may see, must have been so from its first
 step on: such arms start from nothing, and all of their time goes into seeing,
 
-    towers   dense labels alone, as stage 0a of `examples/tiny/train.py`
+    towers   dense labels alone, as the stage `sight` of examples/recipes/tiny.yaml
 
-Arms that differ in how the language model answers or is adapted share one base, the pre-trained model behind stage 0b:
+Arms that differ in how the language model answers or is adapted share one base, the model after its stage `words`:
 
     tune     LoRA (or all weights) on phrases and questions, without dense labels
 
-All arms of a start see as many pictures, turns and steps. Every stage goes on from its last checkpoint.
+All arms of a start see as many images, turns and steps. Every stage resumes from its last checkpoint.
 """
 
 import json
@@ -23,28 +23,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
-import numpy as np
 import torch
 from answers import under_camera
 from peft import get_peft_model
-from torch import Tensor, nn
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from torch import nn
+from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
-from llmi3d.processing.geometry_llmi3d import encode_boxes
-from llmi3d.training.dense import DenseCollator, DenseTowers, DenseTowersTrainer
-from llmi3d.training.experimental.text_boxes import SeenBoxes, write_boxes
+from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainingArguments
+from llmi3d.data.dataset import Part
+from llmi3d.processing.geometry_llmi3d import virtual_to_metric_depth
+from llmi3d.training.augment import augment_from_config
+from llmi3d.training.collator import LLMI3DDataCollator
+from llmi3d.training.dense import DenseDetector, DenseLabels
+from llmi3d.training.experimental.text_boxes import BoxText
 from llmi3d.training.lora import NEW_PARTS, lora_config
 from llmi3d.training.losses import Box3DLossWeights
-from llmi3d.training.packing import PackedCollator, Packer
+from llmi3d.training.mixture import TrainingRows, mix, vocabularies
+from llmi3d.training.run import StageTrainer
 
-# Behind everything else: `evaluate` there must not hide the library of that name.
+# After everything else: `evaluate` there must not hide the library of that name.
 sys.path.append(str(Path(__file__).parents[1] / "tiny"))
-from prepare import build_config, build_model
-from train import BATCH, CELLS, WEIGHTS, for_cpu, load, optimizer
+from new_model import build_config, build_model
 
+# As in examples/recipes/tiny.yaml.
+BATCH, CELLS = 16, 32
+WEIGHTS = {"depth_map": 0.5, "size": 2.0, "rotation": 2.0}
+NAMES = ("category", "color", "material")
 RANK = 16
 # All of a model but its language model.
 EYES = (
@@ -100,8 +105,8 @@ ARMS = {
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A budget.
+class Budget:
+    """What a stage of all arms is trained with.
 
     Attributes:
         pictures: seen in all, repeats counted.
@@ -117,8 +122,8 @@ class Stage:
 
 
 STAGES = {
-    "towers": Stage(4_096, 2e-3, seconds=0.057),
-    "tune": Stage(3_200, 1e-3, turns=4, seconds=0.065),
+    "towers": Budget(4_096, 2e-3, seconds=0.057),
+    "tune": Budget(3_200, 1e-3, turns=4, seconds=0.065),
 }
 # The stage of each start.
 STARTS = {"nothing": "towers", "base": "tune"}
@@ -133,8 +138,8 @@ def train_arm(arm: Arm, seed: int, base: Path, out: Path, scale: float = 1.0) ->
     """Trains an arm, or goes on with it; its model lies in `out/model` afterwards.
 
     Args:
-        base: folder of an `examples/train_tiny.sh` run: `prepared`, `processor`, `names.json`, and for arms that start
-            from it `pretrain/model`.
+        base: folder of an `examples/train_tiny.sh` run: `train` (data), `base` (new model and processor), and for
+            arms that start from it `run/words/model`.
 
     Returns:
         What it cost: `trained_parameters`, `seconds_per_step` (median), `steps`, `peak_memory_mb` of the process and
@@ -154,60 +159,53 @@ class Workshop:
 
     def __init__(self, arm: Arm, seed: int, base: Path, out: Path, scale: float):
         self.arm, self.seed, self.base, self.out, self.scale = arm, seed, base, out, scale
-        self.packer = Packer(LLMI3DProcessor.from_pretrained(base / "processor"))
-        self.names = json.loads((base / "names.json").read_text())
-        self.records = datasets.load_from_disk(str(base / "prepared"))
+        self.processor = LLMI3DProcessor.from_pretrained(base / "base")
+        self.mixture = mix("base", [Part(str(base / "train"), "train", None)], maps=True)
+        self.rows = self.mixture.rows
         if arm.left_out:
-            kept = [i for i, name in enumerate(self.records["image_id"]) if f"/{arm.left_out}-" not in name]
-            self.records = self.records.select(kept)
+            kept = [i for i, name in enumerate(self.rows["image_id"]) if f"/{arm.left_out}-" not in name]
+            self.rows = self.rows.select(kept)
 
     def from_nothing(self) -> None:
         """`towers`."""
         set_seed(self.seed)
-        model = for_cpu(build_model(build_config(self.packer.processor.tokenizer)))
+        model = for_cpu(build_model(build_config(self.processor.tokenizer)))
         switch_off(model, self.arm.without)
-        classes = [len(values) for values in self.names.values()]
-        wrapped = DenseTowers(model, classes, name_weight=1.0, box_weights=Box3DLossWeights(**WEIGHTS))
-        kind = MetricDepthCollator if self.arm.metric_depth else DenseCollator
-        trainer = DenseTowersTrainer(
-            wrapped,
-            TrainingArguments(**self._arguments("towers"), remove_unused_columns=False),
-            train_dataset=self.records,
-            data_collator=kind(self.packer, words=False, cells=CELLS, jitter=0.2, flip=True, unordered=0.5),
-            optimizers=(optimizer(wrapped, STAGES["towers"].learning_rate), None),
+        names = vocabularies(self.mixture, NAMES)
+        kind = MetricDepthCollator if self.arm.metric_depth else UnorderedCollator
+        self._run(
+            "towers",
+            model,
+            DenseDetector(model, [len(values) for values in names.values()]),
+            kind(self.processor, dense=DenseLabels(CELLS, names), words=False, crop_padding=False),
+            {"color": 0.2, "flip": 0.5},
         )
-        self._run(trainer, "towers", model)
 
     def from_base(self) -> None:
         """`tune`."""
-        arm, stage = self.arm, STAGES["tune"]
+        arm = self.arm
         set_seed(self.seed)
-        model = load(self.base / "pretrain" / "model")
+        model = load(self.base / "run" / "words" / "model")
         if arm.new_heads:
             model.box_head.load_state_dict(LLMI3DForConditionalGeneration(model.config).box_head.state_dict())
         if arm.lora:
             model = get_peft_model(model, lora_config(model, rank=RANK, train=(*NEW_PARTS, "lm_head")))
-        weights, collator = WEIGHTS, PackedCollator
+        options = {"pack_turns": True, "crop_padding": False}
         if arm.form:  # the language loss alone
+            collator = TextCollator(arm.form, self.processor, **options)
             weights = dict.fromkeys(Box3DLossWeights.__dataclass_fields__, 0.0)
-
-            def collator(*args, **options):
-                return TextCollator(arm.form, self.names, *args, **options)
-
-        trainer = LLMI3DTrainer(
-            model,
-            LLMI3DTrainingArguments(**self._arguments("tune"), box_loss_weights=weights),
-            train_dataset=self.records,
-            data_collator=collator(self.packer, "finetune", most_turns=stage.turns, jitter=0.2),
-            optimizers=(optimizer(model, stage.learning_rate), None),
-        )
-        self._run(trainer, "tune", model)
+        else:
+            collator, weights = LLMI3DDataCollator(self.processor, **options), WEIGHTS
+        self._run("tune", model, model, collator, {"color": 0.2}, weights)
 
     def _arguments(self, name: str) -> dict[str, Any]:
         """What all stages have in common."""
         steps, stage = steps_of(name, self.scale), STAGES[name]
         return {
             "output_dir": str(self.out / name),
+            "muon": True,
+            "weight_decay": 0.05,
+            "adam_beta2": 0.99,
             "per_device_train_batch_size": BATCH,
             "max_steps": steps,
             "learning_rate": stage.learning_rate,
@@ -225,8 +223,16 @@ class Workshop:
             "dataloader_pin_memory": False,
         }
 
-    def _run(self, trainer, name: str, model: nn.Module) -> None:
-        """Trains from the last checkpoint on, if there is one, and keeps the model with what it cost."""
+    def _run(self, name: str, model, trained: nn.Module, collator, augment: dict, weights: dict = WEIGHTS) -> None:
+        """Train from the last checkpoint, if there is one, and keep the model with what it cost."""
+        trainer = StageTrainer(
+            trained,
+            LLMI3DTrainingArguments(**self._arguments(name), box_loss_weights=weights),
+            train_dataset=TrainingRows(
+                self.rows, STAGES[name].turns or None, augment_from_config({**augment, "seed": self.seed}), self.seed
+            ),
+            data_collator=collator,
+        )
         folder, watch, before = self.out / name, Stopwatch(), _peak_memory_mb()
         trainer.add_callback(watch)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
@@ -274,6 +280,18 @@ def budget(arm: Arm, scale: float) -> dict:
 # ---------------------------------------------------------------------------------------------------- what is changed
 
 
+def load(folder: Path) -> LLMI3DForConditionalGeneration:
+    """Load a model of an earlier stage."""
+    return for_cpu(LLMI3DForConditionalGeneration.from_pretrained(folder, dtype=torch.float32))
+
+
+def for_cpu(model: LLMI3DForConditionalGeneration) -> LLMI3DForConditionalGeneration:
+    """Return the model with the attention that is a quarter faster on a CPU for so few and narrow heads."""
+    if not torch.accelerator.is_available():
+        model.set_attn_implementation("eager")
+    return model
+
+
 def new_language_model(checkpoint: Path, processor: Path) -> LLMI3DForConditionalGeneration:
     """A checkpoint's eyes and 3D heads before a language model from nothing, of the processor's words."""
     set_seed(0)
@@ -309,8 +327,21 @@ def switch_off(model: LLMI3DForConditionalGeneration, part: str) -> None:
         model.model.high_res_tower.requires_grad_(False)
 
 
-class MetricDepthCollator(DenseCollator):
-    """As `DenseCollator`, for a network that is to say metres: every picture is said to be the virtual camera's.
+class UnorderedCollator(LLMI3DDataCollator):
+    """As `LLMI3DDataCollator`, with half of the corners judged as a set of points, as those of symmetric objects are.
+
+    Which end is the front is the last thing that is learned, and until then it pulls every box both ways.
+    """
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().__call__(rows)
+        targets = batch["targets_3d"]
+        targets["symmetric"] |= torch.rand(targets["mask"].shape) < 0.5
+        return batch
+
+
+class MetricDepthCollator(UnorderedCollator):
+    """Targets of a network that is to say metres: every image is said to be the virtual camera's.
 
     K gets the virtual focal length; objects keep their z, their pixels and what is seen of their rotation. Virtual and
     metric depth are then the same number, which the network must guess without knowing the lens. The depth map is
@@ -318,68 +349,36 @@ class MetricDepthCollator(DenseCollator):
     would give away the virtual depth by the object's height.
     """
 
-    def scene(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
-        scene = super().scene(records)
-        scene["covered_px"] = super().painted(scene)["painted_boxes_2d_px"]
-        old, objects = scene["intrinsics"], scene["objects"]
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().__call__(rows)
+        targets, focal_length = batch["targets_3d"], self.processor.virtual_focal_length
+        old = targets["intrinsics"]
         new = old.clone()
-        new[:, 0, 0] = new[:, 1, 1] = self.packer.processor.virtual_focal_length
-        cameras = [k[:, None].expand(-1, objects.shape[1], -1, -1) for k in (old, new)]
-        # Where there is no object, or one behind the camera, there is nothing to move.
-        usable = scene["mask"] & (objects[..., 2] > 0)
+        new[:, 0, 0] = new[:, 1, 1] = focal_length
+        cameras = [k[:, None].expand(-1, targets["mask"].shape[1], -1, -1) for k in (old, new)]
+        real = targets["mask"]
         center, rotation = under_camera(
-            torch.where(usable[..., None], objects[..., :3], objects.new_tensor([0.0, 0.0, 1.0])),
-            torch.where(usable[..., None, None], objects[..., 6:15].unflatten(-1, (3, 3)), torch.eye(3)),
+            torch.where(real[..., None], targets["center"], targets["center"].new_tensor([0.0, 0.0, 1.0])),
+            torch.where(real[..., None, None], targets["rotation"], torch.eye(3)),
             *cameras,
         )
-        moved = torch.cat((center, objects[..., 3:6], rotation.flatten(-2), objects[..., 15:]), -1)
-        scene["objects"] = torch.where(usable[..., None], moved, objects)
-        scene["intrinsics"] = new
-        return scene
-
-    def painted(self, scene: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {**super().painted(scene), "painted_boxes_2d_px": scene["covered_px"]}
+        targets |= {"intrinsics": new, "center": center, "rotation": rotation}
+        painted = targets["painted_depths_virtual"]
+        targets["painted_depths_virtual"] = virtual_to_metric_depth(painted, old[:, None], focal_length)
+        return batch
 
 
-class TextCollator(PackedCollator):
-    """As `PackedCollator`, with boxes written out instead of 3D query tokens.
+class TextCollator(LLMI3DDataCollator):
+    """As `LLMI3DDataCollator`, with boxes written out instead of 3D query tokens.
 
     Args:
         form: one of `text_boxes.FORMS`.
-        names: vocabularies of a record's `names`; the first, `category`, is what `json` calls a box.
-        kwargs: of `PackedCollator`.
+        processor, options: of `LLMI3DDataCollator`.
     """
 
-    def __init__(self, form: str, names: dict[str, list[str]], *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.form, self.categories, self.vocabularies = form, names["category"], len(names)
+    def __init__(self, form: str, processor, **options):
+        super().__init__(processor, **options)
+        self.box_text = BoxText.for_processor(processor, form)
 
-    def __call__(self, records: list[dict[str, Any]]) -> dict[str, Any]:
-        return super().__call__([self._written(one) for one in records])
-
-    def _written(self, record: dict[str, Any]) -> dict[str, Any]:
-        processor = self.packer.processor
-        names = np.frombuffer(record["names"], np.int16).reshape(-1, self.vocabularies)[1:]  # the first is nobody's
-        objects = torch.from_numpy(np.frombuffer(record["boxes"], np.float32).copy().reshape(len(names), -1))
-        k = torch.from_numpy(np.frombuffer(record["intrinsics"], np.float32).copy().reshape(3, 3))
-        old, start, tokens, turns = np.frombuffer(record[self.stage], np.int16).tolist(), 0, [], []
-        for asked, answered, *meant in record[f"{self.stage}_turns"]:
-            question, answer = old[start : start + asked], old[start + asked : start + asked + answered]
-            start += asked + answered
-            if meant:
-                chosen = objects[meant]
-                truth = encode_boxes(
-                    chosen[:, :3],
-                    chosen[:, 3:6],
-                    chosen[:, 6:15].unflatten(-1, (3, 3)),
-                    k,
-                    processor.virtual_focal_length,
-                )
-                seen = SeenBoxes(truth.center_2d_px, truth.depth_virtual, truth.size, truth.rotation_allocentric)
-                labels = [self.categories[names[i, 0]].replace("_", " ") for i in meant]
-                text = write_boxes(self.form, seen, labels, processor.image_processor.high_res_size["height"])
-                text += processor.tokenizer.eos_token
-                answer = processor.tokenizer.encode(text, add_special_tokens=False)
-            tokens += question + answer
-            turns.append([len(question), len(answer)])
-        return {**record, self.stage: np.asarray(tokens, np.int16).tobytes(), f"{self.stage}_turns": turns}
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return super().__call__([self.box_text.write_row(row, self.processor) for row in rows])

@@ -9,7 +9,7 @@
 
 Goes on where it was interrupted: a finished arm and a finished file of answers are never made again. Without --data
 the test splits are rendered first, and without --base a base is made of the checkpoint's towers, feature mining,
-projector and 3D heads with a new language model, pre-trained as stage 0b of `examples/train_tiny.sh`.
+projector and 3D heads with a new language model, trained as the stage `words` of examples/recipes/tiny.yaml.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
-import datasets
 import torch
 import transformers
 from arms import ARMS, BATCH, COST, STAGES, STARTS, Arm, budget, new_language_model, steps_of, train_arm
@@ -34,6 +33,7 @@ from page import save_plot, tables, write_page
 from trained import SEEDS, answer_arm, domains, lora, mining, query_token, trained, virtual_depth
 
 from llmi3d.data.build import build, open_source
+from llmi3d.data.dataset import load_split
 from llmi3d.evaluation.report import write_whole
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,12 @@ SPLITS = ("test", "novel", "camera", "dense", "far")
 TEST_SEED = 20_240_807
 LONG_SIDE = 320
 BASE_PICTURES = 6000
-BASE_SCALE = 1.5  # of the steps that stage 0b has for so many pictures
+BASE_STEPS = 422
+# The stage `words` of examples/recipes/tiny.yaml.
+WORDS = {
+    **{"name": "words", "tuning": "full", "turns": "first_words", "gaze_loss_weight": 1.0},
+    **{"learning_rate": "1.5e-3", "lr_scheduler_kwargs": {"min_lr_rate": 0.3}},
+}
 # Otherwise large tensors are given back to the system and zeroed again, and threads that wait keep a core busy.
 ALLOCATION = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "OMP_WAIT_POLICY": "PASSIVE"}
 # What an arm's answers to one split take, roughly, and all of an experiment without arms.
@@ -103,7 +108,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("arm", nargs="?", choices=list(ARMS), help="with `arm`: which")
     parser.add_argument("seed", nargs="?", type=int, default=0, help="with `arm`: its seed")
     parser.add_argument("--data", type=Path, help=f"folder with the splits {', '.join(SPLITS)} of IG3D-Synth")
-    parser.add_argument("--base", type=Path, help="OUT of examples/train_tiny.sh, `pretrain` done")
+    parser.add_argument("--base", type=Path, help="OUT of examples/train_tiny.sh, stage `words` done")
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "model_cards" / "llmi3d-tiny")
     parser.add_argument("--out", type=Path, default=Path("outputs/experiments"), help="arms and answers")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "experiments", help="JSON files and plots")
@@ -169,15 +174,20 @@ def make_data(place: Place) -> None:
 
 def make_base(place: Place) -> None:
     """A base of its own, where no finished run is given: the checkpoint's eyes, and a language model from nothing."""
-    tiny, out = ROOT / "examples" / "tiny", ["--out", str(place.base)]
-    if not (place.base / "prepared").is_dir():
-        data = place.out / "train"
+    data, start, run = place.base / "train", place.base / "base", place.base / "run"
+    if not data.is_dir():
         source = open_source("synth", None, frames=f"train:{BASE_PICTURES}", long_side=LONG_SIDE, masks=True)
         build(source, data, max_turns=12, num_proc=os.cpu_count() or 1)
-        subprocess.run([sys.executable, str(tiny / "prepare.py"), "--data", str(data), *out], check=True)
-    if not (place.base / "towers" / "model" / "model.safetensors").is_file():
-        new_language_model(place.checkpoint, place.base / "processor").save_pretrained(place.base / "towers" / "model")
-    command = [sys.executable, str(tiny / "train.py"), "pretrain", *out, "--scale", str(BASE_SCALE * place.scale)]
+    if not (start / "model.safetensors").is_file():
+        new = [str(ROOT / "examples" / "tiny" / "new_model.py"), "--data", str(data), "--out", str(start)]
+        subprocess.run([sys.executable, *new], check=True)
+        new_language_model(place.checkpoint, start).save_pretrained(start)
+    if (run / "words" / "model").is_dir():
+        return
+    recipe, steps = str(ROOT / "examples" / "recipes" / "tiny.yaml"), max(round(BASE_STEPS * place.scale), 2)
+    flags = ["--stages", json.dumps({**WORDS, "warmup_steps": min(100, steps // 10), "max_steps": steps})]
+    flags += ["--model_name_or_path", str(start), "--output_dir", str(run), "--datasets", str(data)]
+    command = [sys.executable, "-m", "llmi3d.training.run", recipe, *flags]
     subprocess.run(command, check=True, env=environment(1))
 
 
@@ -241,10 +251,10 @@ def run_arm(place: Place, name: str, seed: int) -> None:
 
 def base_of(place: Place, arm: Arm) -> dict:
     """What an arm starts from: how many pictures there are to learn from, and the base's weights, if it takes them."""
-    pictures = datasets.load_from_disk(str(place.base / "prepared")).num_rows
+    pictures = len(load_split(place.base / "train", "train"))
     return {
         "pictures": pictures,
-        "model": fingerprint(place.base / "pretrain" / "model") if arm.start == "base" else "",
+        "model": fingerprint(place.base / "run" / "words" / "model") if arm.start == "base" else "",
     }
 
 

@@ -223,14 +223,14 @@ def lora(place: Place) -> dict:
 def grounder_of(place: Place, name: str, seed: int) -> Grounder:
     """A trained arm."""
     arm = ARMS[name]
-    processor = LLMI3DProcessor.from_pretrained(place.base / "processor")
+    processor = LLMI3DProcessor.from_pretrained(place.base / "base")
     return Grounder(load(place.arm(name, seed) / "model"), processor, arm.form, arm.metric_depth)
 
 
 def base_records(place: Place) -> list[Record]:
     """What the base of the arms answers, untuned, to what arms of the base are asked."""
-    path, processor = place.out / "base.jsonl", LLMI3DProcessor.from_pretrained(place.base / "processor")
-    grounder = None if path.is_file() else Grounder(load(place.base / "pretrain" / "model"), processor)
+    path, processor = place.out / "base.jsonl", LLMI3DProcessor.from_pretrained(place.base / "base")
+    grounder = None if path.is_file() else Grounder(load(place.base / "run" / "words" / "model"), processor)
     return split_of(place.data, "test", place.pictures // 2).answered(grounder, path)
 
 

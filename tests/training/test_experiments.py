@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image
 
+from llmi3d.data.dataset import DATA_FOLDER, shard_name
+from llmi3d.data.schema import IG3D_FEATURES
 from llmi3d.evaluation.iou3d import box3d_iou
 from llmi3d.evaluation.records import make_record, with_predictions
 from llmi3d.processing.geometry_llmi3d import (
@@ -23,13 +26,12 @@ from llmi3d.processing.geometry_llmi3d import (
     encode_boxes,
     project,
 )
-from llmi3d.training.dense import DenseCollator, name_classes
+from llmi3d.training.dense import DenseLabels
 from llmi3d.training.experimental import text_boxes
-from llmi3d.training.packing import Packer
 
 EXPERIMENTS = Path(__file__).parents[2] / "examples" / "experiments"
 MODULES = ("answers", "arms", "asked", "common", "evaluations", "measure", "page", "run", "trained")
-TINY = ("prepare", "train")
+TINY = ("new_model",)
 
 
 @pytest.fixture(scope="module")
@@ -254,25 +256,15 @@ def test_without_depth_branch_there_is_no_map_after_saving_either(experiments, n
     torch.testing.assert_close(found.pooler_output, wanted.pooler_output)
 
 
-@pytest.fixture
-def packed(chain, row):
-    packer = Packer(chain[1])
-    record = packer(row)
-    grid = packer.num_image_tokens
-    names = {"category": ["car", "cone"], "color": ["red"]}
-    record["names"] = name_classes([{"category": "car"}, {"category": "cone", "color": "red"}], names).tobytes()
-    record["cells"] = (np.arange(grid) % 2).astype(np.uint8).tobytes()
-    return packer, [record], names
-
-
-def test_metric_arm_learns_metres_at_the_true_pixels(experiments, packed, row):
-    packer, records, _ = packed
+def test_metric_arm_learns_metres_at_the_true_pixels(experiments, chain, row):
+    instances = np.repeat(np.arange(1, 3, dtype=np.uint8), 160)[None].repeat(200, 0)
     batches = []
-    for kind in (DenseCollator, experiments.arms.MetricDepthCollator):
+    for kind in (experiments.arms.UnorderedCollator, experiments.arms.MetricDepthCollator):
         torch.manual_seed(0)
-        batches.append(kind(packer, "turns", cells=4)(records))
-    focal_length = packer.processor.virtual_focal_length
-    for targets_of in (lambda batch: batch["targets_3d"], lambda batch: batch["dense"]["targets"]):
+        collate = kind(chain[1], dense=DenseLabels(4), words=False)
+        batches.append(collate([{**row, "instance_map": Image.fromarray(instances)}]))
+    focal_length = chain[1].virtual_focal_length
+    for targets_of in (lambda batch: batch["targets_3d"],):
         usual, metric = map(targets_of, batches)
         truth = [
             encode_boxes(one["center"], one["size"], one["rotation"], one["intrinsics"][:, None], focal_length)
@@ -288,10 +280,9 @@ def test_metric_arm_learns_metres_at_the_true_pixels(experiments, packed, row):
 
 
 @pytest.mark.parametrize("form", ["numbers", "json"])
-def test_text_arm_learns_the_box_in_words(experiments, packed, chain, row, form):
-    packer, records, names = packed
-    batch = experiments.arms.TextCollator(form, names, packer, "turns")(records)
+def test_text_arm_learns_the_box_in_words(experiments, chain, row, form):
     processor = chain[1]
+    batch = experiments.arms.TextCollator(form, processor, pack_turns=True)([row])
     assert not (batch["input_ids"] == processor.box_3d_token_id).any()
     assert not batch["targets_3d"]["mask"].any()
     learned = batch["labels"][0]
@@ -413,12 +404,15 @@ def test_no_path_of_this_machine_is_told(experiments, monkeypatch, tmp_path):
     assert str(tmp_path) not in json.dumps(told)
 
 
-def test_another_budget_is_refused(experiments, tmp_path):
+def test_another_budget_is_refused(experiments, row, tmp_path):
     options = experiments.run.parse(["arm", "full", "0", "--out", str(tmp_path), "--scale", "0.5"])
     path = options.place.arm("full", 0) / "arm.json"
     path.parent.mkdir(parents=True)
     base = {"pictures": 3, "model": ""}
-    Dataset.from_dict({"image_id": ["a", "b", "c"]}).save_to_disk(options.place.base / "prepared")
+    rows = [{**row, "image_id": name} for name in "abc"]
+    file = options.place.base / "train" / DATA_FOLDER / shard_name("train", 0, 1)
+    file.parent.mkdir(parents=True)
+    Dataset.from_list(rows, features=IG3D_FEATURES).to_parquet(file)
     budget = experiments.arms.budget(experiments.arms.ARMS["full"], 1.0)
     held = {"budget": budget, "pictures": 400, "seed": 0, "base": base}
     path.write_text(json.dumps(held))
@@ -439,11 +433,12 @@ def test_experiments_from_end_to_end(tmp_path):
     for out, given in (("data", frames), ("train", "train:24")):
         call("-m", "llmi3d", "data", "build", "synth", "--out", out, "--option", f"frames={given}", *common,
              "--option", "masks=true")  # fmt: skip
-    call(EXPERIMENTS.parent / "tiny" / "prepare.py", "--data", "train", "--out", "base")
-    for stage in ("towers", "pretrain"):
-        call(EXPERIMENTS.parent / "tiny" / "train.py", stage, "--out", "base", "--scale", "0.001")
-    shutil.copytree(tmp_path / "base" / "pretrain" / "model", tmp_path / "checkpoint")
-    shutil.copytree(tmp_path / "base" / "processor", tmp_path / "checkpoint", dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "train", tmp_path / "base" / "train")
+    call(EXPERIMENTS.parent / "tiny" / "new_model.py", "--data", "train", "--out", "base/base")
+    call("-m", "llmi3d.training.run", EXPERIMENTS.parent / "recipes" / "tiny.yaml", "--output_dir", "base/run",
+         "--model_name_or_path", "base/base", "--datasets", "train", "--max_steps", "2", "--stages",
+         "{name: words, tuning: full, turns: first_words}")  # fmt: skip
+    shutil.copytree(tmp_path / "base" / "run" / "final", tmp_path / "checkpoint")
     given = ("--data", "data", "--base", "base", "--checkpoint", "checkpoint", "--out", "out", "--results", "docs")
     given += ("--pictures", "8", "--scale", "0.001")
     for words in (("arm", "metric_depth", "0"), ("lora",), ("evaluations",)):

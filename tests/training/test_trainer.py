@@ -15,7 +15,7 @@ from llmi3d.data.schema import grounding_conversation
 from llmi3d.evaluation import grounding_metrics, make_record, with_predictions
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.lora import lora_config
-from llmi3d.training.losses import Box3DTargets
+from llmi3d.training.losses import Box3DLossWeights, Box3DTargets
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_every_component_is_logged(chain, rows, tmp_path):
     components = {name: value for name, value in log.items() if name.startswith("loss_")}
     assert set(components) == {
         *("loss_lm", "loss_center", "loss_depth", "loss_size", "loss_rotation", "loss_joint"),
-        *("loss_depth_uncertainty", "loss_box_2d", "loss_depth_map", "loss_score"),
+        *("loss_depth_uncertainty", "loss_box_2d", "loss_depth_map", "loss_score", "loss_pointing"),
     }
     assert sum(components.values()) == pytest.approx(log["loss"], rel=1e-4)
     assert 0 <= log["box_iou"] <= 1
@@ -156,10 +156,8 @@ def test_accumulated_batches_are_one_batch(chain, rows, tmp_path, batch, accumul
 
 
 def test_loss_weights(chain, rows, tmp_path):
-    weights = {name: 0.0 for name in ("center", "depth", "size", "rotation", "joint", "box_2d", "depth_map", "score")}
-    _, trainer = train(
-        *chain, rows, tmp_path, max_steps=1, lm_loss_weight=2.0, box_loss_weights={**weights, "depth_uncertainty": 0.0}
-    )
+    weights = {name: 0.0 for name in Box3DLossWeights.__dataclass_fields__}
+    _, trainer = train(*chain, rows, tmp_path, max_steps=1, lm_loss_weight=2.0, box_loss_weights=weights)
     (log,) = (entry for entry in trainer.state.log_history if "loss" in entry)
     _, plain = train(*chain, rows, tmp_path, max_steps=1)
     assert log["loss"] == pytest.approx(2 * plain.state.log_history[0]["loss_lm"], rel=1e-4)
@@ -218,7 +216,7 @@ def test_evaluation_judges_the_boxes_of_the_whole_data_set(answered, tmp_path):
     whole = make_trainer(model, processor, rows, tmp_path).evaluate()
     losses = {name: value for name, value in whole.items() if name.startswith("eval_loss")}
     assert {name: found[name] for name in losses} == pytest.approx(losses, rel=1e-5, abs=1e-6)
-    assert len(losses) == 11
+    assert len(losses) == 12
     assert losses.pop("eval_loss") == pytest.approx(sum(losses.values()), rel=1e-5)
 
 
