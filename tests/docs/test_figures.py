@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Figures quoted in README and docs/measurements.md are those of the card and the experiments, which commands write."""
+"""Figures quoted in README and docs/measurements.md are those that commands wrote on the card and the experiments."""
 
 import re
 
@@ -30,4 +30,4 @@ def test_readme_quotes_the_card():
     [(value, interval)] = re.findall(r"([\d.]+) % \(([\d.]+ to [\d.]+)\)", readme)
     assert f"| {value} | {interval} |" in card
     [depth] = re.findall(r"median depth error is ([\d.]+) %", " ".join(readme.split()))
-    assert re.search(rf"depth error.*\| {depth} \|", card)
+    assert re.search(rf"depth_error.*\| {depth} \|", card)
