@@ -55,15 +55,13 @@ class RiskCoverage:
     excess_area: float
 
 
-def reliability(scores: Tensor, correct: Tensor, bins: int = BINS, equal_mass: bool = False) -> Reliability:
+def reliability(scores: Tensor, correct: Tensor, bins: int = BINS) -> Reliability:
     """Compute the reliability diagram of scores, with the expected calibration error.
 
     Args:
         scores: [N] within [0, 1].
         correct: [N] bool.
-        bins: their number.
-        equal_mass: bins of equally many answers, instead of equally wide ones. A score on an edge belongs to the bin
-            below (0 to the first).
+        bins: number of equally wide bins. A score on an edge belongs to the bin below (0 to the first).
 
     Raises:
         ValueError: scores outside [0, 1] or nan, lengths that differ, fewer than one bin.
@@ -72,10 +70,7 @@ def reliability(scores: Tensor, correct: Tensor, bins: int = BINS, equal_mass: b
     if bins < 1:
         raise ValueError(f"bins: got {bins}, want at least 1.")
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
-    if equal_mass and len(scores):
-        edges = torch.quantile(scores, edges)
-        edges[0], edges[-1] = 0.0, 1.0
-    index = (torch.searchsorted(edges.contiguous(), scores) - 1).clamp(0, bins - 1)
+    index = (torch.searchsorted(edges, scores) - 1).clamp(0, bins - 1)
     count = torch.bincount(index, minlength=bins)
     score = torch.bincount(index, scores, minlength=bins) / count
     accuracy = torch.bincount(index, correct, minlength=bins) / count
@@ -90,9 +85,9 @@ def reliability(scores: Tensor, correct: Tensor, bins: int = BINS, equal_mass: b
     )
 
 
-def expected_calibration_error(scores: Tensor, correct: Tensor, bins: int = BINS, equal_mass: bool = False) -> float:
+def expected_calibration_error(scores: Tensor, correct: Tensor, bins: int = BINS) -> float:
     """Return the expected calibration error of `reliability`; nan without any answer."""
-    return reliability(scores, correct, bins, equal_mass).expected_calibration_error
+    return reliability(scores, correct, bins).expected_calibration_error
 
 
 def risk_coverage(scores: Tensor, correct: Tensor, unanswered: int = 0) -> RiskCoverage:

@@ -67,6 +67,7 @@ class Report:
         resamples, seed, images: of the bootstrap; `images` is how many it draws from.
         samples: [R] resampled values of each metric, for paired comparison.
         oracles: headline metrics of each oracle in `baselines.ORACLES` that can answer these questions.
+        oracle_groups: for each oracle, the first accuracy by grouping and label, without intervals.
         oracle_sizes: where the oracles' mean sizes come from.
     """
 
@@ -82,6 +83,7 @@ class Report:
     images: int = 0
     samples: dict[str, list[float]] = field(default_factory=dict)
     oracles: dict[str, Estimates] = field(default_factory=dict)
+    oracle_groups: dict[str, dict[str, dict[str, Estimates]]] = field(default_factory=dict)
     oracle_sizes: str = ""
 
     def to_json(self) -> str:
@@ -96,8 +98,9 @@ class Report:
         plain["protocol"] = Protocol.from_dict(plain["protocol"])
         plain["ids"] = tuple(plain["ids"])
         plain["metrics"] = _estimates(plain["metrics"])
-        plain["groups"] = {
-            key: {label: _estimates(part) for label, part in labels.items()} for key, labels in plain["groups"].items()
+        plain["groups"] = _estimates_of_groups(plain["groups"])
+        plain["oracle_groups"] = {
+            name: _estimates_of_groups(groups) for name, groups in plain.get("oracle_groups", {}).items()
         }
         plain["oracles"] = {name: _estimates(part) for name, part in plain.get("oracles", {}).items()}
         plain["samples"] = {
@@ -134,11 +137,14 @@ class Report:
             ]
         for key, labels in self.groups.items() if groups else ():
             names = list(next(iter(labels.values())))
-            rows = [
-                (label, *(say_with_interval(name, part[name]) for name in names), str(part[names[0]].count))
-                for label, part in labels.items()
-            ]
-            lines += ["", *markdown_table((key.replace("_", " "), *names, "over"), rows)]
+            oracles = {name: groups[key] for name, groups in self.oracle_groups.items() if key in groups}
+            rows = []
+            for label, part in labels.items():
+                cells = [say_with_interval(name, part[name]) for name in names]
+                cells += [say(groups[label][names[0]].value, unit_of(names[0])) for groups in oracles.values()]
+                rows.append((label, *cells, str(part[names[0]].count)))
+            header = (key.replace("_", " "), *names, *(f"{names[0]}, oracle of {name}" for name in oracles), "over")
+            lines += ["", *markdown_table(header, rows)]
         return "\n".join(lines) + "\n"
 
     def _oracle_lines(self) -> list[str]:
@@ -203,10 +209,11 @@ def evaluate_records(
     judge = _judge_detections if protocol.kind == "detection" else _judge_questions
     results = judge(records, protocol, weights)
     results["counts"] |= left_out
-    oracles = {}
+    oracles, oracle_groups = {}, {}
     for name, answered in oracle_records(records, sizes).items():
-        metrics = judge(answered, protocol, weights, headline=True)["metrics"]
-        oracles[name] = {metric: metrics[metric] for metric in HEADLINE if metric in metrics}
+        judged = judge(answered, protocol, weights, headline=True)
+        oracles[name] = {metric: judged["metrics"][metric] for metric in HEADLINE if metric in judged["metrics"]}
+        oracle_groups[name] = judged["groups"]
     return Report(
         model=model,
         protocol=protocol,
@@ -215,6 +222,7 @@ def evaluate_records(
         seed=seed,
         images=len(set(clusters)),
         oracles=oracles,
+        oracle_groups=oracle_groups,
         oracle_sizes=(LEAVE_ONE_OUT if sizes is None else sizes.source) if oracles else "",
         **results,
     )
@@ -223,7 +231,7 @@ def evaluate_records(
 def _judge_questions(
     records: list[Record], protocol: Protocol, weights: list[Tensor], headline: bool = False
 ) -> dict[str, dict]:
-    """Return the fields of a report on grounding; the headline metrics alone if `headline`."""
+    """Return the fields of a report on grounding; if `headline`, its metrics and the first accuracy's groups."""
     values = question_values(records, protocol.symmetries())
     statistics = grounding_statistics(values, iou=protocol.iou, thresholds=protocol.thresholds)
     if headline:
@@ -231,7 +239,9 @@ def _judge_questions(
     samples = {name: _resampled(statistic, weights) for name, statistic in statistics.items()}
     metrics = {name: _estimate(statistic, samples[name]) for name, statistic in statistics.items()}
     if headline:
-        return {"metrics": metrics}
+        first = f"acc@{protocol.thresholds[0]:g}"
+        grouped = {name: statistic for name, statistic in statistics.items() if name == first}
+        return {"metrics": metrics, "groups": _groups(records, protocol, grouped, [])}
     calibration = None
     scores = values["score"][~values["score"].isnan()]
     if ((scores >= 0) & (scores <= 1)).all() and not values["iou"].isnan().all():
@@ -269,7 +279,7 @@ def _judge_detections(
     samples = {name: torch.tensor([sample[name] for sample in drawn], dtype=torch.float64) for name in metrics}
     estimates = {name: bounded(value, samples[name], len(records)) for name, value in metrics.items()}
     if headline:
-        return {"metrics": estimates}
+        return {"metrics": estimates, "groups": {}}
     drawn = [detections.average_precisions(weights=row) for row in rows]
     by_category = {}
     for name, ap in detections.average_precisions().items():
@@ -317,6 +327,10 @@ def bounded(value: float, samples: Tensor, count: int) -> Estimate:
 
 def _estimates(plain: dict[str, dict]) -> Estimates:
     return {name: Estimate(**fields) for name, fields in plain.items()}
+
+
+def _estimates_of_groups(plain: dict) -> dict[str, dict[str, Estimates]]:
+    return {key: {label: _estimates(part) for label, part in labels.items()} for key, labels in plain.items()}
 
 
 def _without_nan(plain):

@@ -287,7 +287,7 @@ def _sizes_of(rows) -> MeanSizes:
     splits, objects = set(), []
     for row in rows:
         splits.add(row["split"])
-        objects += row["objects"]
+        objects += [entry for entry in row["objects"] if not entry["ignore"]]
     return mean_sizes(objects, f"{len(objects)} objects of the split {', '.join(sorted(splits))}")
 
 

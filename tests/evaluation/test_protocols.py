@@ -204,7 +204,7 @@ def test_report_prints_its_protocol():
         "| depth_error (m) | 0.000 | 0.000 to 0.000 | 40 |",
         "| box_2d_iou (%) | - | - | 0 |",
         "| expected_calibration_error (%) | 50.00 | 50.00 to 50.00 | 40 |",
-        "| distance | acc@0.25 | acc@0.5 | mean_iou | over |",
+        "| distance | acc@0.25 | acc@0.5 | mean_iou | acc@0.25, oracle of scale | acc@0.25, oracle of height | over |",
     ):
         assert part in text, part
     assert "mono3dvg" not in text
@@ -236,6 +236,8 @@ def test_oracles_stand_below_the_model():
         ious.append(mean**2 * shared / (mean**3 + 2**3 - mean**2 * shared))
     assert report.oracles["scale"]["mean_iou"].value == pytest.approx(sum(ious) / 4)
     assert report.oracles["scale"]["acc@0.25"].value == sum(iou > 0.25 for iou in ious) / 4
+    near = report.oracle_groups["scale"]["distance"]["0 to 10 m"]["acc@0.25"]
+    assert near.value == report.oracles["scale"]["acc@0.25"].value and near.low is None
     # An upright cube of edge a at depth z is a / (z - a / 2) high, so as the scale goes, so does the depth.
     assert report.oracles["height"]["mean_iou"].value == pytest.approx(sum(ious) / 4)
     text = report.to_markdown()
@@ -261,7 +263,7 @@ def test_small_sets_say_which_differences_they_show():
 
 def test_reports_of_before_there_were_oracles_load():
     plain = json.loads(report_of(lambda i: 0.0, resamples=20).to_json())
-    del plain["oracles"], plain["oracle_sizes"]
+    del plain["oracles"], plain["oracle_groups"], plain["oracle_sizes"]
     assert Report.from_json(json.dumps(plain)).oracles == {}
 
 

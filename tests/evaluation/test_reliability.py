@@ -38,13 +38,6 @@ def test_a_score_on_an_edge_belongs_to_the_bin_below():
     assert diagram.count == [2, 1]
 
 
-def test_equal_mass_bins():
-    scores = torch.tensor([0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97])
-    diagram = reliability(scores, torch.ones(8), bins=4, equal_mass=True)
-    assert diagram.count == [2, 2, 2, 2] and diagram.edges[0] == 0 and diagram.edges[-1] == 1
-    assert diagram.expected_calibration_error == pytest.approx(1 - scores.double().mean().item())
-
-
 def test_calibrated_scores_have_no_error_and_random_ones_the_loops():
     rng = np.random.default_rng(0)
     scores = rng.random(5000)

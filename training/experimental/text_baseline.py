@@ -94,7 +94,7 @@ def text_trainer(model: nn.Module, processor, rows, args, form: str, peft_config
 
 
 class TextPredictor:
-    """Answers questions (`metrics.runner.Predictor`) in words, and reads the boxes in them.
+    """Answers questions (`evaluation.runner.Predictor`) in words, and reads the boxes in them.
 
     A box's score is the geometric mean of the probabilities of its answer's tokens. With several samples the answer of
     the highest score is taken among those that can be read (best of n).

@@ -126,7 +126,7 @@ class TextAnswer:
     """What an answer in words says.
 
     Attributes:
-        boxes: dicts {center, size, rotation} as `metrics.records.make_boxes` takes them: metres, camera frame.
+        boxes: dicts {center, size, rotation} as `evaluation.records.make_boxes` takes them: metres, camera frame.
         malformed: boxes that cannot be read.
         abstains: it says that nothing is there: words without a number, or an empty JSON list.
     """
@@ -137,7 +137,7 @@ class TextAnswer:
 
     @property
     def answer(self) -> list[dict] | None:
-        """For `metrics.records.with_predictions`: None where nothing can be read."""
+        """For `evaluation.records.with_predictions`: None where nothing can be read."""
         return self.boxes if self.boxes or self.abstains else None
 
 
