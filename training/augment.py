@@ -5,16 +5,16 @@
     augment.set_epoch(epoch)
     row = augment(row)
 
-A transform is called as `transform(row, rng)` with a `random.Random`. It gives a new row, whose image is a PIL
-picture, or the row itself where nothing changes; what it is given is never modified. The pixels move by an affine map
-A, the scene by a mirroring or turn M about the camera, and K becomes A K M^-1: what was seen at u is seen at A u,
-exactly, in the pixel convention of K, (0, 0) at the corner of the picture.
+A transform is called as `transform(row, rng)` with a `random.Random`. It returns a new row with a PIL image, or the
+same row where nothing changes; its argument is never modified. Pixels move by an affine map A, the scene by a
+reflection or rotation M about the camera, and K becomes A K M^-1: what was seen at u is then seen at A u, exactly, in
+the pixel convention of K, (0, 0) at the corner of the image. An `instance_map` moves with the pixels.
 
-Words follow as far as they can for certain (`augment_words`). Turns that a cut drops are learned the less often: they
-are why cuts are made with probability `p`.
+Words follow as far as that is certain (`augment_words`). Crops drop turns that may have become false; since those
+turns are then learned less often, crops are made with probability `p` only.
 
-Objects of which nothing is left are no longer in the row. How much of the others is seen is estimated by their 2D
-boxes, and `visibility` and `truncation`, where they are known, follow.
+Objects that have left the image leave the row. For the others, the visible share is estimated from their 2D boxes, and
+`visibility` and `truncation` follow where they are known.
 """
 
 import math
@@ -49,9 +49,9 @@ from llmi3d.training.dense import open_map
 
 Row = dict[str, Any]
 
-# What lies outside the picture that was taken.
+# Fills what lies outside the original image.
 GREY = (128, 128, 128)
-# Share of what was seen of an object's 2D box that must be left for it to be asked for.
+# Share of an object's formerly visible 2D box that must remain for it to be asked for.
 LEAST_LEFT = 0.5
 
 
@@ -60,8 +60,8 @@ LEAST_LEFT = 0.5
 
 @dataclass(frozen=True)
 class HorizontalFlip:
-    """Mirrors left and right. A box keeps its own x axis (its front) and y axis (down); its z axis turns round, so
-    that its rotation stays one.
+    """Mirror left and right. A box keeps its own x axis (front) and y axis (down); its z axis is reversed, so that its
+    rotation stays a rotation.
 
     Args:
         p: probability.
@@ -87,11 +87,11 @@ class HorizontalFlip:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Cuts out a window of whole pixels around the principal point, which has to stay in the picture. As the processor
-    then enlarges the window, the network sees everything nearer, off the middle, and through a longer lens.
+    """Crop a window of whole pixels around the principal point, which has to stay in the image. The processor then
+    enlarges the window, so the network sees everything nearer, off-centre, and through a longer lens.
 
     Args:
-        share: (least, most) of the picture's width and height, drawn for each; above 0, up to 1.
+        share: (least, most) share of the image's width and of its height, drawn separately; above 0, up to 1.
         p: probability.
     """
 
@@ -118,16 +118,15 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class FocalZoom:
-    """Another focal length, as if another lens had been on the camera: pixels move away from the principal point by
-    the factor, K's focal lengths are multiplied by it, boxes and the picture's size stay. Zoomed out, what the lens
-    would have shown beyond the picture is grey.
+    """Simulate a lens of another focal length: pixels move away from the principal point by a factor, K's focal
+    lengths are multiplied by it, boxes and image size stay. When zooming out, the border is grey.
 
-    A K that is changed alone, with the same pixels, would teach nothing: the network works in a virtual camera and
-    never sees K, so that boxes scaled along in depth would give the very same input and the very same targets. A real
-    zoom changes how large things look, and with it their virtual depth, while their metric boxes stay.
+    Changing K alone would teach nothing: the network works in a virtual camera and never sees K, so the same pixels
+    with boxes rescaled in depth give the same input and the same targets. A real zoom changes how large things look,
+    and with it their virtual depth, while their metric boxes stay.
 
     Args:
-        factor: (least, most), drawn evenly in its logarithm; from 0.5 to 4.
+        factor: (least, most), drawn log-uniformly; from 0.5 to 4.
         p: probability.
     """
 
@@ -150,11 +149,11 @@ class FocalZoom:
 
 @dataclass(frozen=True)
 class RandomRoll:
-    """Turns the camera about its optical axis: the picture turns about the principal point, boxes about the z axis, K
-    stays. Corners that become empty are grey. "Upright" is meant to hold still, so this is for a few degrees.
+    """Rotate the camera about its optical axis: the image turns about the principal point, boxes about the z axis, K
+    stays. Empty corners are grey. Words such as "upright" have to stay true, so only a few degrees are allowed.
 
     Args:
-        degrees: at most, either way; up to 15.
+        degrees: largest rotation in either direction; up to 15.
         p: probability.
     """
 
@@ -172,7 +171,7 @@ class RandomRoll:
         angle = math.radians(rng.uniform(-self.degrees, self.degrees))
         cos, sin = math.cos(angle), math.sin(angle)
         turn = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float64)
-        # Where fx and fy differ, the pixels' map is no pure rotation.
+        # If fx and fy differ, the map of the pixels is not a pure rotation.
         back = k @ turn.T @ k.inverse()
         turned = image.transform(
             image.size,
@@ -186,11 +185,11 @@ class RandomRoll:
 
 @dataclass(frozen=True)
 class RandomScale:
-    """Resizes picture and K together; boxes stay. The processor brings every picture to one size, so this changes only
-    how sharp it is, as another sensor would: for things of another apparent size see `FocalZoom` and `RandomCrop`.
+    """Resize image and K together; boxes stay. The processor brings every image to one size, so this changes sharpness
+    only, as another sensor would; `FocalZoom` and `RandomCrop` change apparent size.
 
     Args:
-        factor: (least, most), drawn evenly in its logarithm; from 0.1 to 2.
+        factor: (least, most), drawn log-uniformly; from 0.1 to 2.
         p: probability.
     """
 
@@ -213,11 +212,11 @@ class RandomScale:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Changes brightness, contrast and saturation, and tints slightly. Hue is never shifted, and where a turn names a
-    colour nothing is tinted either.
+    """Change brightness, contrast and saturation, and tint slightly. Hue is never shifted, and rows whose words name a
+    colour are not tinted.
 
     Args:
-        strength: largest relative change, 0 to 0.9; of a tint 0.4 times that.
+        strength: largest relative change, 0 to 0.9; 0.4 times that for tints.
         p: probability.
     """
 
@@ -242,15 +241,15 @@ class ColorJitter:
 
 @dataclass
 class Augment:
-    """Transforms one after another, decided by (seed, epoch, image_id) alone: a resumed run sees the same pictures.
+    """Apply transforms in order, drawn from (seed, epoch, image_id) alone: a resumed run sees the same images.
 
-    The epoch is told by `set_epoch`, which a data set with a method of that name is told by the trainer's loader.
-    Workers of a loader that outlive an epoch (`persistent_workers`) do not hear of it.
+    The trainer's data loader calls `set_epoch` of a data set, which calls this one's. Loader workers that outlive an
+    epoch (`persistent_workers`) do not get the call.
 
     Args:
         transforms: called in this order as `transform(row, rng)`.
-        seed: of all that is random.
-        epoch: to start with.
+        seed: seed of all random draws.
+        epoch: first epoch.
     """
 
     transforms: tuple[Callable[[Row, random.Random], Row], ...]
@@ -261,10 +260,10 @@ class Augment:
         self.epoch = epoch
 
     def __call__(self, row: Row) -> Row:
-        """A valid row (`ig3d.schema`) to a valid row.
+        """Return an augmented row; valid rows (`llmi3d.data.schema`) stay valid.
 
         Raises:
-            ValueError: a picture that cannot be read, a K that does not fit it, or a map that goes with its pixels.
+            ValueError: an image that cannot be read, or a K or instance map that does not fit it.
         """
         rng = random.Random(f"{self.seed}/{self.epoch}/{row['image_id']}")
         for transform in self.transforms:
@@ -273,11 +272,11 @@ class Augment:
 
 
 def augment_from_config(config: Mapping[str, Any]) -> Augment:
-    """The section of a configuration file, in whatever order, as an `Augment`.
+    """Read the section `augment` of a recipe; the order of its keys does not matter.
 
     Args:
         config: any of `color` (strength), `flip` (probability), `roll_deg` (degrees), and `zoom`, `crop`, `scale`
-            ([least, most]); `p`, with which each of roll, zoom and crop is made (default 0.5); `seed` (default 0).
+            ([least, most]); `p`, the probability of each of roll, zoom and crop (default 0.5); `seed` (default 0).
 
     Raises:
         ValueError: an unknown name or a value out of range.
@@ -286,7 +285,7 @@ def augment_from_config(config: Mapping[str, Any]) -> Augment:
         raise ValueError(f"augment: got {config!r}, want a mapping with some of {', '.join(_CONFIG)}, p, seed.")
     unknown = [str(name) for name in config if name not in (*_CONFIG, "p", "seed")]
     if unknown:
-        raise ValueError(f"augment: knows no {', '.join(unknown)}; want some of {', '.join(_CONFIG)}, p, seed.")
+        raise ValueError(f"augment: got the unknown {', '.join(unknown)}, want some of {', '.join(_CONFIG)}, p, seed.")
     seed, p = config.get("seed", 0), config.get("p", 0.5)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise ValueError(f"augment.seed: got {seed!r}, want a whole number.")
@@ -301,7 +300,7 @@ def augment_from_config(config: Mapping[str, Any]) -> Augment:
     return Augment(tuple(transforms), seed)
 
 
-# In the order in which they are applied: colours before anything is grey, cuts one after another, the size last.
+# In order of application: colours before any border is grey, then geometry, the size last.
 _CONFIG = {
     "color": lambda value, p: ColorJitter(value),
     "flip": lambda value, p: HorizontalFlip(value),
@@ -342,8 +341,10 @@ def _image_and_k(row: Row) -> tuple[Image.Image, Tensor]:
 def _look_through(
     row: Row, image: Image.Image, k: Tensor, start: Iterable[float], window: Iterable[float], size: Iterable[int]
 ) -> tuple[Row, set[str]]:
-    """As `_move`: what a window of the picture shows, resized. The window (start and sides, x before y, pixels) may
-    reach beyond the picture."""
+    """Return what `_move` does for a window of the image that is resized to `size`.
+
+    The window (start and sides, x before y, pixels) may reach beyond the image.
+    """
     (left, top), (width, height), size = start, window, tuple(size)
     border = [max(0, math.ceil(out)) for out in (-left, -top, left + width - image.width, top + height - image.height)]
     padded = ImageOps.expand(image, tuple(border), GREY) if any(border) else image
@@ -358,15 +359,15 @@ def _look_through(
 def _move(
     row: Row, size: tuple[int, int], image: Image.Image, pixels: Tensor, k: Tensor, turn: Tensor | None = None
 ) -> tuple[Row, set[str]]:
-    """The row with another picture, and the ids of those objects that are still to be seen well enough.
+    """Return the row with a moved image, and the ids of the objects that can still be seen well enough.
 
     Args:
-        row: before; its conversation stays.
-        size: (width, height) of the picture before.
-        image: the picture after.
+        row: before the move; its conversation stays.
+        size: (width, height) of the image before the move.
+        image: image after the move.
         pixels: [3, 3], from pixels before to pixels after.
-        k: [3, 3], after.
-        turn: [3, 3] rotation or mirroring of the camera frame; None for none.
+        k: [3, 3], K after the move.
+        turn: [3, 3] rotation or reflection of the camera frame; None for none.
     """
     entries = row["objects"]
     center, extent, rotation = (
@@ -375,7 +376,7 @@ def _move(
     )
     if turn is not None:
         center, rotation = center @ turn.T, turn @ rotation
-        # A mirrored rotation is none: the box's z axis turns round.
+        # A reflected rotation is not a rotation: reverse the box's z axis.
         rotation[..., 2] *= turn.det().sign()
     boxes_2d = project_box_2d(box_corners(center, extent, rotation), k)
     points = project(center, k)
@@ -430,8 +431,10 @@ def _move_map(
 
 
 def _shares_left(entries: list[dict], size: tuple[int, int], pixels: Tensor, new_size: tuple[int, int]) -> Tensor:
-    """Of each object, [M], which share of what the picture showed of its 2D box it still shows; 1 where that was
-    nothing. Counted on a grid, as a turned picture leaves any polygon."""
+    """Return which share of each object's formerly visible 2D box is still visible, [M]; 1 where nothing was visible.
+
+    Points of a grid are counted, since a rotated image leaves arbitrary polygons.
+    """
     nowhere = (0.0, 0.0, 0.0, 0.0)
     boxes = torch.tensor([entry.get("box_2d") or nowhere for entry in entries], dtype=torch.float64).reshape(-1, 4)
     limit = boxes.new_tensor(size)

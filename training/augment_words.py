@@ -1,13 +1,13 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What stays true of a row's conversation when its picture is mirrored or cut, decided without anybody looking.
+"""Rules that keep a row's conversation true when its image is mirrored or cropped.
 
-- Mirrored, left becomes right, in words and in logical forms. Where words without a form cannot be rewritten for
-  certain ("the right tool", "the second car", "clockwise", a language other than English), the row is not mirrored.
-- Where part of the picture is cut away, a turn with a form is kept only if the form still means the same objects
-  (`ig3d.expressions.forms`). Without a form, a turn is kept only if it asks for boxes and its words say nothing about
-  places, order, counts or other things. In both cases its objects must be seen: their centres, and half or more
-  (`augment.LEAST_LEFT`) of what was seen of their 2D boxes. A row of which no turn would be left stays as it is.
-- Turns that speak of pixels or coordinates are dropped, and rows with such turns not mirrored.
+- Mirroring turns left into right, in words and in logical forms. If words without a form cannot be rewritten with
+  certainty ("the right tool", "the second car", "clockwise", a language other than English), the row is not mirrored.
+- After a crop, a turn with a form is kept only if the form still means the same objects
+  (`llmi3d.data.expressions.forms`). A turn without a form is kept only if it asks for boxes and its words say nothing
+  about places, order, counts or other objects. In both cases its objects must be visible: their centres, and at least
+  half (`augment.LEAST_LEFT`) of what was visible of their 2D boxes. A row that would lose all turns stays as it is.
+- Turns that speak of pixels or coordinates are dropped, and rows with such turns are not mirrored.
 """
 
 import re
@@ -31,7 +31,7 @@ def _form(turn: Turn) -> dict | None:
 
 
 def keep_turns(row: Row, moved: Row, holds: Callable[[Turn], bool]) -> Row:
-    """The moved row with the turns that hold; the row as it was where none does."""
+    """Return the moved row with the turns that hold, or the original row if none does."""
     kept, dropped = [], False
     for turn in turns_of(row):
         refers_back = dropped and _form(turn) is None and _BACK.search(turn.question)
@@ -45,7 +45,14 @@ def keep_turns(row: Row, moved: Row, holds: Callable[[Turn], bool]) -> Row:
 
 
 def cut_turns(row: Row, size: tuple[int, int], moved: Row, well_seen: set[str]) -> Row:
-    """The moved row with the turns that are still true; the row as it was where none is."""
+    """Return the moved row with the turns that are still true, or the original row if none is.
+
+    Args:
+        row: before the move.
+        size: (width, height) of its image, pixels.
+        moved: after the move, with the same conversation.
+        well_seen: ids of the objects that may be asked for.
+    """
     if any(map(_form, turns_of(row))):
         before = Checker(make_things(row["objects"], row["intrinsics"], size))
         after = Checker(make_things(moved["objects"], moved["intrinsics"], moved["image"].size))
@@ -79,12 +86,12 @@ def _question_holds(form: dict, before: Checker, after: Checker, well_seen: set[
 
 
 def speaks_of_pixels(turn: Turn) -> bool:
-    """Whether a turn's words name pixels or coordinates, which every move changes."""
+    """Return whether a turn's words name pixels or coordinates, which every move changes."""
     return any(map(_PIXELS.search, (turn.question, turn.answer)))
 
 
 def names_color(row: Row) -> bool:
-    """Whether a row's conversation names a colour, which a change of hue would make false."""
+    """Return whether a row's conversation names a colour, which a tint could make false."""
     text = "\n".join(message["content"] for message in row["messages"]).lower()
     attributes = [item for entry in row["objects"] for item in (entry["attributes"] or {}).items()]
     known = (words(value) for name, value in attributes if name in ("color", "colour"))
@@ -92,11 +99,15 @@ def names_color(row: Row) -> bool:
 
 
 class UncertainError(Exception):
-    """Words of which nobody can say for certain how they read mirrored."""
+    """Raised for words that cannot be mirrored with certainty."""
 
 
 def mirror_conversation(row: Row) -> Row:
-    """The row with its conversation mirrored; raises `UncertainError`."""
+    """Return the row with its conversation mirrored.
+
+    Raises:
+        UncertainError: words that cannot be mirrored with certainty.
+    """
     told = [message["content"] for message in row["messages"] if message["role"] == "system"]
     for entry in row["objects"]:
         told += [entry["category"], *(entry["attributes"] or {}).values()]
@@ -119,14 +130,14 @@ def mirror_conversation(row: Row) -> Row:
 
 
 def _mirror_words(text: str, points: bool = False) -> str:
-    """English words about a picture as they are about its mirror image: left for right.
+    """Rewrite English words about an image for its mirror image: left becomes right.
 
     Args:
         text: words.
-        points: whether they point at objects, so that "the right car" is no matter of being correct.
+        points: whether they point at objects, so that "right" in "the right car" cannot mean "correct".
 
     Raises:
-        UncertainError: where that cannot be said for certain.
+        UncertainError: words that cannot be mirrored with certainty.
     """
     foreign = any(letter.isalpha() and ord(letter) > 0x24F for letter in text)
     rest = _CERTAIN.sub(" ", text)
@@ -134,7 +145,7 @@ def _mirror_words(text: str, points: bool = False) -> str:
         rest = _POINTED.sub(" ", rest)
     if foreign or _SIDE.search(rest) or _HANDED.search(text):
         raise UncertainError
-    # "The second car" is counted from the left, but nobody said so.
+    # "The second car" may be counted from the left without saying so.
     if any(not _COUNTED.match(text, ordinal.end()) for ordinal in _ORDINAL.finditer(text)):
         raise UncertainError
     return _swap(text)
@@ -150,7 +161,7 @@ def _other_side(side: str) -> str:
 
 
 def _mirror_form(form):
-    """A logical form with left for right, wherever in it."""
+    """Swap left and right everywhere in a logical form."""
     if isinstance(form, dict):
         return {name: _mirror_form(value) for name, value in form.items()}
     if isinstance(form, list):
@@ -169,7 +180,7 @@ def _pattern(*alternatives: str) -> re.Pattern:
 
 _SIDE = _pattern(r"(?<![a-z])(left|right)((?:-?most|-?hand(?:ed)?|-?wards?|side)?)(?![a-z])")
 _S = "(?<![a-z])(?:left|right)"
-# What may follow "on the right" for it to be a place; a noun may not.
+# What may follow "on the right" if it names a place; a noun may not.
 _END = r"(?=\s*(?:$|[.,;:?!)\"]|(?:of(?! way)|in|is|are|and|or|from|than|with|that|which|who|next|near|behind)\b))"
 _CERTAIN = _pattern(
     rf"{_S}-?(?:most|wards?|hand(?:ed)?|side)(?![a-z])",
@@ -181,7 +192,7 @@ _CERTAIN = _pattern(
     rf"(?<!what is )(?<!what's )(?<!nothing ){_S} of(?! way)\b",
 )
 _POINTED = _pattern(rf"\b(?:the|locate|all|every|each) {_S} (?!angle|triangle|behind|over|out)(?=[a-z])")
-# What a mirror changes, or turns into nonsense, without left or right being said.
+# What mirroring changes or makes nonsense of, without the words left and right.
 _HANDED = _pattern(
     r"clockwise|o'clock|starboard|\bport side|\b(?:north|south)?-?(?:east|west)(?:ern|ward)?s?\b",
     r"\b(?:driver|passenger)(?:'?s)?'? side|\b(?:near|off)-?side",
@@ -195,7 +206,7 @@ _COUNTED = _pattern(
     r"[- ](?:nearest|closest|farthest|furthest|largest|biggest|smallest|tallest|shortest|most)\b",
     r".*\bfrom (?:the )?(?:left|right|top|bottom|front|back|camera)\b",
 )
-# What a cut may make false, or ask about what it took away.
+# What a crop may make false.
 _RELATIVE = _pattern(
     _SIDE.pattern,
     _ORDINAL.pattern,
@@ -204,7 +215,7 @@ _RELATIVE = _pattern(
     r"\b(?:next to|beside|besides|by|between|behind|before|in front|above|below|under|over|near|among|around)\b",
     r"\b(?:opposite|adjacent|across|along|against|from|than|to)\b|\b\d+\b",
 )
-# Words that may lean on an earlier turn.
+# Words that may refer to an earlier turn.
 _BACK = _pattern(
     r"\b(?:it|its|they|them|their|this|that|these|those|same|others?|another|ones?|also|too|again)\b",
     r"\b(?:what|how) about\b",

@@ -1,9 +1,9 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What a training run will need, before anything is loaded: memory of each device and time of a step.
+"""Estimate what a training run needs before anything is loaded: memory per device and time per step.
 
-The model is built on the meta device, adapters included, and runs one step there: what autograd saves for the backward
-pass and how many operations there are is counted by torch itself, without a byte of weights. What is assumed, and can
-be changed, is how much of its peak a device reaches (`utilisation`) and what the allocator wastes (`overhead`).
+The model is built on the meta device, adapters included, and runs one step there: torch itself counts what autograd
+saves for the backward pass and how many operations there are, without a byte of weights. Two assumptions can be
+changed: the share of its peak that a device reaches (`utilisation`) and what the allocator wastes (`overhead`).
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.training.lora import NEW_PARTS, lora_config
 from llmi3d.training.trainable import TOWERS, make_trainable, unwrapped
 
-# Memory in GiB, and dense bfloat16 operations a second with float32 accumulation, from the makers' data sheets.
+# Memory in GiB, and dense bfloat16 operations per second with float32 accumulation, from the makers' data sheets.
 DEVICES = {
     "rtx-3090": (24, 71e12),
     "rtx-4090": (24, 165e12),
@@ -44,16 +44,16 @@ SHARDINGS = ("none", "zero2", "fsdp")
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Needs of one device, GiB, and of one optimisation step.
+    """Memory of one device, GiB, and time of one optimisation step.
 
     Attributes:
-        parameters, trained_parameters: of the whole model, adapters included.
-        weights, gradients, optimizer: AdamW's two moments; what sharding spreads over devices is divided already.
-        activations: what the forward pass keeps for the backward pass.
-        overhead: allocator, workspaces and what lives for a moment.
+        parameters, trained_parameters: counts for the whole model, adapters included.
+        weights, gradients, optimizer: the device's share of them; the optimizer is AdamW with two moments.
+        activations: tensors that the forward pass keeps for the backward pass.
+        overhead: allocator, workspaces and short-lived tensors.
         tera_operations: floating-point operations of a step on one device, forward and backward, 1e12.
-        seconds_per_step: at the assumed utilisation.
-        memory: the device's.
+        seconds_per_step: time of a step at the assumed utilisation.
+        memory: memory that the device has.
     """
 
     parameters: int
@@ -69,28 +69,28 @@ class TrainingPlan:
 
     @property
     def total(self) -> float:
-        """GiB of one device."""
+        """Total memory of one device, GiB."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.overhead
 
     @property
     def fits(self) -> bool:
-        """Whether the device has as much."""
+        """Whether the device has that much memory."""
         return self.total <= self.memory
 
     def to_markdown(self, title: str = "") -> str:
-        """A table with the sum and whether it fits."""
+        """Return a table with the total and whether it fits."""
         parts = ("weights", "gradients", "optimizer", "activations", "overhead")
         lines = [f"| {title or 'one device'} | GiB |", "|---|---|"]
         lines += [f"| {name} | {getattr(self, name):.2f} |" for name in parts]
         verdict = "fits" if self.fits else "does NOT fit"
-        lines.append(f"| **in all** ({verdict} {self.memory:g} GiB) | **{self.total:.2f}** |")
+        lines.append(f"| **total** ({verdict} {self.memory:g} GiB) | **{self.total:.2f}** |")
         share = self.trained_parameters / self.parameters
         return "\n".join(
             [
                 *lines,
                 "",
                 f"{self.trained_parameters:,} of {self.parameters:,} parameters are trained ({share:.2%}); "
-                f"{self.tera_operations:.3g} tera-operations and some {self.seconds_per_step:.3g} s a step.",
+                f"{self.tera_operations:.3g} tera-operations and about {self.seconds_per_step:.3g} s per step.",
             ]
         )
 
@@ -105,19 +105,19 @@ def plan_training(
     dtype: torch.dtype = torch.bfloat16,
     **step: Any,
 ) -> TrainingPlan:
-    """Plans a run from a configuration alone.
+    """Plan a run from a configuration alone.
 
     Args:
-        config: of the base.
-        tuning: `lora` (adapters and `train`), `full` (language model and `train`), `new_parts` (`train` alone).
-        rank: of the adapters.
-        train: modules trained in full beside them.
+        config: configuration of the base.
+        tuning: `lora` (adapters and `train`), `full` (language model and `train`), `new_parts` (`train` only).
+        rank: rank of the adapters.
+        train: modules that are trained in full.
         train_towers: whether the towers are trained as well.
-        dtype: of the weights that stay as they are, and to compute in; what is trained is float32 whatever it is.
+        dtype: dtype of frozen weights and of computation; trained weights are always float32.
         step: the other arguments of `plan_model`.
 
     Raises:
-        ValueError: a setting that is unknown or out of range, named.
+        ValueError: a setting that is unknown or out of range; the message names it.
     """
     _one_of("tuning", tuning, TUNINGS)
     _at_least_one("rank", rank)
@@ -143,23 +143,23 @@ def plan_model(
     utilisation: float = 0.4,
     overhead: float = 0.1,
 ) -> TrainingPlan:
-    """Plans a run of `LLMI3DTrainer` with AdamW and an attention that keeps no scores (flash, or sdpa on a GPU).
+    """Plan a run of `LLMI3DTrainer` with AdamW and an attention that stores no scores (flash, or sdpa on a GPU).
 
     Args:
-        model: on the meta device, as `make_trainable` leaves it; it is changed.
-        dtype: to compute in (autocast); the 3D heads stay float32 whatever it is.
-        batch_size: samples on a device at a time; accumulated batches only take longer.
-        text_tokens: of a sample, beside its visual tokens.
-        queries: 3D query tokens of a sample.
-        gradient_checkpointing: of the language model's layers.
-        sharding: `none` (DDP), `zero2` (gradients and optimizer), `fsdp` (weights as well; ZeRO-3 is the same).
-        devices: that share what is sharded.
+        model: on the meta device, as `make_trainable` leaves it; it is modified.
+        dtype: dtype of computation (autocast); the 3D heads always stay float32.
+        batch_size: samples per device and forward pass; accumulated batches only take longer.
+        text_tokens: tokens per sample, beside the visual ones.
+        queries: 3D query tokens per sample.
+        gradient_checkpointing: whether the language model's layers are recomputed.
+        sharding: `none` (DDP), `zero2` (gradients and optimizer), `fsdp` (weights as well; the same as ZeRO-3).
+        devices: number of devices that share what is sharded.
         device: one of `DEVICES`.
-        utilisation: share of the peak operations that is reached.
-        overhead: share of everything else.
+        utilisation: share of the device's peak operations that is reached.
+        overhead: share of all other memory that is added.
 
     Raises:
-        ValueError: a setting that is unknown or out of range, named.
+        ValueError: a setting that is unknown or out of range; the message names it.
     """
     _one_of("sharding", sharding, SHARDINGS)
     _one_of("device", device, DEVICES)
@@ -175,7 +175,7 @@ def plan_model(
     weights, gradients = (sum(one.nbytes for one in some) for some in (model.parameters(), trained))
     whole, split = {"none": (1, 1), "zero2": (1, devices), "fsdp": (devices, devices)}[sharding]
     parts = {"weights": weights / whole, "gradients": gradients / split, "optimizer": 2 * gradients / split}
-    if sharding == "fsdp":  # one layer is gathered at a time
+    if sharding == "fsdp":  # layers are gathered one at a time
         parts["weights"] += max(sum(one.nbytes for one in layer.parameters()) for layer in layers_of(model))
     unwrapped(model.to(dtype)).box_head.float()
     step = count_step(model, batch_size, text_tokens, queries, gradient_checkpointing)
@@ -192,15 +192,15 @@ def plan_model(
 
 
 def plan_inference(config: LLMI3DConfig, text_tokens: int = 512, overhead: float = 0.1) -> float:
-    """GiB that one question about one picture takes in bfloat16: weights (3D heads in float32), keys and values.
+    """Return the GiB for one question about one image in bfloat16: weights (3D heads in float32), keys and values.
 
     Args:
-        config: of the model; nothing of its weights is read.
-        text_tokens: of the question and its answer, beside the visual tokens.
-        overhead: share of the sum for all else.
+        config: the model's configuration; no weights are read.
+        text_tokens: tokens of question and answer, beside the visual ones.
+        overhead: share of the sum that is added for everything else.
 
     Raises:
-        ValueError: fewer than one word.
+        ValueError: fewer than one text token.
     """
     _at_least_one("text_tokens", text_tokens)
     with torch.device("meta"):
@@ -214,7 +214,7 @@ def plan_inference(config: LLMI3DConfig, text_tokens: int = 512, overhead: float
 
 @dataclass
 class Step:
-    """Of one forward and backward pass: bytes saved in between, and floating-point operations."""
+    """One forward and backward pass: bytes saved in between, and floating-point operations."""
 
     saved: int
     operations: int
@@ -223,7 +223,7 @@ class Step:
 def count_step(
     model: nn.Module, batch_size: int, text_tokens: int, queries: int, gradient_checkpointing: bool = False
 ) -> Step:
-    """Runs a step on the model's device, meta or real, and counts; arguments as of `plan_model`."""
+    """Run a step on the model's device, meta or real, and count; arguments as in `plan_model`."""
     base = unwrapped(model)
     config, layers = base.config, layers_of(model)
     weights = {_storage(one) for one in model.parameters()}
@@ -232,7 +232,7 @@ def count_step(
 
     def save(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in weights and _storage(tensor) not in sizes[not in_layer]:
-            kept.append(tensor)  # a freed storage's number is given again
+            kept.append(tensor)  # the address of a freed storage would be reused
             sizes[in_layer][_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
@@ -261,7 +261,7 @@ def count_step(
         model.zero_grad()
     elsewhere, inside = (sum(one.values()) for one in sizes)
     operations = counter.get_total_flops()
-    if gradient_checkpointing:  # layers keep their input, one at a time has all of its own, and all run forward twice
+    if gradient_checkpointing:  # each layer keeps its input, one at a time keeps everything, and all run twice
         tokens = batch_size * (config.image_seq_length + text_tokens)
         inside = inside // len(layers) + len(layers) * tokens * config.text_config.hidden_size * base.dtype.itemsize
         operations += forward
@@ -269,7 +269,7 @@ def count_step(
 
 
 def _loss(base: LLMI3DForConditionalGeneration, batch_size: int, text_tokens: int, queries: int) -> Tensor:
-    """A loss that everything trained takes part in, of zeros."""
+    """Return a loss of zero inputs that depends on all trained weights."""
     config, new = base.config, {"device": base.device, "dtype": base.dtype}
     low, high = config.image_size, config.high_res_image_size
     image = base.get_image_features(
@@ -286,7 +286,7 @@ def _loss(base: LLMI3DForConditionalGeneration, batch_size: int, text_tokens: in
         logits=base.lm_head(states), labels=labels, vocab_size=config.text_config.vocab_size, num_items_in_batch=1
     )
     mask = torch.ones(batch_size, queries, dtype=torch.bool, device=base.device)
-    boxes = base.box_head(states[:, -queries:], mask, image.depth_logits)
+    boxes = base.box_head(states[:, -queries:], mask, **image.sight._asdict())
     answers = [value for value in boxes.values() if value is not None and value.is_floating_point()]
     if image.depth_logits is not None:
         answers.append(image.depth_logits)
@@ -294,26 +294,26 @@ def _loss(base: LLMI3DForConditionalGeneration, batch_size: int, text_tokens: in
 
 
 def _qwen_grid(config: LLMI3DConfig, images: int, device: torch.device) -> dict[str, Tensor]:
-    """What Qwen-VL's encoders work out of the numbers of patches, which have no value on the meta device."""
+    """Return what Qwen-VL's encoders derive from numbers of patches, which have no values on the meta device."""
     if not config.has_qwen_vision:
         return {}
     vision, merge = config.vision_config, config.vision_config.spatial_merge_size
     side = config.image_grid_size * merge
     grids = torch.tensor([[1, side, side]]).expand(images, -1)
-    # Those that are asked for their values stay where they have some.
-    found = {"cu_seqlens": get_vision_cu_seqlens(grids), "position_ids": get_vision_position_ids(grids, merge)}
+    # Tensors whose values are read stay on a real device.
+    derived = {"cu_seqlens": get_vision_cu_seqlens(grids), "position_ids": get_vision_position_ids(grids, merge)}
     if vision.model_type == "qwen2_5_vl_vision":
         window = get_vision_window_index(grids, merge, vision.window_size, vision.patch_size)
-        found |= dict(zip(("window_index", "cu_window_seqlens"), window, strict=True))
+        derived |= dict(zip(("window_index", "cu_window_seqlens"), window, strict=True))
     else:
         table = int(vision.num_position_embeddings**0.5)
         taps = get_vision_interpolation_indices_and_weights(grids, table, "bilinear", True, merge)
-        found |= dict(zip(("interp_indices", "interp_weights"), taps, strict=True))
-    return {name: value if "seqlens" in name else value.to(device) for name, value in found.items()}
+        derived |= dict(zip(("interp_indices", "interp_weights"), taps, strict=True))
+    return {name: value if "seqlens" in name else value.to(device) for name, value in derived.items()}
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The language model's layers."""
+    """Return the language model's layers."""
     return list(unwrapped(model).model.language_model.layers)
 
 
@@ -341,7 +341,7 @@ KEEPS_NO_SCORES = "llmi3d_planned"
 
 
 def _keeps_no_scores(module, query, key, value, attention_mask, scaling=None, dropout=0.0, is_causal=None, **kwargs):
-    """An attention that saves its inputs and output alone; what it computes is not meant to be used."""
+    """Attend and save only inputs and output for the backward pass; the result is not meant to be used."""
     groups = getattr(module, "num_key_value_groups", 1)
     key, value = (one.repeat_interleave(groups, 1) for one in (key, value))
     attended = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True)[0]

@@ -532,7 +532,7 @@ def test_objects_in_a_map_are_counted_anew_where_one_is_lost(row):
     "config, message",
     [
         (["flip"], r"augment: got \['flip'\], want a mapping"),
-        ({"hue": 0.1}, "augment: knows no hue; want some of color, flip"),
+        ({"hue": 0.1}, "augment: got the unknown hue, want some of color, flip"),
         ({"flip": 2}, "augment.flip: p: got 2, want a number from 0 to 1"),
         ({"flip": True}, "augment.flip: p: got True"),
         ({"roll_deg": 90}, "augment.roll_deg: degrees: got 90, want a number from 0 to 15"),
