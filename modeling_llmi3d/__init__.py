@@ -4,8 +4,9 @@
 Importing the package registers LLMI3D with the Auto classes of transformers and with `pipeline`, as the task
 `image-3d-grounding`. There is nothing to register with until transformers is imported, so that is when it happens:
 at once if transformers is there already, otherwise when its import, or the import of the LLMI3D module that asked for
-it, is complete. `import llmi3d` itself takes milliseconds; registering imports the model and the processor, some
-seconds, once. Public names are imported on first use.
+it, is complete. `import llmi3d` itself takes milliseconds. Registering imports the model and the processor: together
+with transformers some 6 s on one core, against 2.5 s for a bare `import torch, transformers`, since the image
+processors of transformers import torchvision, and that the compiler of torch. Public names are imported on first use.
 """
 
 import sys

@@ -81,11 +81,15 @@ def write_training_card(
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag=PIPELINE_TAG,
         tags=list(TAGS),
-        base_model=prepared.base if base.on_hub else base.found.get("base_model"),
+        base_model=prepared.base if base.on_hub else base.metadata.get("base_model"),
         datasets=sorted(set(on_the_hub)) or None,
         model_name=title,
         eval_results=_eval_results(last, metrics or {}) or None,
-        **{name: base.found[name] for name in ("license", "license_name", "license_link") if base.found.get(name)},
+        **{
+            name: base.metadata[name]
+            for name in ("license", "license_name", "license_link")
+            if base.metadata.get(name)
+        },
     )
     evaluation = "Not evaluated: no data set was given for it."
     if metrics is not None:
@@ -143,10 +147,10 @@ def _eval_results(one: "PreparedStage", metrics: dict[str, float]) -> list[EvalR
 
 def _licences(prepared: "PreparedRun", base: BaseInCard) -> str:
     """What the weights started from and what they saw, each with the licence that its card states."""
-    own = base.found.get("license_name") or base.found.get("license")
+    own = base.metadata.get("license_name") or base.metadata.get("license")
     rows = [("all weights, before training", f"`{base.name}`", own or "not stated by its card")]
-    if base.found.get("base_model"):
-        rows.append(("of these, those of the base", f"`{base.found['base_model']}`", "see its card"))
+    if base.metadata.get("base_model"):
+        rows.append(("of these, those of the base", f"`{base.metadata['base_model']}`", "see its card"))
     for part in dict.fromkeys(part.data for one in prepared.stages for part in one.training.parts):
         rows.append(("training data", f"`{_name(part)}`", _licence_of_data(part)))
     return _table(("what", "from", "licence"), rows)

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""`llmi3d init`: a checkpoint that is ready to be trained, from a base that people already have."""
+"""`llmi3d init`: a checkpoint ready for training, from a LLaVA or Qwen-VL."""
 
 import re
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ NEW_PARTS = ("high_res_tower", "feature_mining", "box_head")
 
 @dataclass(frozen=True)
 class InitReport:
-    """What was made.
+    """Record of a new checkpoint.
 
     Attributes:
-        base, family, licence: of the base; the licence as its card says.
-        parameters: by part.
-        high_res_weights: name of the file that the CNN came from, None where it was drawn.
+        base, family, licence: of the base.
+        parameters: number of parameters of each part.
+        high_res_weights: name of the file with the CNN's weights, None if they are random.
     """
 
     base: str
@@ -40,11 +40,11 @@ class InitReport:
     high_res_weights: str | None
 
     def summary(self) -> str:
-        """A few lines for people."""
-        tower = "drawn: give --high-res-weights for trained ones" if self.high_res_weights is None else "taken over"
+        """Return a summary of a few lines."""
+        tower = "random; --high-res-weights gives trained ones" if self.high_res_weights is None else "from a file"
         notes = {name: "new" for name in NEW_PARTS} | {"high_res_tower": tower}
         parts = [
-            f"  {name:<22}{count:>14,}  {notes.get(name, 'of the base')}" for name, count in self.parameters.items()
+            f"  {name:<22}{count:>14,}  {notes.get(name, 'from the base')}" for name, count in self.parameters.items()
         ]
         total = f"{sum(self.parameters.values()):,} parameters"
         return "\n".join([f"{self.base} ({self.family}; licence {self.licence}), {total}", *parts])
@@ -59,21 +59,21 @@ def init_checkpoint(
     seed: int = 0,
     **kwargs: Any,
 ) -> InitReport:
-    """Makes a LLMI3D checkpoint of a base: weights, processor, special tokens, chat template and card.
+    """Make a LLMI3D checkpoint from a base: weights, processor, special tokens, chat template and card.
 
     Args:
-        base: folder or Hub name, of a family of `llava.FAMILIES` or `qwen_vl.FAMILIES`.
-        out: new folder; it appears when all is written.
-        high_res_weights: ConvNeXt of OpenCLIP or timm for the high-resolution tower, made for pictures normalised as
-            CLIP's: file or folder. It decides which ConvNeXt it is. Without it the CNN is drawn.
-        licence: of the base, by default as its card says.
-        chat_template: instead of the base's.
-        seed: of what is new.
-        kwargs: fields of `LLMI3DConfig` to change, such as `high_res_branch=False`; anything else goes to
+        base: folder or Hub name of a family of `llava.FAMILIES` or `qwen_vl.FAMILIES`.
+        out: new folder; it appears once it is complete.
+        high_res_weights: ConvNeXt of OpenCLIP or timm for the high-resolution tower, file or folder; it must expect
+            images normalised as for CLIP. Its shapes set the architecture. Without it the CNN starts randomly.
+        licence: of the base; by default the one on its card.
+        chat_template: replaces the base's.
+        seed: of the new weights.
+        kwargs: fields of `LLMI3DConfig` to change, such as `high_res_branch=False`; all others go to
             `from_pretrained` (`revision`, `dtype`).
 
     Raises:
-        ValueError: an `out` that is there; a base that cannot be read or expressed; other files that cannot be read.
+        ValueError: an existing `out`; a base that cannot be read or expressed; other unreadable files.
     """
     if high_res_weights is not None and kwargs.get("high_res_branch") is False:
         raise ValueError("high_res_weights: got a file with high_res_branch=False, want one or the other.")
@@ -105,8 +105,8 @@ def init_checkpoint(
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         tower = None if high_res_weights is None else Path(high_res_weights).name
-        taken = "ViT, projector and language model were taken over; the high-resolution tower is "
-        taken += "left out." if not model.config.high_res_branch else "new." if tower is None else f"of `{tower}`."
+        taken = "ViT, projector and language model come from it; the high-resolution tower is "
+        taken += "left out." if not model.config.high_res_branch else "new." if tower is None else f"from `{tower}`."
         made_of = BaseInCard(base, family, taken, **hub)
         report = InitReport(
             base=made_of.name,
@@ -121,22 +121,22 @@ def init_checkpoint(
 def llava_processor(
     base: str, config: LLMI3DConfig, tokenizer, chat_template: str | None = None, **hub: Any
 ) -> LLMI3DProcessor:
-    """The processor of a LLMI3D that took over a LLaVA: LLMI3D's letterbox and camera, the base's turns and colours.
+    """Return the processor for a LLaVA base: LLMI3D's letterbox and camera, the base's turns and normalisation.
 
     Args:
         base: folder or Hub name.
-        config: of LLMI3D.
-        tokenizer: of LLMI3D; the token that ends a turn becomes its end of text.
-        chat_template: instead of the base's.
+        config: LLMI3D's configuration.
+        tokenizer: LLMI3D's tokenizer; the token that ends a turn becomes its end of text.
+        chat_template: replaces the base's.
         hub: options such as `revision`.
 
     Raises:
-        ValueError: no image processor, or no chat template that can be used.
+        ValueError: no image processor, or no usable chat template.
     """
     images = llava.read(AutoImageProcessor, base, **hub)
     template = _turns_of(base, tokenizer, IMAGE_TOKEN, chat_template, **hub)
     if template is None and config.text_config.model_type == "llama":
-        template = CHAT_TEMPLATE  # LLaVA-1.5's, whose early checkpoints have none
+        template = CHAT_TEMPLATE  # that of LLaVA-1.5, whose early checkpoints have none
     elif template is None:
         raise ValueError("chat_template: the base has none, want one (--chat-template).")
     processor = LLMI3DProcessor.for_model(
@@ -147,7 +147,7 @@ def llava_processor(
 
 
 def _turns_of(base: str, tokenizer, image_token: str, chat_template: str | None, **hub: Any) -> str | None:
-    """`chat_template` or else the base's, with a block that tells which words are learned; None where neither is.
+    """Return `chat_template` or else the base's, with a generation block; None if there is neither.
 
     The token that ends a turn becomes the tokenizer's end of text.
     """
@@ -156,12 +156,12 @@ def _turns_of(base: str, tokenizer, image_token: str, chat_template: str | None,
         turns = read_turns(template, tokenizer, image_token)
         tokenizer.eos_token = turns.end
         template = turns.to_template()
-    tokenizer.chat_template = None  # there is one place for it
+    tokenizer.chat_template = None  # the processor holds it
     return template
 
 
 def _chat_template_of(base: str, tokenizer, **hub: Any) -> str | None:
-    """The base's chat template, wherever its version of transformers kept it."""
+    """Return the base's chat template, wherever its version of transformers stored it."""
     try:
         template = ProcessorMixin.get_processor_dict(base, **hub)[0].get("chat_template")
     except (OSError, ValueError):
@@ -171,7 +171,7 @@ def _chat_template_of(base: str, tokenizer, **hub: Any) -> str | None:
 
 
 def _cnn_of(path: str | Path) -> dict[str, Any]:
-    """`high_res_vision_config` of a file of weights."""
+    """Return `high_res_vision_config` for a file of weights."""
     pattern, replacement = RENAMES[0]
     tensors = CheckpointReader(path).tensors
     return convnext_config({re.sub(pattern, replacement, name): info.shape for name, info in tensors.items()})
@@ -185,17 +185,19 @@ def normalise_for_cnn(
     own_mean: Sequence[float] = OPENAI_CLIP_MEAN,
     own_std: Sequence[float] = OPENAI_CLIP_STD,
 ) -> None:
-    """Lets a CNN read pictures that are normalised for the ViT, by its first layer: what it computes stays the same.
+    """Change the CNN's first layer to take images normalised for the ViT; its features stay the same.
 
-    Both branches get one picture, normalised once. The CNN's first layer does not pad, so that a change of scale and
-    offset of each channel goes into its weights and bias.
+    Both branches get the image normalised once. The first layer does not pad, so its weights and bias can absorb a
+    scale and offset of each channel.
 
     Args:
         model: a LLMI3D.
-        mean, std: of the pictures that it will be given, 3 channels each.
-        own_mean, own_std: of those that the CNN was trained on.
+        mean, std: of the images that it will be given, 3 channels each.
+        own_mean, own_std: of the images that the CNN was trained on.
     """
-    mean, std, own_mean, own_std = (torch.tensor(one, dtype=torch.float64) for one in (mean, std, own_mean, own_std))
+    mean, std, own_mean, own_std = (
+        torch.tensor(values, dtype=torch.float64) for values in (mean, std, own_mean, own_std)
+    )
     if torch.equal(mean, own_mean) and torch.equal(std, own_std):
         return
     first = model.base_model.high_res_tower.timm_model.stem[0]
@@ -206,7 +208,7 @@ def normalise_for_cnn(
 
 
 def _end_answers(generation_config, tokenizer) -> None:
-    """Generation stops at the token that ends a turn, beside those at which the base stops."""
+    """Make generation stop at the token that ends a turn, as well as where the base stops."""
     stops = generation_config.eos_token_id
     stops = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
     if tokenizer.eos_token_id not in stops:
@@ -217,7 +219,7 @@ def _end_answers(generation_config, tokenizer) -> None:
 
 
 def count_parts(model: nn.Module) -> dict[str, int]:
-    """Parameters of a LLMI3D by part."""
+    """Return the number of parameters of each part of a LLMI3D."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = name.removeprefix("model.").split(".")[0]

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What a new checkpoint's card says of the one it was made of, its licence above all."""
+"""The part of a new checkpoint's card about its base, the licence above all."""
 
 from pathlib import Path
 from typing import Any
@@ -12,37 +12,37 @@ UNKNOWN_LICENCE = "unknown: see the base"
 SECTION = """
 ## Base
 
-Started from `{name}` ({family}). Licence of its weights: {licence}. {taken} The rest is new: until that is trained its
-boxes mean nothing, while its words are the base's.
+Initialised from `{name}` ({family}). Licence of its weights: {licence}. {taken} All other weights are new: until they
+are trained, boxes mean nothing, while the text is the base's.
 """
 LICENCES = """## Licences
 
 | weights | from | licence |
 | --- | --- | --- |
-| taken over | `{name}` | {licence} |
-| the rest | new, or as said under Base | of a file that was given: its own |
+| of the base | `{name}` | {licence} |
+| all others | new, or as said under Base | of a given file: its own |
 """
 
 
 class BaseInCard:
-    """The base of a checkpoint, as its card tells of it.
+    """The base of a checkpoint, for its card.
 
     Args:
         base: folder or Hub name.
         family: of the base.
-        taken: a sentence on what was taken over.
-        hub: `token`, for private ones.
+        taken: a sentence on the parts that come from it.
+        hub: `token`, for private repositories.
 
     Attributes:
-        name: for people; of a folder no more than its last part.
-        found: front matter of the base's own card; empty where it has none.
+        name: name to show; of a folder only the last part.
+        metadata: front matter of the base's own card; empty if there is none.
     """
 
     def __init__(self, base: str | Path, family: str, taken: str, **hub: Any):
         self.on_hub = not Path(base).exists()
         self.name = str(base) if self.on_hub else Path(base).resolve().name
         self.family, self.taken = family, taken
-        self.found = self._read(str(base), **hub)
+        self.metadata = self._read(str(base), **hub)
 
     def _read(self, base: str, **hub: Any) -> dict[str, Any]:
         path = Path(base) / "README.md"
@@ -51,31 +51,28 @@ class BaseInCard:
                 return ModelCard.load(path, ignore_metadata_errors=True).data.to_dict() if path.is_file() else {}
             options = {name: hub[name] for name in ("token",) if name in hub}
             return ModelCard.load(base, ignore_metadata_errors=True, **options).data.to_dict()
-        except (OSError, ValueError):  # a card is no condition, and the Hub's errors are OSErrors
+        except (OSError, ValueError):  # cards are optional; the Hub's errors are OSErrors
             return {}
 
     @property
     def licence(self) -> str:
         """The licence that the base's own card states."""
-        return self.found.get("license_name") or self.found.get("license") or UNKNOWN_LICENCE
+        return self.metadata.get("license_name") or self.metadata.get("license") or UNKNOWN_LICENCE
 
     def write(self, card: Path, licence: str | None = None) -> str:
-        """Puts the base into a card.
+        """Add the base to a card and return its licence.
 
         Args:
             card: README.md of the new checkpoint.
-            licence: instead of what the base's card says.
-
-        Returns:
-            The licence.
+            licence: replaces the one on the base's card.
         """
-        found = {} if licence else self.found
-        licence = licence or found.get("license_name") or found.get("license") or UNKNOWN_LICENCE
+        metadata = {} if licence else self.metadata
+        licence = licence or metadata.get("license_name") or metadata.get("license") or UNKNOWN_LICENCE
         written = ModelCard.load(card)
-        written.data["license"] = found.get("license") or (licence if licence != UNKNOWN_LICENCE else "unknown")
+        written.data["license"] = metadata.get("license") or (licence if licence != UNKNOWN_LICENCE else "unknown")
         for name in ("license_name", "license_link"):
-            if found.get(name):
-                written.data[name] = found[name]
+            if metadata.get(name):
+                written.data[name] = metadata[name]
         if self.on_hub:
             written.data["base_model"] = self.name
         section = SECTION.format(name=self.name, family=self.family, licence=licence, taken=self.taken)

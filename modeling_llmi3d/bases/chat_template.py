@@ -1,8 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""A base's chat template, rewritten so that it tells which tokens are learned.
+"""Rewrites a base's chat template to mark the tokens that are learned.
 
-The base goes on hearing the turns that it was tuned on. What its template writes around words is found by rendering
-it, and written again around the same words, with a generation block about the assistant's words and end of turn:
+The turns stay those that the base was tuned on. Rendering the template shows what it writes around words; the new
+template writes the same, with a generation block around the assistant's words and end of turn:
 
     <start> [<system> WORDS <system_end>] <user> WORDS <user_end> <assistant> WORDS <end> <rest> <user> ...
                                                                              '---------' learned
@@ -24,21 +24,21 @@ TEMPLATE = """{% for message in messages %}{% if message['role'] == 'system' %}@
 {% endif %}{% endfor %}{% if add_generation_prompt %}{{ @assistant@ }}{% endif -%}"""
 WORDS = """{% if message['content'] is string %}{{ message['content'] }}{% else -%}
 {% for block in message['content'] %}{{ block['text'] }}{% endfor %}{% endif -%}"""
-# Stand for words while a template is read.
+# Placeholders of words while a template is read.
 QUESTION, ANSWER, SECOND, RULE = "QUESTIONWORDS", "ANSWERWORDS", "SECONDWORDS", "RULEWORDS"
 
 
 @dataclass(frozen=True)
 class Turns:
-    """What a chat template writes around words.
+    """Text that a chat template writes around words.
 
     Attributes:
-        start: of a conversation without system's words.
-        system, system_end: about those; None where the template takes none.
-        user, user_with_image, user_end: about a question, and before one that begins with a picture.
+        start: start of a conversation without a system message.
+        system, system_end: around a system message; None if the template takes none.
+        user, user_with_image, user_end: around a question; before a question that begins with an image.
         assistant: before an answer.
-        end: of an answer, learned: a token.
-        rest: behind it.
+        end: token that ends an answer; it is learned.
+        rest: after that token.
     """
 
     start: str
@@ -52,10 +52,10 @@ class Turns:
     rest: str
 
     def to_template(self) -> str:
-        """The chat template that writes these turns."""
+        """Return the chat template that writes these turns."""
         text = TEMPLATE
         if self.system is None:
-            refusal = "{{ raise_exception('system: got words, but the base was tuned without; want none.') }}"
+            refusal = "{{ raise_exception('system: got a message, but the base was tuned without; want none.') }}"
             text = text.replace("@system@@words@@system_end@", refusal)
         for name, value in vars(self).items():
             literal = json.dumps(value, ensure_ascii=False)
@@ -65,16 +65,15 @@ class Turns:
 
 
 def read_turns(template: str, tokenizer, image_token: str) -> Turns:
-    """Takes a chat template apart.
+    """Read the turns that a chat template writes.
 
     Args:
         template: for messages whose content is a list of blocks `{"type": "text", ...}` and `{"type": "image"}`.
-        tokenizer: whose special tokens it writes. Where the tokenizer begins a text with one of them by itself, the
-            template need not.
-        image_token: that it writes for a picture.
+        tokenizer: provides the special tokens. If it adds the first of them itself, the result leaves it out.
+        image_token: what the template writes for an image.
 
     Raises:
-        ValueError: a template that is broken, or whose turns depend on more than their role and place.
+        ValueError: a broken template, or turns that depend on more than their role and place.
     """
 
     def render(*messages: dict, ask: bool = False) -> str:
@@ -94,13 +93,13 @@ def read_turns(template: str, tokenizer, image_token: str) -> Turns:
         gap, _ = _split(gap, SECOND)
         user = _without(closing, gap)
         if not opening.endswith(user):
-            raise ValueError("the first question is led in otherwise than the second")
+            raise ValueError("the first question begins differently from the second")
         start = opening[: len(opening) - len(user)]
         with_image = _without(start, _split(render(picture), QUESTION)[0])
         if with_image.count(image_token) != 1:
-            raise ValueError(f"a question with a picture is led in by {with_image!r}, without one '{image_token}'")
+            raise ValueError(f"a question with an image begins with {with_image!r}, without one '{image_token}'")
     except (TemplateError, ValueError) as error:
-        raise ValueError(f"chat_template: the base's cannot be taken apart: {error}.") from error
+        raise ValueError(f"chat_template: cannot read the base's: {error}.") from error
     end, rest = _end_of_turn(closing, tokenizer)
     return Turns(
         _without_bos(start, tokenizer),
@@ -108,7 +107,7 @@ def read_turns(template: str, tokenizer, image_token: str) -> Turns:
         user,
         with_image,
         user_end,
-        # As in a turn that was learned, where a question's opening agrees with it.
+        # As in a learned turn if the generation prompt agrees with it.
         speaking if speaking.startswith(asking) else asking,
         end,
         rest,
@@ -120,20 +119,20 @@ def _message(role: str, words: str) -> dict:
 
 
 def _split(text: str, words: str) -> tuple[str, str]:
-    before, found, behind = text.partition(words)
-    if not found or words in behind:
-        raise ValueError(f"words come {text.count(words)} times, and not once")
-    return before, behind
+    before, separator, after = text.partition(words)
+    if not separator or words in after:
+        raise ValueError(f"words appear {text.count(words)} times instead of once")
+    return before, after
 
 
 def _without(start: str, text: str) -> str:
     if not text.startswith(start):
-        raise ValueError(f"{text!r} begins otherwise than {start!r}")
+        raise ValueError(f"{text!r} does not begin with {start!r}")
     return text[len(start) :]
 
 
 def _without_bos(text: str, tokenizer) -> str:
-    """What the tokenizer writes itself would come twice."""
+    """Remove the token that the tokenizer adds itself."""
     bos = tokenizer.bos_token
     adds = bos is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
     return text.removeprefix(bos) if adds else text
@@ -141,17 +140,17 @@ def _without_bos(text: str, tokenizer) -> str:
 
 def _system(render: Callable[..., str], user: str, question: dict, tokenizer) -> tuple[str | None, str | None]:
     try:
-        before, behind = _split(render(_message("system", RULE), question), RULE)
-        behind, _ = _split(behind, QUESTION)
+        before, after = _split(render(_message("system", RULE), question), RULE)
+        after, _ = _split(after, QUESTION)
     except (TemplateError, ValueError):
         return None, None
-    if not behind.endswith(user):
+    if not after.endswith(user):
         return None, None
-    return _without_bos(before, tokenizer), behind[: len(behind) - len(user)]
+    return _without_bos(before, tokenizer), after[: len(after) - len(user)]
 
 
 def _end_of_turn(closing: str, tokenizer) -> tuple[str, str]:
-    """(the token that ends an answer, what follows). Templates without one teach none: then the end of a text."""
+    """Return the token that ends an answer, by default the end of text, and what follows it."""
     for token in tokenizer.all_special_tokens:
         if closing.lstrip().startswith(token):
             return token, closing.lstrip()[len(token) :]

@@ -11,30 +11,30 @@ from torch import nn
 
 from llmi3d.bases.checkpoint_io import CheckpointReader, Matching, match_tensors
 
-# timm's names of (depths, channels) that are more than their sizes (a stage's norm may have another epsilon).
+# timm's names by (depths, channels); they also set details such as the epsilon of the norms.
 ARCHITECTURES = {
     ((3, 3, 27, 3), (128, 256, 512, 1024)): "convnext_base",
     ((3, 3, 27, 3), (192, 384, 768, 1536)): "convnext_large_mlp",
     ((3, 4, 30, 3), (384, 768, 1536, 3072)): "convnext_xxlarge",
 }
-# OpenCLIP keeps timm's model under `visual.trunk.`.
+# OpenCLIP stores timm's model under `visual.trunk.`.
 RENAMES = ((r"(?:visual\.trunk\.)?((?:stem|stages)\..+)", r"\1"),)
 UNUSED = (
-    (r"(?:visual\.trunk\.)?head\..+", "the classifier's; LLMI3D reads the stages"),
+    (r"(?:visual\.trunk\.)?head\..+", "of the classifier; LLMI3D reads the stages"),
     (r"visual\.head\..+", "the projection into CLIP's common space; LLMI3D reads the stages"),
     (
         r"(?:text|transformer|token_embedding|ln_final)\..+|positional_embedding|text_projection|logit_(?:scale|bias)"
         r"|attn_mask",
-        "CLIP's side of words",
+        "CLIP's text tower",
     ),
 )
 
 
 def convnext_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """`high_res_vision_config` of a ConvNeXt, from the shapes of its weights (`stem.*`, `stages.*`).
+    """Return `high_res_vision_config` from the shapes of a ConvNeXt's weights (`stem.*`, `stages.*`).
 
     Raises:
-        ValueError: no ConvNeXt of four stages.
+        ValueError: no ConvNeXt with four stages.
     """
     depths, channels = [], []
     for stage in range(4):
@@ -42,7 +42,7 @@ def convnext_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         shape = shapes.get(f"stages.{stage}.blocks.0.conv_dw.weight")
         if shape is None or len(shape) != 4:
             missing = f"stages.{stage}.blocks.0.conv_dw.weight"
-            raise ValueError(f"high-resolution tower: misses {missing}, want a ConvNeXt of four stages.")
+            raise ValueError(f"high-resolution tower: misses {missing}, want a ConvNeXt with four stages.")
         depths.append(max(blocks) + 1)
         channels.append(shape[0])
     architecture = ARCHITECTURES.get((tuple(depths), tuple(channels)))
@@ -53,23 +53,23 @@ def convnext_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def match_convnext(reader: CheckpointReader, targets: Mapping[str, tuple[int, ...]]) -> Matching:
-    """Matches a file of OpenCLIP or timm with the shapes of a headless ConvNeXt (see `match_tensors`)."""
+    """Match a file of OpenCLIP or timm with the shapes of a headless ConvNeXt (see `match_tensors`)."""
     return match_tensors(reader.tensors, targets, RENAMES, UNUSED, where=str(reader.path))
 
 
 def load_convnext(model: nn.Module, path: str | Path) -> dict[str, str]:
-    """Loads ConvNeXt weights into a model's high-resolution tower: all of them or none.
+    """Load ConvNeXt weights into a model's high-resolution tower, all of them or none.
 
     Args:
         model: a `LLMI3DModel` or `LLMI3DForConditionalGeneration`.
         path: file or folder of OpenCLIP (`visual.trunk.*`) or timm (`stem.*`, `stages.*`), safetensors or PyTorch.
-            Pictures reach the tower normalised as the processor does it: CLIP's mean and deviation by default.
+            The tower gets images as the processor normalises them, by default with CLIP's mean and deviation.
 
     Returns:
-        Why which tensors of the file were not used, by name.
+        The reason why a tensor of the file is not used, by name.
 
     Raises:
-        ValueError: files that cannot be read, weights of another model (see `match_tensors`).
+        ValueError: unreadable files, or weights of another model (see `match_tensors`).
     """
     tower = model.base_model.high_res_tower.timm_model.state_dict()
     reader = CheckpointReader(path)

@@ -1,14 +1,14 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """LLMI3D from a checkpoint of the LLaVA family in transformers' format.
 
-LLMI3D is laid out as LLaVA is, so the ViT, the projector and the language model are taken over key by key, by
-transformers' own loading: shards, layouts of older versions, data types and devices are its business. What is new in
-LLMI3D starts neutral: on pictures and text the first forward pass is the base's own.
+LLMI3D has LLaVA's layout, so transformers itself loads the ViT, the projector and the language model key by key, with
+its support for shards, layouts of older versions, data types and devices. The new parts start neutral: on images and
+text the first forward pass is the base's own.
 
-    family              taken over                          left out
+    family              kept                                left out
     llava               all                                 -
-    llava_next          ViT, projector, language model      `image_newline`: LLMI3D sees the base view alone, at the
-    llava_onevision     ViT, projector, language model      high resolution by its CNN, and not by tiles of the picture
+    llava_next          ViT, projector, language model      `image_newline`: LLMI3D sees the base view alone; high
+    llava_onevision     ViT, projector, language model      resolution comes from its CNN, not from tiles of the image
 """
 
 import copy
@@ -30,15 +30,15 @@ from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, IMAGE_TOKEN
 
 FAMILIES = ("llava", "llava_next", "llava_onevision")
 VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
-# Relatives that people will try, and why they cannot be taken over as they are.
+# Related families, and the reason why they cannot be used.
 OTHER_LAYOUTS = {
-    "internvl": "a pixel shuffle and a norm stand before its projector, and its InternViT is no CLIP or SigLIP, so "
-    "that a token is four of the ViT's",
+    "internvl": "a pixel shuffle and a norm precede its projector, so a token is four of the ViT's, and its InternViT "
+    "is no CLIP or SigLIP",
     "llava_next_video": "its visual tokens are pooled over time",
-    "video_llava": "it has one tower for pictures and another for videos",
-    "vipllava": "its projector reads several layers of the ViT at once, behind a norm",
+    "video_llava": "it has separate towers for images and videos",
+    "vipllava": "its projector reads several layers of the ViT at once, after a norm",
 }
-# Where older versions of transformers kept the parts, and where LLMI3D has them.
+# Names of the parts in older versions of transformers, and in LLMI3D.
 KEY_MAPPING = {
     r"^language_model\.lm_head": "lm_head",
     r"^language_model\.model": "model.language_model",
@@ -48,20 +48,20 @@ KEY_MAPPING = {
 }
 LEFT_OUT = "model.image_newline"
 NEW_PARTS = ("model.high_res_tower.", "model.feature_mining.", "box_head.")
-# Vocabularies that must grow do so to a multiple of it, which GPUs like.
+# Vocabularies grow to a multiple of this, which is faster on GPUs.
 VOCABULARY_MULTIPLE = 64
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 
 
 def llava_config(base: PreTrainedConfig, **changes: Any) -> LLMI3DConfig:
-    """The configuration of a LLMI3D that takes over a LLaVA.
+    """Return the configuration of a LLMI3D with a LLaVA's parts.
 
-    The high-resolution input is as near to 768 pixels as the ViT's grid allows. A ViT whose picture is no whole number
-    of patches (SigLIP: 384 pixels in patches of 14) never sees the rest of it; here its picture is as large as what it
-    sees, so that tokens and windows of the CNN meet.
+    The high-resolution input is as near to 768 pixels as the ViT's grid allows. A ViT whose image is no whole number
+    of patches (SigLIP: 384 pixels in patches of 14) does not see the remainder; here the image shrinks to what it
+    sees, so that tokens and windows of the CNN align.
 
     Args:
-        base: of one of `FAMILIES`.
+        base: configuration of one of `FAMILIES`.
         changes: fields of `LLMI3DConfig`.
 
     Raises:
@@ -74,10 +74,7 @@ def llava_config(base: PreTrainedConfig, **changes: Any) -> LLMI3DConfig:
             f"base: vision_config.model_type is '{vision.model_type}', want one of {', '.join(VISION_TOWERS)}."
         )
     if not isinstance(base.vision_feature_layer, int):
-        raise ValueError(
-            f"base: vision_feature_layer is {base.vision_feature_layer}, want one layer: LLMI3D mines for the tokens "
-            "of one."
-        )
+        raise ValueError(f"base: vision_feature_layer is {base.vision_feature_layer}, want a single layer.")
     vision.image_size -= vision.image_size % vision.patch_size
     step = math.lcm(32, 4 * (vision.image_size // vision.patch_size))
     fields = {
@@ -92,12 +89,12 @@ def llava_config(base: PreTrainedConfig, **changes: Any) -> LLMI3DConfig:
 
 
 def refuse_other_bases(base: PreTrainedConfig, families: Sequence[str], other_layouts: Mapping[str, str]) -> None:
-    """Refuses what cannot be taken over.
+    """Refuse a base that cannot be used.
 
     Args:
         base: configuration of the base.
-        families: that can.
-        other_layouts: why relatives of them cannot.
+        families: supported families.
+        other_layouts: reason why related families are not supported.
 
     Raises:
         ValueError: another family, or quantized weights.
@@ -109,16 +106,16 @@ def refuse_other_bases(base: PreTrainedConfig, families: Sequence[str], other_la
             f"{', '.join(families)}."
         )
     if getattr(base, "quantization_config", None) is not None:
-        raise ValueError("base: got quantized weights, want those that they were made of.")
+        raise ValueError("base: got quantized weights, want the original ones.")
 
 
 def config_of(base: PreTrainedConfig, fields: Mapping[str, Any], changes: Mapping[str, Any]) -> LLMI3DConfig:
-    """The configuration of a LLMI3D with a base's language model and placeholder.
+    """Return the configuration of a LLMI3D with a base's language model and placeholder.
 
     Args:
         base: configuration of the base.
-        fields: what follows from its family.
-        changes: fields that are wanted otherwise; `high_res_branch=False` takes with it what looks at the CNN.
+        fields: fields that follow from its family.
+        changes: fields that override them; `high_res_branch=False` also switches off what depends on the CNN.
 
     Raises:
         ValueError: fields that contradict each other.
@@ -130,7 +127,7 @@ def config_of(base: PreTrainedConfig, fields: Mapping[str, Any], changes: Mappin
         "text_config": text,
         "tie_word_embeddings": base.tie_word_embeddings,
         "image_token_id": base.image_token_id,
-        # Until the tokenizer says which: any other than the picture's.
+        # Any id but the image's, until the tokenizer gives it.
         "box_3d_token_id": 0 if base.image_token_id else 1,
     }
     try:
@@ -140,10 +137,10 @@ def config_of(base: PreTrainedConfig, fields: Mapping[str, Any], changes: Mappin
 
 
 def read(kind, name_or_path: str, **hub: Any):
-    """`kind.from_pretrained(name_or_path)` of a base.
+    """Return `kind.from_pretrained(name_or_path)` of a base.
 
     Raises:
-        ValueError: nothing there that can be read.
+        ValueError: files that cannot be read.
     """
     try:
         return kind.from_pretrained(name_or_path, **hub)
@@ -152,7 +149,7 @@ def read(kind, name_or_path: str, **hub: Any):
 
 
 def add_box_token(tokenizer, image_token: str = IMAGE_TOKEN) -> bool:
-    """Gives a tokenizer `<|box_3d|>` beside the special tokens that it has; whether that was needed.
+    """Add `<|box_3d|>` to a tokenizer's special tokens; return whether it was missing.
 
     Raises:
         ValueError: a tokenizer without `image_token`.
@@ -213,13 +210,13 @@ def load_base(
             f"base: '{image_token}' is {image_id} of its tokenizer, but {config.image_token_id} in its configuration."
         )
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what is new would be told as what is missing
+    logging.set_verbosity_error()  # or it would report the new parts as missing
     try:
         model, info = LLMI3DForConditionalGeneration.from_pretrained(
             name_or_path,
             config=config,
             key_mapping=key_mapping,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
+            ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
             **kwargs,
         )
@@ -228,20 +225,20 @@ def load_base(
     finally:
         logging.set_verbosity(verbosity)
     _refuse_other_keys(name_or_path, info)
-    # Saved, it is LLMI3D's own layout, not the one that it was read from.
+    # It is saved in LLMI3D's own layout, not in the one that it was read from.
     model._weight_conversions = None
     if config.high_res_branch:
-        _draw_cnn(model)
-    _make_room(model, box_id, is_new)
+        _initialise_cnn(model)
+    _set_box_token_rows(model, box_id, is_new)
     model.config.box_3d_token_id = box_id
     model.config.validate()
-    # A base's own settings may draw its words; a question about a picture has one answer.
+    # The base may sample its words; a question about an image has one answer.
     model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     return model
 
 
 def _refuse_other_keys(name_or_path: str, info: dict[str, Any]) -> None:
-    """Refuses a checkpoint whose weights are not those of its configuration.
+    """Refuse a checkpoint whose weights do not fit its configuration.
 
     Raises:
         ValueError: missing, misshapen and unknown weights, by name.
@@ -250,26 +247,26 @@ def _refuse_other_keys(name_or_path: str, info: dict[str, Any]) -> None:
     unknown = sorted(name for name in info["unexpected_keys"] if name != LEFT_OUT)
     shapes = [f"{name} {list(given)} for {list(wanted)}" for name, given, wanted in sorted(info["mismatched_keys"])]
     problems = [
-        f"{title} {some(names, 5)}"
-        for title, names in (("it lacks", missing), ("misshapen are", shapes), ("unknown are", unknown))
+        f"{title}: {some(names, 5)}"
+        for title, names in (("missing", missing), ("misshapen", shapes), ("unknown", unknown))
         if names
     ]
     if problems:
         raise ValueError(f"base: the weights of '{name_or_path}' do not fit its config.json: {'; '.join(problems)}.")
 
 
-def _draw_cnn(model) -> None:
-    """Draws the CNN anew as timm does: transformers leaves those of its weights that it does not know as they are."""
+def _initialise_cnn(model) -> None:
+    """Initialise the CNN as timm does; transformers leaves weights uninitialised that it does not know."""
     tower = model.model.high_res_tower
-    drawn = AutoModel.from_config(model.config.high_res_vision_config).state_dict()
-    tower.load_state_dict({name: drawn[name] for name in tower.state_dict()})
+    new = AutoModel.from_config(model.config.high_res_vision_config).state_dict()
+    tower.load_state_dict({name: new[name] for name in tower.state_dict()})
 
 
 @torch.no_grad()
-def _make_room(model, box_id: int, is_new: bool) -> None:
-    """A row for the 3D query token in both embeddings, the mean of the tokens that there are: it never wins over them.
+def _set_box_token_rows(model, box_id: int, is_new: bool) -> None:
+    """Set the 3D query token's row in both embeddings to the mean of all tokens, so that it never wins over them.
 
-    Vocabularies are larger than their tokenizers, mostly: then the row is there already, and nothing else changes.
+    Most vocabularies are larger than their tokenizers and already have that row; then nothing else changes.
     """
     old = model.config.text_config.vocab_size
     if box_id >= old:

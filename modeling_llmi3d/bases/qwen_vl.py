@@ -1,9 +1,9 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """LLMI3D from a Qwen2.5-VL or Qwen3-VL in transformers' format.
 
-Vision encoder, its merger and language model are taken over key by key; no projector is needed. What is new in LLMI3D
-starts neutral: on a picture of LLMI3D's size and text the first forward pass is the base's own, DeepStack and the
-positions of visual tokens included.
+The vision encoder, its merger and the language model are loaded key by key; no projector is needed. The new parts
+start neutral: on an image of LLMI3D's size and text the first forward pass is the base's own, including DeepStack and
+the positions of visual tokens.
 
     family              visual tokens       published sizes (vision encoder + language model)
     qwen2_5_vl          of 28 x 28 pixels   3B, 7B, 72B
@@ -22,14 +22,14 @@ from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.processing.processing_llmi3d import QWEN_IMAGE_TOKEN, LLMI3DProcessor
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
-# Relatives that people will try, and why they cannot be taken over as they are.
+# Related families, and the reason why they cannot be used.
 OTHER_LAYOUTS = {
-    "qwen2_vl": "its vision encoder is another, older one",
+    "qwen2_vl": "its vision encoder is an older, different one",
     "qwen3_vl_moe": "its language model is a mixture of experts",
 }
-# Visual tokens along a side, as many as the paper's ViT has.
+# Visual tokens along a side, as in the paper's ViT.
 GRID_SIZE = 24
-# Where older versions of transformers kept the parts, or keep them now, and where LLMI3D has them.
+# Names of the parts in older and current versions of transformers, and in LLMI3D.
 KEY_MAPPING = {
     r"^(?:model\.)?visual\.": "model.vision_tower.",
     r"^model\.(?!language_model\.|vision_tower\.)": "model.language_model.",
@@ -37,14 +37,14 @@ KEY_MAPPING = {
 
 
 def qwen_vl_config(base: PreTrainedConfig, **changes: Any) -> LLMI3DConfig:
-    """The configuration of a LLMI3D that takes over a Qwen-VL.
+    """Return the configuration of a LLMI3D with a Qwen-VL's parts.
 
-    Its encoder reads a square of 24 x 24 visual tokens, unless `image_size` says otherwise; the high-resolution input
-    is as large or larger, 768 pixels at least.
+    The encoder reads a square of 24 x 24 visual tokens unless `image_size` says otherwise; the high-resolution input
+    is at least as large, and at least 768 pixels.
 
     Args:
-        base: of one of `FAMILIES`.
-        changes: fields of `LLMI3DConfig`; `high_res_branch=False` leaves the CNN out, and what needs it.
+        base: configuration of one of `FAMILIES`.
+        changes: fields of `LLMI3DConfig`; `high_res_branch=False` also leaves out what depends on the CNN.
 
     Raises:
         ValueError: another family, quantized weights, or changes that contradict each other.
@@ -78,17 +78,16 @@ def from_qwen_vl(name_or_path: str, tokenizer=None, **kwargs: Any) -> LLMI3DForC
 
 
 def qwen_vl_processor(name_or_path: str, config: LLMI3DConfig, tokenizer, **hub: Any) -> LLMI3DProcessor:
-    """The processor of a LLMI3D that took over a Qwen-VL: LLMI3D's letterbox and camera, Qwen's turns, the base's
-    mean and deviation.
+    """Return the processor for a Qwen-VL base: LLMI3D's letterbox and camera, the base's turns and normalisation.
 
     Args:
         name_or_path: folder or Hub name of the base.
-        config: of `from_qwen_vl`'s model.
-        tokenizer: that `from_qwen_vl` was given.
+        config: configuration of `from_qwen_vl`'s model.
+        tokenizer: the tokenizer that `from_qwen_vl` was given.
         hub: options such as `revision`.
 
     Raises:
-        ValueError: no image processor there.
+        ValueError: no image processor that can be read.
     """
     base = read(AutoImageProcessor, name_or_path, **hub)
     return LLMI3DProcessor.for_model(

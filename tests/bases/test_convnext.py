@@ -72,9 +72,9 @@ def test_stages_are_the_originals(kind, model, cnn, tmp_path):
         got = model.model.high_res_tower(pixels, output_hidden_states=[0, 1, 2, 3], do_pooling=False).hidden_states
     for stage, (mine, its) in enumerate(zip(got, want, strict=True)):
         assert torch.equal(mine, its), stage
-    words = {name for name, reason in unused.items() if "words" in reason}
-    assert len(words) == (6 if kind == "open_clip" else 0)
-    assert all("stages" in unused[name] for name in set(unused) - words) and set(unused) - words
+    text_tower = {name for name, reason in unused.items() if "text tower" in reason}
+    assert len(text_tower) == (6 if kind == "open_clip" else 0)
+    assert all("stages" in unused[name] for name in set(unused) - text_tower) and set(unused) - text_tower
 
 
 def test_the_base_model_is_served_too(model, cnn, tmp_path):
@@ -120,5 +120,5 @@ def test_sizes_are_told_by_shapes(name, architecture):
 
 
 def test_no_convnext():
-    with pytest.raises(ValueError, match=r"misses stages.0.blocks.0.conv_dw.weight, want a ConvNeXt of four stages"):
+    with pytest.raises(ValueError, match=r"misses stages.0.blocks.0.conv_dw.weight, want a ConvNeXt with four stages"):
         convnext_config({"blocks.0.attn.qkv.weight": (3, 3)})

@@ -162,14 +162,14 @@ def test_a_prompt_that_the_template_writes_by_itself_and_a_first_token_come_once
 @pytest.mark.parametrize(
     "template, text",
     [
-        ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "words come 0 times"),
-        ("{% for m in messages %}{{ m.nothing.at_all }}{% endfor %}", "cannot be taken apart"),
-        ("{% for m in messages %}{{ loop.index }}{{ m['content'][-1]['text'] }}{% endfor %}", "led in"),
+        ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "words appear 0 times"),
+        ("{% for m in messages %}{{ m.nothing.at_all }}{% endfor %}", "cannot read the base's"),
+        ("{% for m in messages %}{{ loop.index }}{{ m['content'][-1]['text'] }}{% endfor %}", "begins differently"),
     ],
 )
 def test_templates_that_cannot_be_taken_apart_are_refused(bases, template, text):
     tokenizer = AutoTokenizer.from_pretrained(bases["llava"][0])
-    with pytest.raises(ValueError, match=rf"chat_template: the base's cannot be taken apart.*{text}|{text}"):
+    with pytest.raises(ValueError, match=rf"chat_template: cannot read the base's.*{text}|{text}"):
         read_turns(template, tokenizer, "<image>")
 
 
@@ -242,8 +242,8 @@ def test_the_card_says_the_bases_licence(bases, tmp_path, front, given, licence,
     card = ModelCard.load(tmp_path / "made" / "README.md")
     assert report.licence == licence and card.data.license == in_card
     assert card.data.get("license_name") == ("house" if licence == "house" else None)
-    assert f"Started from `base` (llava). Licence of its weights: {licence}." in card.text
-    assert f"| taken over | `base` | {licence} |" in card.text
+    assert f"Initialised from `base` (llava). Licence of its weights: {licence}." in card.text
+    assert f"| of the base | `base` | {licence} |" in card.text
     assert "boxes mean nothing" in card.text and str(tmp_path) not in card.text
 
 
@@ -376,7 +376,7 @@ def test_the_command_says_what_it_made_and_leaves_an_out_alone(bases, tmp_path, 
     command = ["init", "--base", str(base), "--out", str(tmp_path / "out"), "--high-res-weights", str(convnext[1])]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "base (llava; licence llama2)" in result.output and "taken over" in result.output
+    assert "base (llava; licence llama2)" in result.output and "from a file" in result.output
     assert json.loads((tmp_path / "out" / "config.json").read_text())["high_res_image_size"] == 768
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 2 and "is there already" in again.output and "Traceback" not in again.output

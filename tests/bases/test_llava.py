@@ -192,7 +192,7 @@ def test_internvls_projector_has_what_ours_has_not():
 @pytest.mark.parametrize(
     "change, text",
     [
-        ({"vision_feature_layer": [-2, -1]}, r"vision_feature_layer is \[-2, -1\], want one layer"),
+        ({"vision_feature_layer": [-2, -1]}, r"vision_feature_layer is \[-2, -1\], want a single layer"),
         ({"vision_feature_select_strategy": "full"}, "vision_feature_select_strategy: got 'full'"),
         ({"quantization_config": {"quant_method": "awq"}}, "got quantized weights"),
         ({"vision_config": {"model_type": "pixtral"}}, "vision_config.model_type is 'pixtral', want one of clip_"),
@@ -229,11 +229,11 @@ NORM = "language_model.model.norm.weight"
 @pytest.mark.parametrize(
     "change, text",
     [
-        (lambda weights: weights.pop(NORM), r"it lacks model\.language_model\.norm\.weight\."),
-        (lambda weights: weights.update(extra=torch.ones(2)), r"unknown are extra\."),
+        (lambda weights: weights.pop(NORM), r"missing: model\.language_model\.norm\.weight\."),
+        (lambda weights: weights.update(extra=torch.ones(2)), r"unknown: extra\."),
         (
             lambda weights: weights.update({NORM: torch.ones(7)}),
-            r"misshapen are model\.language_model\.norm\.weight \[7\] for \[32\]\.",
+            r"misshapen: model\.language_model\.norm\.weight \[7\] for \[32\]\.",
         ),
     ],
 )

@@ -340,7 +340,7 @@ def test_the_card_says_the_licence(given, licence, original, tmp_path):
     (original / "README.md").write_text(f"---\nlicense: {given}\n---\n" if given else "Words.\n")
     convert_minigemini(original, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
-    assert f"Started from `original` (mini_gemini). Licence of its weights: {licence}." in text
+    assert f"Initialised from `original` (mini_gemini). Licence of its weights: {licence}." in text
     assert ("license: cc-by-nc-4.0" in text) == bool(given)
 
 
@@ -385,9 +385,7 @@ def test_another_convnext_takes_the_place_of_the_one_inside(state, inside, tmp_p
     tower = LLMI3DForConditionalGeneration.from_pretrained(tmp_path / "out").model.high_res_tower.timm_model
     for name, value in tower.state_dict().items():
         assert torch.equal(value, cnn.state_dict()[name]), name
-    assert list(report.unused.values()).count("replaced by --high-res-weights") == sum(
-        "_aux.vision" in n for n in own
-    )
+    assert list(report.unused.values()).count("replaced by --high-res-weights") == sum("_aux.vision" in n for n in own)
     assert set(own) == {name for name in {*report.used, *report.unused} if not name.startswith("visual.trunk.")}
 
 
