@@ -1,10 +1,10 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Bases side by side: parameters by part, and what inference and LoRA take, by `llmi3d.training.plan`.
+"""Compare bases: parameters by part, and memory for inference and LoRA, by `llmi3d.training.plan`.
 
     python examples/bases_table.py                      # the published bases below
-    python examples/bases_table.py FOLDER HUB/NAME ...  # any others: LLMI3D's, or bases that `llmi3d init` takes
+    python examples/bases_table.py FOLDER HUB/NAME ...  # others: LLMI3D checkpoints, or bases of `llmi3d init`
 
-Everything is built on the meta device: no weights are read or made.
+Everything is built on the meta device: no weights are read or created.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SIGLIP_SO400M = {
 
 
 def text(model_type: str, hidden: int, intermediate: int, layers: int, heads: int, groups: int, rows: int) -> dict:
-    """`text_config` of a language model: width, width inside, layers, heads, of keys and values, vocabulary."""
+    """Return the `text_config` of a language model; `groups` are key and value heads, `rows` the vocabulary."""
     return {
         "model_type": model_type,
         **{"hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers},
@@ -41,8 +41,14 @@ def text(model_type: str, hidden: int, intermediate: int, layers: int, heads: in
 
 
 def qwen3_vl(tied: bool, vision: tuple[int, int, int], deepstack: list[int], *sizes: int) -> PreTrainedConfig:
-    """A Qwen3-VL: whether embeddings are tied, (width, width inside, layers) of the encoder and which of them feed
-    DeepStack, sizes as of `text`."""
+    """Return the configuration of a Qwen3-VL.
+
+    Args:
+        tied: whether embeddings are tied.
+        vision: (width, inner width, layers) of the encoder.
+        deepstack: encoder layers that feed DeepStack.
+        sizes: as in `text`.
+    """
     width, inside, layers = vision
     return AutoConfig.for_model(
         "qwen3_vl",
@@ -56,7 +62,7 @@ def qwen3_vl(tied: bool, vision: tuple[int, int, int], deepstack: list[int], *si
 
 
 def published() -> Iterator[tuple[str, str, PreTrainedConfig]]:
-    """(name, licence of the weights, configuration) of bases; sizes as in their published config.json."""
+    """Yield (name, licence of the weights, configuration) of bases; sizes are those of their published config.json."""
     yield "Mini-Gemini-7B (paper)", "CC BY-NC 4.0, Llama 2", LLMI3DConfig()
     make = AutoConfig.for_model
     for size, sizes in (("7B", (4096, 11008, 32, 32, 32)), ("13B", (5120, 13824, 40, 40, 40))):
@@ -92,10 +98,10 @@ def published() -> Iterator[tuple[str, str, PreTrainedConfig]]:
 
 
 def as_llmi3d(config: PreTrainedConfig) -> LLMI3DConfig:
-    """What `llmi3d init` would make of a base's configuration; LLMI3D's own as it is.
+    """Return the configuration that `llmi3d init` would write for a base; LLMI3D's own are unchanged.
 
     Raises:
-        ValueError: a family that it does not take.
+        ValueError: a family that it does not support.
     """
     if config.model_type == LLMI3DConfig.model_type:
         return config
@@ -103,7 +109,7 @@ def as_llmi3d(config: PreTrainedConfig) -> LLMI3DConfig:
 
 
 def parameters(config: LLMI3DConfig) -> dict[str, int]:
-    """Parameters by part; the vocabulary's matrices are the language model's."""
+    """Count parameters by part; both embeddings count for the language model."""
     with torch.device("meta"):
         model = LLMI3DForConditionalGeneration(config)
     counts = count_parts(model)
@@ -112,7 +118,7 @@ def parameters(config: LLMI3DConfig) -> dict[str, int]:
 
 
 def row(name: str, licence: str, config: LLMI3DConfig) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     counts = parameters(config)
     lora = plan_training(config, tuning="lora", gradient_checkpointing=True)
     columns = ("vision_tower", "high_res_tower", "feature_mining", "multi_modal_projector", "language_model")
@@ -124,10 +130,10 @@ def row(name: str, licence: str, config: LLMI3DConfig) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bases", nargs="*", help="folders or Hub names; the published ones by default")
+    parser.add_argument("bases", nargs="*", help="folders or Hub names; published bases by default")
     given = parser.parse_args().bases
     rows = [(name, "see its card", AutoConfig.from_pretrained(name)) for name in given] or published()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers to itself
+    warnings.filterwarnings("ignore", category=FutureWarning)  # from within transformers
     titles = "base, licence, visual tokens, ViT M, CNN M, mining M, projector M, LLM M, all B, inference GiB, LoRA GiB"
     print(f"| {titles.replace(', ', ' | ')} |\n|---|---|{'---:|' * 9}")
     for name, licence, config in rows:

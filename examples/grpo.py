@@ -1,19 +1,18 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Reinforcement on exact 3D IoU, small enough for a laptop: a model that writes boxes learns to write better ones.
+"""Reinforcement learning on exact 3D IoU, small enough for a laptop: a model learns to write better boxes.
 
     python examples/grpo.py --out outputs/grpo
 
-First the tiny checkpoint learns to write the boxes of the shipped pictures as text, but not by heart; then TRL's GRPO
-draws several answers to each phrase and prefers those of a higher reward: readable, and overlapping the true box. Goes
-on where it was interrupted. Writes
+First the tiny checkpoint learns to write the boxes of the shipped images as text, stopping before it knows them by
+heart. Then TRL's GRPO samples several answers to each phrase and reinforces those with a higher reward: readable, and
+overlapping the true box. The same command resumes after an interruption. Writes
 
-    OUT/rewards.json, rewards.png  the mean rewards of the drawn answers, step by step
-    OUT/comparison.md              before and after on the same phrases, answered greedily, with paired intervals
-    OUT/best_of_8.md               greedy against the best of eight drawn answers by the model's own score
+    OUT/rewards.json, rewards.png  mean rewards of the sampled answers, step by step
+    OUT/comparison.md              before and after on the same phrases, decoded greedily, with paired intervals
+    OUT/best_of_8.md               greedy against the best of eight sampled answers by the model's own score
     OUT/checkpoint                 the model
 
-It is measured on the pictures that it is trained on: this shows that the reward is learned from, and says nothing
-about other pictures.
+It is evaluated on its training images: this shows that the reward can be learned, and says nothing about other images.
 """
 
 import argparse
@@ -42,12 +41,12 @@ from llmi3d.training.experimental.text_boxes import BoxText
 
 HERE = Path(__file__).parent
 FORM = "numbers"
-LONG_SIDE = 320  # what the tiny checkpoint knows, and quicker to prepare than the shipped 1,000 pixels
+LONG_SIDE = 320  # as the tiny checkpoint was trained; quicker to prepare than the shipped 1,000 pixels
 MAX_NEW_TOKENS = 64
 
 
 def shipped_rows() -> Dataset:
-    """The shipped pictures as IG3D rows, each with its phrases of one object."""
+    """Return the shipped images as IG3D rows, each with its phrases for one object."""
     rows = []
     for entry in json.loads((HERE / "pictures" / "pictures.json").read_text()):
         image = Image.open(HERE / "pictures" / entry["image"]).convert("RGB")
@@ -67,8 +66,8 @@ def shipped_rows() -> Dataset:
                 "split": "test",
                 "intrinsics": k,
                 "objects": objects,
-                "messages": grounding_conversation([one["phrase"] for one in entry["phrases"]]),
-                "targets": [one["box"] for one in entry["phrases"]],
+                "messages": grounding_conversation([phrase["phrase"] for phrase in entry["phrases"]]),
+                "targets": [phrase["box"] for phrase in entry["phrases"]],
                 "task": ["grounding"] * len(entry["phrases"]),
                 "meanings": None,
             }
@@ -77,7 +76,7 @@ def shipped_rows() -> Dataset:
 
 
 def asked_alone(rows: Dataset) -> Dataset:
-    """A row for each phrase: in one fixed conversation a phrase would be known by its place."""
+    """Return a row for each phrase: in a fixed conversation, the position of a phrase would give its box away."""
     return Dataset.from_list(
         [
             {**row, "messages": grounding_conversation([phrase]), "targets": [entry["id"]], "task": ["grounding"]}
@@ -89,7 +88,7 @@ def asked_alone(rows: Dataset) -> Dataset:
 
 
 def reinforce(start: Path, rows: Dataset, out: Path, options: argparse.Namespace) -> Path:
-    """GRPO on LoRA; gives the merged checkpoint."""
+    """Run GRPO with LoRA, and return the merged checkpoint."""
     if (out / "checkpoint").is_dir():
         return out / "checkpoint"
     model = LLMI3DForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
@@ -122,7 +121,7 @@ def reinforce(start: Path, rows: Dataset, out: Path, options: argparse.Namespace
 
 
 def save_curve(log: list[dict], out: Path) -> None:
-    """rewards.json and rewards.png of a trainer's log."""
+    """Write rewards.json and rewards.png from a trainer's log."""
     names = {"iou_reward": "exact 3D IoU", "format_reward": "form"}
     entries = [entry for entry in log if "reward" in entry]
     curve = {"step": [entry["step"] for entry in entries]}
@@ -144,12 +143,14 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default=str(HERE.parent / "model_cards" / "llmi3d-tiny"))
     parser.add_argument("--out", type=Path, default=Path("outputs/grpo"))
-    parser.add_argument("--pictures", type=int, default=8, help="how many of the shipped ones")
-    parser.add_argument("--text-steps", type=int, default=300, help="of learning to write boxes, at most")
-    parser.add_argument("--stop-at", type=float, default=0.2, help="its loss that leaves something to reinforce")
-    parser.add_argument("--steps", type=int, default=60, help="of reinforcement")
-    parser.add_argument("--batch-size", type=int, default=48, help="answers a step")
-    parser.add_argument("--generations", type=int, default=8, help="answers to a phrase")
+    parser.add_argument("--images", type=int, default=8, help="number of shipped images to use")
+    parser.add_argument("--text-steps", type=int, default=300, help="steps of learning to write boxes, at most")
+    parser.add_argument(
+        "--stop-at", type=float, default=0.2, help="loss at which that ends, so that something is left to reinforce"
+    )
+    parser.add_argument("--steps", type=int, default=60, help="steps of reinforcement")
+    parser.add_argument("--batch-size", type=int, default=48, help="answers per step")
+    parser.add_argument("--generations", type=int, default=8, help="answers per phrase")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     return parser.parse_args()
 
@@ -157,7 +158,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     rows, out = shipped_rows(), options.out
-    rows = rows.select(range(min(options.pictures, len(rows))))
+    rows = rows.select(range(min(options.images, len(rows))))
     phrases = asked_alone(rows)
     start = train_text(
         options.base,
@@ -169,7 +170,7 @@ def main() -> None:
         batch_size=min(16, len(phrases)),
         learning_rate=2e-3,
         stop_at=options.stop_at,
-        train=(*TEXT_PARTS, "lm_head"),  # a base of the usual size would not need its output embeddings trained
+        train=(*TEXT_PARTS, "lm_head"),  # bases of the usual size need no training of their output embeddings
     )
     checkpoint = reinforce(start, rows, out, options)
     protocol = get_protocol("ig3d-synth").variant(split="test")
@@ -186,7 +187,7 @@ def main() -> None:
         print(page)
     curve = json.loads((out / "rewards.json").read_text())["iou_reward"]
     few = min(5, len(curve))
-    print(f"mean exact 3D IoU of drawn answers: {sum(curve[:few]) / few:.3f} -> {sum(curve[-few:]) / few:.3f}")
+    print(f"mean exact 3D IoU of sampled answers: {sum(curve[:few]) / few:.3f} -> {sum(curve[-few:]) / few:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Trains the text-decoding baseline on a data set, evaluates it, and sets it beside a model with the 3D query token.
+"""Train the text-decoding baseline, evaluate it, and compare it with a model that has the 3D query token.
 
     python examples/text_baseline.py BASE DATA --protocol ig3d-kitti --out outputs/text
     python examples/text_baseline.py BASE DATA --protocol ig3d-kitti --out outputs/text --query CHECKPOINT
 
-BASE is the checkpoint that both start from, DATA what `llmi3d data build` wrote. The comparison is fair where
-CHECKPOINT was trained on the same rows and steps with the same LoRA. Goes on where it was interrupted. Writes
+BASE is the checkpoint that both start from, DATA a folder that `llmi3d data build` wrote. The comparison is fair if
+CHECKPOINT was trained with the same rows, steps and LoRA. The same command resumes after an interruption. Writes
 
     OUT/checkpoint                 the model, adapters merged
     OUT/text, OUT/query            evaluations: report.md, report.json, plots
@@ -35,7 +35,7 @@ from llmi3d.training.experimental.text_boxes import FORMS
 
 
 def trainer_settings(out: Path) -> dict:
-    """What all runs of these examples share; bfloat16 where the device has it."""
+    """Return settings that the runs of these examples share; bfloat16 where the device supports it."""
     return {
         "output_dir": str(out),
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
@@ -46,7 +46,7 @@ def trainer_settings(out: Path) -> dict:
 
 
 def run(trainer, out: Path) -> Path:
-    """Trains from the last checkpoint on, merges the adapters, and saves model and processor in OUT/checkpoint."""
+    """Train from the last checkpoint on, merge the adapters, and save model and processor in OUT/checkpoint."""
     folder = Path(trainer.args.output_dir)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     trainer.accelerator.wait_for_everyone()
@@ -60,7 +60,7 @@ def run(trainer, out: Path) -> Path:
 
 
 class StopAt(TrainerCallback):
-    """Ends training once the logged loss is below a value."""
+    """End training once the logged loss is below a value."""
 
     def __init__(self, loss: float):
         self.loss = loss
@@ -84,9 +84,9 @@ def train_text(
     epochs: float = 1.0,
     stop_at: float = 0.0,
 ) -> Path:
-    """The text model of OUT/checkpoint, trained if it is not there yet. `steps` above 0 stand before `epochs`.
+    """Return the text model of OUT/checkpoint, trained if it does not exist yet. Positive `steps` override `epochs`.
 
-    Above 0, `stop_at` is the loss at which training ends early, at a learning rate that then does not fall.
+    A positive `stop_at` is the loss at which training ends early; the learning rate then stays constant.
     """
     if (out / "checkpoint").is_dir():
         return out / "checkpoint"
@@ -112,19 +112,19 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="checkpoint to start from")
     parser.add_argument("data", help="folder that `llmi3d data build` wrote, or a data set on the Hub")
-    parser.add_argument("--protocol", required=True, help="such as ig3d-kitti; an unknown name lists all")
+    parser.add_argument("--protocol", required=True, help="protocol such as ig3d-kitti; an unknown name lists all")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--query", help="checkpoint with the 3D query token to compare with")
     parser.add_argument("--train-split", default="train")
-    parser.add_argument("--split", help="to evaluate on, another than the protocol's")
+    parser.add_argument("--split", help="split to evaluate on, instead of the protocol's")
     parser.add_argument("--form", choices=FORMS, default="numbers", help="how boxes are written")
-    parser.add_argument("--rank", type=int, default=16, help="of the LoRA adapters")
+    parser.add_argument("--rank", type=int, default=16, help="rank of the LoRA adapters")
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--steps", type=int, default=0, help="instead of epochs")
+    parser.add_argument("--steps", type=int, default=0, help="steps of training, instead of epochs")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--samples", type=int, default=1, help="answers to choose from by the model's own score")
-    parser.add_argument("--max-new-tokens", type=int, default=160, help="of an answer")
+    parser.add_argument("--max-new-tokens", type=int, default=160, help="longest answer")
     return parser.parse_args()
 
 

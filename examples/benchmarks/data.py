@@ -1,12 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Rows per second and peak memory of building a data set and of streaming it with its pictures decoded.
+"""Measure rows per second and peak memory of building a data set, and of streaming it with decoded images.
 
-python examples/benchmarks/data.py
-python examples/benchmarks/data.py --rows 1000 10000 50000 --out outputs/benchmarks/data.json
+    python examples/benchmarks/data.py
+    python examples/benchmarks/data.py --rows 1000 10000 50000 --out outputs/benchmarks/data.json
 
-The rows are made up: boxes at random in 64 noise pictures of 320x240, so that converter and disk cost little and what
-is measured is expressions, checks, Parquet and decoding. Each number comes from a process of its own, whose peak is
-its own and that of its largest worker.
+The rows are made up, with random boxes in 64 noise images of 320x240: converter and disk cost little, so expressions,
+checks, Parquet and decoding are measured. Each number comes from its own process; peaks are that process's and its
+largest worker's.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from PIL import Image
 from llmi3d.data.schema import make_object
 from llmi3d.data.source import Source
 
-PICTURES, SIZE, ROWS_PER_SHARD = 64, (320, 240), 250
+IMAGES, SIZE, ROWS_PER_SHARD = 64, (320, 240), 250
 K = [[300.0, 0.0, 160.0], [0.0, 300.0, 120.0], [0.0, 0.0, 1.0]]
 EYE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 NAMES = ("car", "truck", "traffic_cone", "bench", "pedestrian")
 
 
 class Generated(Source):
-    """`rows` scenes of three to nine boxes."""
+    """Source of `rows` scenes with three to nine boxes."""
 
     name = "generated"
     vocabulary = NAMES
@@ -54,7 +54,7 @@ class Generated(Source):
             center = [draw.uniform(-0.5, 0.5) * z, draw.uniform(-0.3, 0.3) * z, z]
             objects.append(make_object(str(i), draw.choice(NAMES), center, [2.0, 1.5, 1.0], EYE, K))
         return {
-            "image": str(self.root / f"{int(image_id[-6:]) % PICTURES}.jpg"),
+            "image": str(self.root / f"{int(image_id[-6:]) % IMAGES}.jpg"),
             "image_id": image_id,
             "source": self.name,
             "split": "train",
@@ -64,7 +64,7 @@ class Generated(Source):
 
 
 def build_rows(folder: Path, rows: int, processes: int) -> None:
-    """Builds a data set of that many rows."""
+    """Build a data set of that many rows."""
     from llmi3d.data.build import build
 
     out = folder / f"built_{rows}_{processes}"
@@ -72,7 +72,7 @@ def build_rows(folder: Path, rows: int, processes: int) -> None:
 
 
 def stream_share(path: str, rank: int, world: int) -> int:
-    """Reads one process's share of a stream, every picture decoded."""
+    """Read one process's share of a stream, decoding every image."""
     from datasets.distributed import split_dataset_by_node
 
     from llmi3d.data.dataset import load_split
@@ -82,7 +82,7 @@ def stream_share(path: str, rank: int, world: int) -> int:
 
 
 def stream_rows(folder: Path, rows: int, processes: int) -> None:
-    """Streams a built data set through that many processes."""
+    """Stream a built data set through that many processes."""
     path = str(folder / f"built_{rows}_{processes}")
     if processes == 1:
         assert stream_share(path, 0, 1) == rows
@@ -92,7 +92,7 @@ def stream_rows(folder: Path, rows: int, processes: int) -> None:
 
 
 def measured(work, *arguments) -> dict:
-    """Seconds and peak megabytes of a call in a new process."""
+    """Return seconds and peak megabytes of a call in a new process."""
     queue = multiprocessing.get_context("spawn").SimpleQueue()
     process = multiprocessing.get_context("spawn").Process(target=_measure, args=(queue, work, arguments))
     process.start()
@@ -103,7 +103,7 @@ def measured(work, *arguments) -> dict:
 
 def _measure(queue, work, arguments) -> None:
     import llmi3d.data.build
-    import llmi3d.data.dataset  # noqa: F401  (what importing costs is no part of the work)
+    import llmi3d.data.dataset  # noqa: F401  (so that imports are not measured)
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
@@ -116,17 +116,17 @@ def _measure(queue, work, arguments) -> None:
 
 
 def main() -> None:
-    """Runs the benchmark and writes its JSON."""
+    """Run the benchmark and write its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 50_000])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/data.json"))
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    report = {"picture": SIZE, "threads": 1, "warm_up": "imports", "rows_per_shard": ROWS_PER_SHARD, "results": []}
+    report = {"image": SIZE, "threads": 1, "warm_up": "imports", "rows_per_shard": ROWS_PER_SHARD, "results": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for i in range(PICTURES):
+        for i in range(IMAGES):
             noise = np.random.default_rng(i).integers(0, 255, (30, 40, 3), np.uint8)
             Image.fromarray(noise).resize(SIZE).save(folder / f"{i}.jpg")
         print(f"{'work':8}{'rows':>8}{'processes':>11}{'rows/s':>9}{'peak MB':>9}{'before':>8}{'worker':>8}")

@@ -1,14 +1,14 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""LoRA against full fine-tuning: trained parameters, memory, time of a step, size of what is saved, and accuracy.
+"""Compare LoRA with full fine-tuning: trained parameters, memory, time per step, saved size and accuracy.
 
     python examples/benchmarks/efficiency.py
     python examples/benchmarks/efficiency.py --base CHECKPOINT --steps 400 --out outputs/benchmarks/efficiency.json
 
-Adapters of rank 4 to 128 with the new parts, the new parts alone (language model frozen), and all weights but the
-towers': from the same base, on the same batches of rendered rows, with the same steps. Each way runs in a process of
-its own. Accuracy is that of `LLMI3DTrainer.evaluate` on rows not trained on, with the true answers before it. Memory
-is the process's peak, less what it had before the first step; `planned` is what `llmi3d.training.plan` says of
-gradients, moments and activations without having run anything.
+Adapters of rank 4 to 128 with the new parts, the new parts only (language model frozen), and all weights except the
+towers: from the same base, on the same batches of rendered rows, with the same number of steps. Each way runs in its
+own process. Accuracy is that of `LLMI3DTrainer.evaluate` on held-out rows, which is teacher-forced. Memory is the
+peak of the process minus what it had before the first step; `planned` is what `llmi3d.training.plan` predicts for
+gradients, optimizer and activations without running anything.
 """
 
 import argparse
@@ -27,7 +27,7 @@ BATCH, WARM_UP = 4, 5
 
 
 def train(way: str, base: Path, data: Path, steps: int, found: Path) -> None:
-    """Trains one way and writes what it took."""
+    """Train one way and write its measurements."""
     import resource
 
     import torch
@@ -41,7 +41,7 @@ def train(way: str, base: Path, data: Path, steps: int, found: Path) -> None:
     from llmi3d.training.plan import GIB, plan_training
 
     class Watch(TrainerCallback):
-        """Seconds of each step, and memory before the first."""
+        """Record the seconds of each step, and the memory before the first."""
 
         seconds: list[float] = []
 
@@ -117,20 +117,20 @@ def train(way: str, base: Path, data: Path, steps: int, found: Path) -> None:
 
 
 def plot(results: list[dict], path: Path) -> None:
-    """Accuracy, memory and time over trained parameters."""
+    """Plot loss, memory and time over trained parameters."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = {"loss": "loss on held-out rows", "added_mb": "memory of training, MB", "seconds_per_step": "s a step"}
+    shown = {"loss": "loss on held-out rows", "added_mb": "memory of training, MB", "seconds_per_step": "s per step"}
     figure, axes = plt.subplots(1, len(shown), figsize=(4 * len(shown), 3.2), layout="constrained")
     for axis, (name, title) in zip(axes, shown.items(), strict=True):
-        for one in results:
-            axis.plot(one["trained_parameters"], one[name], "o", color="C0")
+        for result in results:
+            axis.plot(result["trained_parameters"], result[name], "o", color="C0")
             axis.annotate(
-                one["way"],
-                (one["trained_parameters"], one[name]),
+                result["way"],
+                (result["trained_parameters"], result[name]),
                 fontsize=7,
                 xytext=(3, 3),
                 textcoords="offset points",
@@ -141,7 +141,7 @@ def plot(results: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Runs the benchmark and writes its JSON and plot."""
+    """Run the benchmark and write its JSON and plot."""
     import torch
 
     from llmi3d.data.build import build, open_source
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/efficiency.json"))
     arguments = parser.parse_args()
     if arguments.steps <= WARM_UP:
-        parser.error(f"--steps: got {arguments.steps}, want more than the {WARM_UP} that warm up.")
+        parser.error(f"--steps: got {arguments.steps}, want more than {WARM_UP}, the warm-up.")
     report = {"base": arguments.base.name, "steps": arguments.steps, "batch_size": BATCH, "warm_up": WARM_UP}
     report |= {"threads": torch.get_num_threads(), "rows": arguments.rows, "results": []}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

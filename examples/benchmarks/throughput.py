@@ -1,19 +1,18 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Turns learned per second: one turn a sample, conversations, batches by length, cached features, loader processes.
+"""Measure turns learned per second: single turns, conversations, batches by length, cached features, loaders.
 
     python examples/benchmarks/throughput.py
     python examples/benchmarks/throughput.py --rows 256 --out outputs/benchmarks/throughput.json
     python examples/benchmarks/throughput.py --only "conversations, cached" --language 192x4 512x8 1024x8
 
-LoRA with frozen towers, as in the paper's second stage, on rendered rows. Every way of training learns the same turns;
-each runs in a process of its own, one epoch to warm up (and to fill the cache) and one that counts. `batch` is the CPU
-time that making a batch takes, `step` that of learning it, which tell more than turns per second where the machine has
-other work; `waiting` is the share of the epoch in which a step waits for its batch. Loader processes stay for both
-epochs: without them each batch is waited for, with them only what takes longer than a step.
+LoRA with frozen towers, as in the paper's second stage, on rendered rows. Every way of training learns the same turns
+in its own process: one epoch to warm up, and one that is measured. The feature cache is built before. `batch` is the
+CPU time of making a batch, `step` that of learning it; on a busy machine they say more than turns per second.
+`waiting` is the share of the epoch in which a step waits for its batch. Loader processes persist over both epochs;
+with them, only batches that take longer than a step are waited for.
 """
 
 import argparse
-import contextlib
 import json
 import math
 import statistics
@@ -24,7 +23,7 @@ from pathlib import Path
 from data import measured  # the script beside this one
 
 CHECKPOINT = Path(__file__).parents[2] / "model_cards" / "llmi3d-tiny"
-# Way: samples a step, and what it changes.
+# Way: samples per step, and what it changes.
 WAYS = {
     "a turn a sample": {"batch": 32, "alone": True},
     "conversations": {"batch": 4},
@@ -36,7 +35,7 @@ WAYS = {
 
 
 def rows_of(folder: Path, alone: bool):
-    """The rows, or each of their turns as a row of its own."""
+    """Return the rows, or each of their turns as its own row."""
     from llmi3d.data.dataset import load_split
     from llmi3d.training.mixture import take_turns
 
@@ -47,19 +46,19 @@ def rows_of(folder: Path, alone: bool):
 
 
 def language_size(text: str) -> tuple[int, int]:
-    """(width, layers) of "512x8".
+    """Return (width, layers) of "512x8".
 
     Raises:
-        argparse.ArgumentTypeError: something else, or a width that heads of 64 do not divide.
+        argparse.ArgumentTypeError: another form, or a width that is not a multiple of 64, the width of a head.
     """
     width, _, layers = text.partition("x")
     if not (width.isdigit() and layers.isdigit() and int(width) and int(width) % 64 == 0 and int(layers)):
-        raise argparse.ArgumentTypeError(f"got {text!r}, want WIDTHxLAYERS with a width of whole heads, 64 each")
+        raise argparse.ArgumentTypeError(f"got {text!r}, want WIDTHxLAYERS with a width that is a multiple of 64")
     return int(width), int(layers)
 
 
 def model_of(language: tuple[int, int] | None):
-    """The checkpoint's model, or one like it with a new language model of another size."""
+    """Return the checkpoint's model, or one like it with a new language model of another size."""
     import torch
 
     from llmi3d import LLMI3DConfig, LLMI3DForConditionalGeneration
@@ -76,20 +75,20 @@ def model_of(language: tuple[int, int] | None):
 
 
 def train(folder: Path, way: str, language: tuple[int, int] | None, found: Path) -> None:
-    """One epoch to warm up, one that counts; writes what it took."""
+    """Train one epoch to warm up and one that is measured; write the measurements."""
     import torch
     from peft import get_peft_model
     from transformers import TrainerCallback
 
     from llmi3d import LLMI3DProcessor, LLMI3DTrainingArguments
     from llmi3d.training.collator import LLMI3DDataCollator
-    from llmi3d.training.feature_cache import FeatureCache
+    from llmi3d.training.feature_cache import CachedViews, FeatureCacheArguments, build_feature_cache, undecoded
     from llmi3d.training.lora import lora_config
     from llmi3d.training.mixture import TrainingRows
     from llmi3d.training.run import StageTrainer
 
     class Watch(TrainerCallback):
-        """When each epoch began, by the clock and in CPU time."""
+        """Record when each epoch began, in wall-clock and CPU time."""
 
         began: list[tuple[float, float]] = []
 
@@ -114,14 +113,19 @@ def train(folder: Path, way: str, language: tuple[int, int] | None, found: Path)
     model = get_peft_model(model, lora_config(model, rank=16))
     rows, collate, size = rows_of(folder, settings["alone"]), LLMI3DDataCollator(processor), settings["batch"]
     turns = sum(len(row["task"]) for row in rows)
-    making = []
+    making, views = [], None
+    scratch = tempfile.TemporaryDirectory()
+    if settings["cached"]:
+        features = FeatureCacheArguments(f"{scratch.name}/features")
+        rows, views = undecoded(rows), CachedViews(build_feature_cache(model, processor, rows, features))
+    rows = TrainingRows(rows, augment=views)
     for first in range(0, min(len(rows), 8 * size), size):
         start = time.process_time()
         collate([rows[i] for i in range(first, min(first + size, len(rows)))])
         making.append(time.process_time() - start)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch:
         arguments = LLMI3DTrainingArguments(
-            output_dir=scratch,
+            output_dir=scratch.name,
             per_device_train_batch_size=size,
             num_train_epochs=2,
             dataloader_num_workers=settings["workers"],
@@ -137,13 +141,11 @@ def train(folder: Path, way: str, language: tuple[int, int] | None, found: Path)
         trainer = Watched(
             model,
             arguments,
-            train_dataset=TrainingRows(rows),
+            train_dataset=rows,
             data_collator=collate,
             callbacks=[watch],
         )
-        cache = FeatureCache(model, Path(scratch) / "features") if settings["cached"] else contextlib.nullcontext()
-        with cache:
-            trainer.train()
+        trainer.train()
         end, end_cpu = time.perf_counter(), time.process_time()
     second, second_cpu = watch.began[1]
     waits = [(seconds, cpu) for start, seconds, cpu in trainer.waited if start >= second]
@@ -161,21 +163,21 @@ def train(folder: Path, way: str, language: tuple[int, int] | None, found: Path)
 
 
 def main() -> None:
-    """Runs the benchmark and writes its JSON."""
+    """Run the benchmark and write its JSON."""
     import torch
 
     from llmi3d.data.build import build, open_source
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--only", default="", metavar="TEXT", help="ways whose names hold this")
+    parser.add_argument("--only", default="", metavar="TEXT", help="ways whose names contain this")
     parser.add_argument(
         "--language",
         type=language_size,
         nargs="+",
         default=[None],
         metavar="WIDTHxLAYERS",
-        help="language models of other sizes than the checkpoint's, to see how waiting falls with the time of a step",
+        help="sizes of language models instead of the checkpoint's, to see how waiting falls with the time per step",
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/throughput.json"))
     arguments = parser.parse_args()

@@ -154,6 +154,14 @@ def test_only_what_is_missing_is_computed(frozen, rows, tmp_path):
         hook.remove()
 
 
+def test_bfloat16_is_about_the_same(frozen, rows, tmp_path):
+    whole, half = (CachedViews(build(frozen, rows, tmp_path / str(bf16), 1, bf16=bf16)) for bf16 in (False, True))
+    for name in ("vision_features", "high_res_features"):
+        for one, other in zip(whole(rows[0])[name], half(rows[0])[name], strict=True):
+            error = (one.float() - other.float()).abs().max()
+            assert 0 < error < 0.03 * one.float().abs().max()
+
+
 def test_every_view_comes_once_in_as_many_epochs(frozen, rows, tmp_path):
     views = CachedViews(build(frozen, rows, tmp_path, views=3), 3)
     focal = []
@@ -273,6 +281,7 @@ def test_stale_features_are_refused_by_name(frozen, rows, tmp_path):
     refused("augment.seed", replace(AUGMENT, seed=1))
     refused("augment.transforms", augment_from_config({"flip": 1}))
     refused("high_res_tower", towers=["vision_tower"])
+    refused("bf16", bf16=True)
     processor.image_processor.image_mean = [0.5, 0.5, 0.5]
     refused("image_processor.image_mean")
     with torch.no_grad():
@@ -307,6 +316,7 @@ def test_two_builds_do_not_share_a_folder(frozen, rows, tmp_path):
         ({"folder": "x", "view": 2}, "feature_cache: got the unknown field view, want some of folder, views"),
         ({"folder": "x", "views": 0}, "feature_cache.views: got 0, want a whole number of at least 1"),
         ({"folder": "x", "towers": ["llm"]}, r"feature_cache.towers: got \['llm'\], want some of vision_tower"),
+        ({"folder": "x", "bf16": "yes"}, "feature_cache.bf16: got 'yes', want true or false"),
         ({"folder": ""}, "feature_cache.folder: got '', want the name of a folder"),
     ],
 )
@@ -316,5 +326,5 @@ def test_a_wrong_section_is_named(config, message):
 
 
 def test_settings_can_be_written_and_read(frozen):
-    settings = cache_settings(*frozen, AUGMENT, ["vision_tower"])
+    settings = cache_settings(*frozen, AUGMENT, FeatureCacheArguments("x", towers="vision_tower"))
     assert json.loads(json.dumps(settings)) == settings and settings["high_res_tower"] is None

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Reinforcement of a model that writes boxes as text, on rewards that the truth decides: form and exact 3D IoU.
+"""Reinforcement learning for a model that writes boxes as text; format and exact 3D IoU are the rewards.
 
     box_text = BoxText.for_processor(processor, "numbers")
     trainer = LLMI3DGRPOTrainer(
@@ -11,7 +11,7 @@
         peft_config=text_lora_config(model, train=()),
     )
 
-Rewards are plain functions of texts and the truth, in the form that `trl.GRPOTrainer` calls.
+Rewards are plain functions of texts and ground truth, with the signature that `trl.GRPOTrainer` expects.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,21 +36,21 @@ from llmi3d.training.experimental.text_boxes import BoxText, network_intrinsics
 
 
 def box_rewards(box_text: BoxText) -> list[Callable]:
-    """`format_reward` and `iou_reward` for the form that a model writes."""
+    """Return `format_reward` and `iou_reward` for the form in which a model writes boxes."""
     return [partial(format_reward, box_text=box_text), partial(iou_reward, box_text=box_text)]
 
 
 def format_reward(
     completions: Sequence, targets: Sequence[list[dict]], intrinsics: Sequence, *, box_text: BoxText, **_
 ) -> list[float]:
-    """1 for an answer that can be read as a whole, 0 for any other.
+    """Return 1 for each answer that can be read completely, else 0.
 
-    Where something is there it has to be a box or several; where nothing is, words that say so will do as well.
+    If there are objects, the answer must have at least one box; if there are none, words that say so are enough.
 
     Args:
         completions: texts, or conversations of one turn.
-        targets: for each the true boxes {center, size, rotation}, metres, camera frame; none for what is not there.
-        intrinsics: for each K of the network frame, [3, 3].
+        targets: true boxes {center, size, rotation} of each, metres, camera frame; an empty list for none.
+        intrinsics: K of each in the network frame, [3, 3].
     """
     read = _read(completions, intrinsics, box_text)
     return [
@@ -62,10 +62,10 @@ def format_reward(
 def iou_reward(
     completions: Sequence, targets: Sequence[list[dict]], intrinsics: Sequence, *, box_text: BoxText, **_
 ) -> list[float]:
-    """Exact 3D IoU with the truth, 0 to 1.
+    """Return the exact 3D IoU of each answer with the truth, 0 to 1.
 
-    Of several boxes the sum over pairs of the best matching, divided by the larger number of boxes, so that missing
-    and surplus ones both cost. Where nothing is there, 1 for an answer that says so.
+    For several boxes, it is the sum over the best one-to-one matching divided by the larger number of boxes, so
+    missing and surplus boxes both cost. If nothing is there, an answer that says so gets 1.
 
     Args:
         completions, targets, intrinsics: as in `format_reward`.
@@ -83,7 +83,7 @@ def iou_reward(
 
 
 def _read(completions: Sequence, intrinsics: Sequence, box_text: BoxText) -> list:
-    texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
+    texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
     return [box_text.read(text, torch.as_tensor(k)) for text, k in zip(texts, intrinsics, strict=True)]
 
 
@@ -97,11 +97,11 @@ def _corners(boxes: Sequence[dict]) -> Tensor:
 
 
 def grounding_prompts(rows, processor) -> Dataset:
-    """One example for each question of IG3D rows that boxes or their absence answer, asked alone as in use.
+    """Return one prompt for each question of IG3D rows that boxes, or their absence, answer.
 
     Args:
-        rows: by index, a `datasets.Dataset` or a list; pictures are read from it when they are needed.
-        processor: the model's.
+        rows: a `datasets.Dataset` or a list; images are read from it when they are needed.
+        processor: the model's processor.
 
     Returns:
         `prompt` (a conversation), `image`, and for the rewards `targets` and `intrinsics` (of the network frame).
@@ -130,10 +130,10 @@ def grounding_prompts(rows, processor) -> Dataset:
     if not examples:
         raise ValueError(f"rows: got {len(rows)} without a question that boxes answer, want at least one.")
 
-    def with_pictures(batch: dict[str, list]) -> dict[str, list]:
+    def with_images(batch: dict[str, list]) -> dict[str, list]:
         return {**batch, "image": [upright_image(rows[index]["image"]) for index in batch["row"]]}
 
-    return Dataset.from_list(examples).with_transform(with_pictures)
+    return Dataset.from_list(examples).with_transform(with_images)
 
 
 # ------------------------------------------------------------------------------------------------------------- trainer
@@ -142,19 +142,19 @@ def grounding_prompts(rows, processor) -> Dataset:
 class LLMI3DGRPOTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` for a network with two pixel inputs.
 
-    TRL generates with whatever the processor gives, but learns from the inputs that it knows by name. Here the high
-    resolution goes along: one picture a sample, in the order of the samples.
+    TRL generates with everything that the processor returns, but learns only from inputs that it knows by name. This
+    class passes the high-resolution input along: one image per sample, in the order of the samples.
     """
 
     def _tokenize_prompts(self, prompts: list):
-        found = super()._tokenize_prompts(prompts)
-        self._high_res = found[-1]["high_res_pixel_values"]
-        return found
+        tokenized = super()._tokenize_prompts(prompts)
+        self._high_res = tokenized[-1]["high_res_pixel_values"]
+        return tokenized
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         with self._any_camera():
             output = super()._generate_and_score_completions(inputs)
-        # Shuffled and split with the rest from here on.
+        # From here on it is shuffled and split with the other inputs.
         return {**output, "high_res_pixel_values": self._high_res.to(self.accelerator.device)}
 
     def _compute_loss(self, model, inputs: dict[str, Any]) -> Tensor:
@@ -163,18 +163,18 @@ class LLMI3DGRPOTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, *args, batch_size: int | None = None, high_res_pixel_values=None, **kwargs
     ):
-        if high_res_pixel_values is not None:  # what the processor gave, for probabilities before the step
+        if high_res_pixel_values is not None:  # the processor's output, for the log-probabilities before the step
             parts = iter(high_res_pixel_values.split(batch_size or len(input_ids)))
             whole = model
 
-            def model(**inputs):  # called once a part of the batch, in order
+            def model(**inputs):  # called once per part of the batch, in order
                 return whole(**inputs, high_res_pixel_values=next(parts))
 
         return super()._get_per_token_logps_and_entropies(model, input_ids, *args, batch_size=batch_size, **kwargs)
 
     @contextmanager
     def _any_camera(self) -> Iterator[None]:
-        """Pixels do not depend on K, which TRL does not hand on: without one the processor would warn of its guess."""
+        """Set a field of view: TRL does not pass K on, and without one the processor would warn of its guess."""
         image_processor = self.processing_class.image_processor
         before = getattr(image_processor, "fov_deg", None)
         image_processor.fov_deg = DEFAULT_FOV_DEG

@@ -1,12 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The text-decoding baseline: the same network, data and LoRA, with boxes written out instead of 3D query tokens.
+"""Text-decoding baseline: the same network, data and LoRA, with boxes as text instead of 3D query tokens.
 
     trainer = text_trainer(model, processor, rows, SFTConfig(output_dir="run"), "numbers", text_lora_config(model))
     trainer.train()
     evaluate(TextPredictor("checkpoint", "numbers"), rows, protocol, "report")
 
-TRL's SFTTrainer trains it. A row stays a row until it is collated, so that pictures may be changed before, with their
-K and boxes; the words always say what the network then sees.
+TRL's SFTTrainer trains it. Boxes are written when rows are collated, so rows may be augmented before: the words always
+describe what the network sees.
 """
 
 import zlib
@@ -27,19 +27,19 @@ from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.experimental.text_boxes import BoxText, TextAnswer
 from llmi3d.training.lora import NEW_PARTS, lora_config
 
-# What is new in LLMI3D but for the 3D heads, which no word comes from.
+# New parts of LLMI3D except the 3D heads, which no word depends on.
 TEXT_PARTS = tuple(part for part in NEW_PARTS if part != "box_head")
 
 
 class TextCollator(LLMI3DDataCollator):
-    """As `LLMI3DDataCollator`, with the boxes of the assistant's answers written out, and no 3D targets.
+    """`LLMI3DDataCollator` with the boxes of the assistant's answers as text, and without 3D targets.
 
     Args:
         processor: the model's `LLMI3DProcessor`.
         form: how boxes are written, one of `text_boxes.FORMS`.
 
     Raises:
-        ValueError: an unknown form; on a call as `LLMI3DDataCollator`.
+        ValueError: an unknown form. On a call: as `LLMI3DDataCollator`.
     """
 
     def __init__(self, processor, form: str):
@@ -56,7 +56,7 @@ class TextCollator(LLMI3DDataCollator):
 
 
 def text_lora_config(model: nn.Module, rank: int = 16, train: tuple[str, ...] = TEXT_PARTS, **kwargs) -> LoraConfig:
-    """`lora.lora_config` without what only the 3D query token learns from: its embedding and the 3D heads.
+    """Return `lora.lora_config` without the 3D query token's embedding and the 3D heads.
 
     Args:
         model, rank, train, kwargs: as in `lora_config`.
@@ -67,16 +67,16 @@ def text_lora_config(model: nn.Module, rank: int = 16, train: tuple[str, ...] = 
 
 
 def text_trainer(model: nn.Module, processor, rows, args, form: str, peft_config: LoraConfig | None = None, **kwargs):
-    """A `trl.SFTTrainer` that learns the assistant's words alone, boxes among them.
+    """Return a `trl.SFTTrainer` that learns the assistant's words only, boxes among them.
 
     Args:
         model: a `LLMI3DForConditionalGeneration`; its 3D heads get no gradient and are frozen.
-        processor: the model's.
+        processor: the model's processor.
         rows: a `datasets.Dataset` or `IterableDataset` of IG3D rows.
-        args: a `trl.SFTConfig`; columns are kept, whatever it says of unused ones.
+        args: a `trl.SFTConfig`; its `remove_unused_columns` is set to False.
         form: how boxes are written, one of `text_boxes.FORMS`.
-        peft_config: such as `text_lora_config(model)`; None trains all weights.
-        kwargs: anything that `SFTTrainer` takes.
+        peft_config: adapters, such as `text_lora_config(model)`; None trains all weights.
+        kwargs: other arguments of `SFTTrainer`.
     """
     from trl import SFTTrainer
 
@@ -94,24 +94,24 @@ def text_trainer(model: nn.Module, processor, rows, args, form: str, peft_config
 
 
 class TextPredictor:
-    """Answers questions (`evaluation.runner.Predictor`) in words, and reads the boxes in them.
+    """Predictor (`llmi3d.evaluation.runner.Predictor`) that answers in words and reads the boxes in them.
 
-    A box's score is the geometric mean of the probabilities of its answer's tokens. With several samples the answer of
-    the highest score is taken among those that can be read (best of n).
+    The score of a box is the geometric mean of the probabilities of its answer's tokens. With several samples, the
+    readable answer with the highest score is taken (best of n).
 
     Args:
         checkpoint: folder or Hub name of a model that was trained to write boxes.
         form: how it writes them, one of `text_boxes.FORMS`.
-        name: in reports; default the checkpoint's own.
-        device: default the fastest there is.
-        samples: answers to choose from. One is written greedily, several are drawn.
-        temperature: of drawing.
-        max_new_tokens: of an answer.
-        seed: of drawing; together with the questions it decides what is drawn.
+        name: name in reports; the checkpoint's by default.
+        device: the fastest available by default.
+        samples: answers to choose from; one is decoded greedily, several are sampled.
+        temperature: sampling temperature.
+        max_new_tokens: longest answer.
+        seed: sampling seed; seed and questions together determine the samples.
 
     Attributes:
-        counts: over all answers so far: `answers`, of them `abstained`, `malformed` (not readable at all, which
-            reports count as unanswered), and `malformed_boxes` of the others.
+        counts: totals over all answers: `answers`, of them `abstained` and `malformed` (unreadable; reports count
+            them as unanswered), and `malformed_boxes` of the others.
 
     Raises:
         ValueError: an unknown form, or fewer samples than 1.
@@ -148,10 +148,12 @@ class TextPredictor:
 
     def __call__(self, questions: Sequence[Question]) -> list[list[dict] | None]:
         """See `Predictor`."""
-        # A picture that several questions in turn are about enters the network's towers once.
+        # The towers see an image once for consecutive questions about it.
         shared = [
             list(same)
-            for _, same in groupby(questions, key=lambda one: (id(one.image), one.intrinsics.flatten().tolist()))
+            for _, same in groupby(
+                questions, key=lambda question: (id(question.image), question.intrinsics.flatten().tolist())
+            )
         ]
         phrases = [[phrase for question in same for phrase in question.phrases] for same in shared]
         inputs = self.processor.grounding_inputs(
@@ -160,7 +162,7 @@ class TextPredictor:
             intrinsics=[same[0].intrinsics.tolist() for same in shared],
             mode="generate",
         )
-        owners = torch.tensor([i for i, of_picture in enumerate(phrases) for _ in of_picture])
+        owners = torch.tensor([i for i, of_image in enumerate(phrases) for _ in of_image])
         seed = self.seed + zlib.crc32("\n".join(question.record.id for question in questions).encode())
         written = self._write(inputs, owners, seed)
         answers = (
@@ -171,7 +173,7 @@ class TextPredictor:
 
     @torch.no_grad()
     def _write(self, inputs, owners: Tensor, seed: int) -> list[list[tuple[str, float]]]:
-        """For each of B prompts its answers, each with its score; `owners` [B] says which picture it is about."""
+        """Return the answers to each of B prompts with their scores; `owners` [B] are the images of the prompts."""
         model, tokenizer = self.model, self.processor.tokenizer
         first = torch.cat((torch.ones(1, dtype=torch.bool), owners[1:] != owners[:-1]))
         pixels = {name: inputs[name][first].to(model.device, model.dtype) for name in inputs if "pixel" in name}
@@ -179,29 +181,29 @@ class TextPredictor:
         drawn = {"do_sample": True, "temperature": self.temperature, "top_k": 0, "num_return_sequences": self.samples}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            found = model.generate(
+            output = model.generate(
                 **{name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")},
                 mm_encoder_outputs={"image": LLMI3DImageFeatures(pooler_output=features)},
                 max_new_tokens=self.max_new_tokens,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
                 return_dict_in_generate=True,
-                output_logits=True,  # the model's own probabilities, whatever they were drawn by
+                output_logits=True,  # the model's own probabilities, without temperature
                 **(drawn if self.samples > 1 else {"do_sample": False}),
             )
-        tokens = found.sequences[:, inputs["input_ids"].shape[1] :]
-        log_probs = model.compute_transition_scores(found.sequences, found.logits, normalize_logits=True)
+        tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
+        log_probs = model.compute_transition_scores(output.sequences, output.logits, normalize_logits=True)
         ended = (tokens == tokenizer.eos_token_id).int()
-        said = ended.cumsum(1) - ended == 0  # up to and with the end
+        said = ended.cumsum(1) - ended == 0  # up to and including the end
         scores = ((log_probs * said).sum(1) / said.sum(1)).exp().tolist()
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
         answers = list(zip(texts, scores, strict=True))
         return [answers[start : start + self.samples] for start in range(0, len(answers), self.samples)]
 
     def _choose(self, candidates: list[tuple[str, float]], intrinsics: Tensor) -> list[dict] | None:
-        """The boxes of the best candidate, under K of the network frame; None where none can be read."""
+        """Return the boxes of the best candidate, given K of the network frame; None if none can be read."""
         read = [(self.box_text.read(text, intrinsics), score) for text, score in candidates]
-        best, score = max(read, key=lambda one: (one[0].answer is not None, one[1]))
+        best, score = max(read, key=lambda pair: (pair[0].answer is not None, pair[1]))
         self._count(best)
         return None if best.answer is None else [{**box, "score": score} for box in best.answer]
 
@@ -212,7 +214,7 @@ class TextPredictor:
         self.counts["malformed_boxes"] += answer.malformed if answer.boxes else 0
 
     def _answer(self, question: Question, answers) -> list[dict] | None:
-        found = [(phrase, next(answers)) for phrase in question.phrases]
-        if all(boxes is None for _, boxes in found):
+        answered = [(phrase, next(answers)) for phrase in question.phrases]
+        if all(boxes is None for _, boxes in answered):
             return None
-        return [{**box, "category": phrase} for phrase, boxes in found for box in boxes or ()]
+        return [{**box, "category": phrase} for phrase, boxes in answered for box in boxes or ()]

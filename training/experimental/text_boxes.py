@@ -1,14 +1,14 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Boxes as text, the alternative to the 3D query token: plain numbers, and Qwen3-VL's JSON.
+"""Boxes as text, the alternative to the 3D query token: plain numbers, or Qwen3-VL's JSON.
 
     numbers   123 98 5.31 4.20 1.52 1.80 -35 0 1
-              centre in network pixels, virtual depth, length, height, width; yaw, pitch, roll in degrees, as seen
-              along the ray; several boxes are parted by semicolons
+              centre in network pixels, virtual depth, length, height, width; allocentric yaw, pitch, roll in degrees;
+              semicolons separate several boxes
     json      [{"bbox_3d": [-0.10, 0.42, 5.31, 4.20, 1.52, 1.80, 0.01, -0.19, 0.00], "label": "car"}]
 
-Both say what the virtual camera sees, as the query token's heads do: no form is punished for not knowing K, and the
-same geometry turns all of them into metres. `write_boxes` and `read_boxes` speak of the virtual camera, `BoxText` of
-metric boxes and rows.
+Both describe what the virtual camera sees, as the query token's heads do: no form suffers from not knowing K, and the
+same geometry turns both into metres. `write_boxes` and `read_boxes` work in the virtual camera, `BoxText` with metric
+boxes and rows.
 
 Shapes: N boxes.
 """
@@ -37,16 +37,16 @@ from llmi3d.processing.geometry_llmi3d import (
 
 FORMS = ("numbers", "json")
 _NUMBER = r"-?\d+(?:\.\d+)?"
-# Metres; no photograph shows boxes beyond these, and such a box may have no volume in float64.
+# Metres. No photograph shows boxes beyond these limits, and their volume may vanish in float64.
 _FARTHEST, _SMALLEST, _LARGEST = 1e4, 1e-3, 1e3
-# Even a broken box has one of these; an answer without any is words alone.
+# Even a broken box has one of these characters; an answer without any is only words.
 _OF_A_BOX = re.compile(r"[\d\[{]")
 _NINE = re.compile(rf"\s*({_NUMBER})" + rf"\s+({_NUMBER})" * 8 + r"\s*")
 
 
 @dataclass(frozen=True)
 class SeenBoxes:
-    """Boxes in the network's terms, as `decode_boxes` takes them.
+    """Boxes in network units, as `decode_boxes` takes them.
 
     Attributes:
         center_2d_px: [N, 2], network pixels.
@@ -63,19 +63,19 @@ class SeenBoxes:
 
 @dataclass(frozen=True)
 class Read:
-    """What a text says: its boxes, and how many more it has that cannot be read (an empty text has one)."""
+    """Boxes of a text, and the number of further ones that cannot be read (an empty text has one)."""
 
     boxes: SeenBoxes
     malformed: int
 
 
 def write_boxes(form: str, boxes: SeenBoxes, labels: Sequence[str], canvas: int) -> str:
-    """The text of N boxes, at least one.
+    """Return the text of N boxes, at least one.
 
     Args:
         form: one of FORMS.
-        labels: N names; only `json` says them.
-        canvas: side of the network frame, pixels; also the virtual focal length of `json`'s camera.
+        labels: N names, written by `json` only.
+        canvas: side of the network frame, pixels; also the focal length of the camera in which `json` is written.
     """
     if form == "numbers":
         angles = _yaw_pitch_roll(boxes.rotation_allocentric).rad2deg()
@@ -96,7 +96,7 @@ def write_boxes(form: str, boxes: SeenBoxes, labels: Sequence[str], canvas: int)
 
 
 def read_boxes(form: str, text: str, canvas: int) -> Read:
-    """The boxes of a text, as far as it can be read; never raises. Boxes behind the camera count as malformed."""
+    """Return the boxes that can be read in a text; never raise. Boxes behind the camera count as malformed."""
     if form == "numbers":
         parts = [_NINE.fullmatch(part) for part in text.split(";")]
         rows = [[float(number) for number in match.groups()] for match in parts if match]
@@ -123,12 +123,12 @@ def read_boxes(form: str, text: str, canvas: int) -> Read:
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """What an answer in words says.
+    """Content of an answer in words.
 
     Attributes:
         boxes: dicts {center, size, rotation} as `evaluation.records.make_boxes` takes them: metres, camera frame.
-        malformed: boxes that cannot be read.
-        abstains: it says that nothing is there: words without a number, or an empty JSON list.
+        malformed: number of boxes that cannot be read.
+        abstains: whether it says that nothing is there: words without a number, or an empty JSON list.
     """
 
     boxes: list[dict]
@@ -137,13 +137,13 @@ class TextAnswer:
 
     @property
     def answer(self) -> list[dict] | None:
-        """For `evaluation.records.with_predictions`: None where nothing can be read."""
+        """Boxes for `evaluation.records.with_predictions`; None if nothing can be read."""
         return self.boxes if self.boxes or self.abstains else None
 
 
 @dataclass(frozen=True)
 class BoxText:
-    """Metric boxes of a camera to words and back.
+    """Convert metric boxes to text and back, given a camera.
 
     Args:
         form: one of FORMS.
@@ -164,11 +164,11 @@ class BoxText:
 
     @classmethod
     def for_processor(cls, processor, form: str) -> "BoxText":
-        """With the network frame and the virtual camera of a `LLMI3DProcessor`."""
+        """Use the network frame and virtual camera of a `LLMI3DProcessor`."""
         return cls(form, processor.image_processor.high_res_size["height"], processor.virtual_focal_length)
 
     def write(self, objects: Sequence[dict[str, Any]], intrinsics: Tensor) -> str:
-        """The words that stand for some objects of a row, at least one.
+        """Return the text of some objects of a row, at least one.
 
         Args:
             objects: with `center`, `size` (metres), `rotation` (box to camera) and `category`.
@@ -184,7 +184,7 @@ class BoxText:
         return write_boxes(self.form, boxes, labels, self.canvas)
 
     def read(self, text: str, intrinsics: Tensor) -> TextAnswer:
-        """What some words say under a camera. Never raises: what cannot be read, or lies out of all sight, is counted.
+        """Read a text, given a camera. Never raise: boxes that are unreadable or implausible are counted.
 
         Args:
             intrinsics: [3, 3], network frame.
@@ -209,9 +209,9 @@ class BoxText:
         return TextAnswer(boxes, read.malformed + int((~plausible).sum()), abstains=False)
 
     def write_row(self, row: dict[str, Any], processor) -> dict[str, Any]:
-        """A valid IG3D row with its boxes in words: every answer with `<box_3d>` becomes the text of its boxes.
+        """Return an IG3D row in which every answer with `<box_3d>` becomes the text of its boxes.
 
-        Its `image` is the upright picture, and it has no `targets` left.
+        Its `image` is upright, and its `targets` are empty.
         """
         image = upright_image(row["image"])
         intrinsics = network_intrinsics(processor, image.size, row["intrinsics"])
@@ -225,8 +225,8 @@ class BoxText:
 
 
 def network_intrinsics(processor, image_size: tuple[int, int], intrinsics: Any) -> Tensor:
-    """K of the network frame, float64 [3, 3], for an upright picture of (width, height) pixels and its K."""
-    blank = Image.new("RGB", image_size)  # the camera depends on no pixel
+    """Return K of the network frame, float64 [3, 3], for an upright image of (width, height) pixels and its K."""
+    blank = Image.new("RGB", image_size)  # the camera does not depend on pixels
     return processor.image_processor([blank], intrinsics=[intrinsics]).cameras[0].network_intrinsics()
 
 
@@ -234,7 +234,7 @@ def network_intrinsics(processor, image_size: tuple[int, int], intrinsics: Any) 
 
 
 def _metres(value: float) -> str:
-    """Three decimals below a metre: a cup is eight centimetres wide."""
+    """Write three decimals below a metre: a cup is eight centimetres wide."""
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
@@ -245,14 +245,14 @@ def _virtual_camera(canvas: int, like) -> Tensor:
 
 
 def _yaw_pitch_roll(rotation: Tensor) -> Tensor:
-    """Angles [N, 3], radians, of R = Ry(yaw) Rx(pitch) Rz(roll)."""
+    """Return angles [N, 3], radians, with R = Ry(yaw) Rx(pitch) Rz(roll)."""
     pitch = (-rotation[:, 1, 2]).clamp(-1, 1).asin()
     yaw = torch.atan2(rotation[:, 0, 2], rotation[:, 2, 2])
     return torch.stack((yaw, pitch, torch.atan2(rotation[:, 1, 0], rotation[:, 1, 1])), 1)
 
 
 def _from_yaw_pitch_roll(angles: Tensor) -> Tensor:
-    """Inverse of `_yaw_pitch_roll`."""
+    """Invert `_yaw_pitch_roll`."""
     (cy, cp, cr), (sy, sp, sr) = angles.cos().unbind(1), angles.sin().unbind(1)
     rows = (
         *(cy * cr + sy * sp * sr, sy * sp * cr - cy * sr, sy * cp),
@@ -263,7 +263,7 @@ def _from_yaw_pitch_roll(angles: Tensor) -> Tensor:
 
 
 def _about_x_y_z(rotation: Tensor) -> Tensor:
-    """Angles [N, 3] about x, y, z, radians, of R = Rz(c) Ry(b) Rx(a), as Qwen3-VL writes them."""
+    """Return angles [N, 3] about x, y, z, radians, with R = Rz(c) Ry(b) Rx(a), as Qwen3-VL writes them."""
     b = (-rotation[:, 2, 0]).clamp(-1, 1).asin()
     a = torch.atan2(rotation[:, 2, 1], rotation[:, 2, 2])
     return torch.stack((a, b, torch.atan2(rotation[:, 1, 0], rotation[:, 0, 0])), 1)
