@@ -1,9 +1,9 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Boxes of a folder of pictures by Ray Data (pip install "ray[data]"), an actor a GPU, or some on CPUs.
+"""Boxes of a folder of images by Ray Data (pip install "ray[data]"), with an actor per GPU, or some on CPUs.
 
     python examples/ray_predict.py photos --prompt "the nearest car" --checkpoint CHECKPOINT --out boxes
 
-Without Ray, `llmi3d batch` does the same, resumes, and writes one table in the pictures' order.
+Without Ray, `llmi3d batch` does the same, resumes, and writes one table in the order of the images.
 """
 
 import argparse
@@ -18,29 +18,29 @@ from llmi3d.apps.offline import SCHEMA, BatchPredictor
 
 
 class FilePredictor(BatchPredictor):
-    """Answers files as Ray reads them; a broken one becomes a row that says so, which Ray's own images do not."""
+    """Answers files as Ray reads them; a broken file becomes a row with its error, unlike with Ray's own images."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        """See `BatchPredictor`. With types: a batch without errors would leave `error` without one."""
-        pictures = [{"bytes": content, "path": None} for content in batch["bytes"]]
-        return pa.table(super().__call__({"id": batch["path"], "image": pictures}), SCHEMA)
+        """See `BatchPredictor`. The schema is given since a batch without errors would leave `error` untyped."""
+        images = [{"bytes": content, "path": None} for content in batch["bytes"]]
+        return pa.table(super().__call__({"id": batch["path"], "image": images}), SCHEMA)
 
 
 def main() -> None:
-    """Asks about all pictures and writes Parquet."""
+    """Answer all images and write Parquet."""
     import ray
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--prompt", required=True, action="append")
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--fov", type=float, help="horizontal field of view in degrees, where all pictures share it")
+    parser.add_argument("--fov", type=float, help="horizontal field of view of all images, degrees")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
     parser.add_argument("--actors", type=int, default=max(torch.accelerator.device_count(), 1))
     parser.add_argument("--batch-size", type=int, default=8)
     options = parser.parse_args()
     if options.out.exists():
-        parser.error(f"--out: {options.out} is there already, want a new folder")
+        parser.error(f"--out: {options.out} exists already, want a new folder")
     files = ray.data.read_binary_files(
         str(options.folder.resolve()), include_paths=True, file_extensions=[suffix[1:] for suffix in SUFFIXES]
     )

@@ -77,7 +77,7 @@ def test_pictures_have_their_truth(entry):
 
 def test_a_shipped_picture_is_answered_and_drawn(demo, ground, tmp_path, capsys):
     entry = next(entry for entry in ENTRIES if entry["image"].startswith("objects"))
-    result = demo.shipped_picture(ground, entry, tmp_path)
+    result = demo.shipped_image(ground, entry, tmp_path)
     assert [one["phrase"] for one in result["found"]] == [one["phrase"] for one in entry["phrases"]]
     assert all(0 <= one["iou"] <= 1 and one["box"]["center"][2] > 0 for one in result["found"])
     assert result["absent"]["answer"]

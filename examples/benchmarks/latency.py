@@ -1,23 +1,23 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Direct grounding against text, against a plain LLaVA's prefill, and many phrases against one: ratios of one run.
+"""Latency of direct grounding against text, against the prefill of a plain LLaVA, and of many phrases against one.
 
     python examples/benchmarks/latency.py
     python examples/benchmarks/latency.py --size 1b --dtype bfloat16 --repeats 5
     python examples/benchmarks/latency.py --size 7b --dtype bfloat16 --device cuda
 
-For each size, all on the same random weights and from the same network inputs:
+For each size, with the same random weights and network inputs:
 
     direct          `ground`, one phrase
-    text            60 words about the same picture, greedily, with the cache: what a box in numbers takes
+    text            60 tokens about the same image, greedily, with the cache: as many as a box in numbers takes
     prefill         the plain LLaVA of transformers with the same ViT, projector and language model, over the prompt
     CNN             the high-resolution tower alone
-    mining          the mining alone, on what both towers gave
-    together        `ground`, 16 phrases about the picture
+    mining          the mining alone, on features of both towers
+    together        `ground`, 16 phrases about the image
     one by one      `ground` 16 times, one phrase each
 
-Every repeat does each way once, in turn, so that other work on the machine meets them alike. Times are medians over
-the repeats, and ratios are medians of the repeats' own ratios. `difference` is the largest, over all answers of the
-heads, between phrases asked together and one by one, absolute or relative, whichever is less.
+Every repeat runs each variant once, in turn, so that other work on the machine affects all alike. Times are medians
+over the repeats, ratios are medians of the ratios of each repeat. `difference` is the largest difference of head
+outputs between phrases asked together and one by one, absolute or relative, whichever is less.
 """
 
 import argparse
@@ -44,10 +44,10 @@ RATIOS = {
 
 
 def plain_llava(model) -> torch.nn.Module:
-    """transformers' LLaVA that shares the model's ViT, projector and language model.
+    """Return a LLaVA of transformers with the model's ViT, projector and language model.
 
     Args:
-        model: a `LLMI3DForConditionalGeneration` with a ViT of CLIP's or SigLIP's kind.
+        model: a `LLMI3DForConditionalGeneration` with CLIP or SigLIP as its ViT.
     """
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
@@ -65,12 +65,12 @@ def plain_llava(model) -> torch.nn.Module:
 
 
 def ways_of(model, processor, phrases: int, new_tokens: int) -> dict[str, Callable]:
-    """The functions to be timed, by name; `together` and `one by one` return the heads' answers."""
-    picture = Image.effect_noise((1242, 375), 80).convert("RGB")
-    camera = (721.5, 721.5, picture.width / 2, picture.height / 2)
+    """Return the functions to time, by name; `together` and `one by one` return head outputs."""
+    image = Image.effect_noise((1242, 375), 80).convert("RGB")
+    camera = (721.5, 721.5, image.width / 2, image.height / 2)
 
     def inputs(asked, mode="direct"):
-        made = processor.grounding_inputs(picture, asked, intrinsics=camera, mode=mode, share_images=True)
+        made = processor.grounding_inputs(image, asked, intrinsics=camera, mode=mode, share_images=True)
         return dict(made.to(model.device, model.dtype))
 
     names = phrases_of(phrases)
@@ -98,10 +98,10 @@ def ways_of(model, processor, phrases: int, new_tokens: int) -> dict[str, Callab
 
 
 def difference(together: list, one_by_one: list) -> float:
-    """The largest between two answers of the heads, absolute or relative, whichever is less."""
+    """Return the largest difference of head outputs, absolute or relative, whichever is less."""
     worst = 0.0
     for name, values in together[0].items():
-        wanted = torch.cat([one[name] for one in one_by_one])
+        wanted = torch.cat([boxes[name] for boxes in one_by_one])
         if wanted.is_floating_point():
             apart = (values - wanted).abs() / wanted.abs().clamp(min=1)
             worst = max(worst, apart.max().item())
@@ -140,7 +140,7 @@ def measure(size: str, arguments: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    """Runs the benchmark and writes its JSON."""
+    """Run the benchmark and write its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--size", nargs="+", default=["tiny", "small"], help=f"of {', '.join(SIZES)}, or folders as of `llmi3d bench`"

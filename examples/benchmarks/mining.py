@@ -1,15 +1,14 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Feature mining at the paper's size, as it is and in the plain form, and its share of all vision.
+"""Feature mining at the paper's size, against its plain form, and its share of all vision.
 
     python examples/benchmarks/mining.py
     python examples/benchmarks/mining.py --device cuda --dtype bfloat16 --batch 8 --repeats 20
 
-In the plain form all CNN stages are upsampled to the finest and concatenated, and keys and values are projected from
-every cell; what is here never makes such cells. For each task (forward alone, forward and backward, the same with a
-frozen CNN) it measures the time and the peak of memory above weights and inputs (all gradients included), and, on the
-same inputs, the largest difference of values and gradients. Then ViT, CNN and mining in turn on one picture, and the
-peak of the three together with either form of mining. Every variant runs in a process of its own, so that no peak
-hides behind another's.
+The plain form upsamples and concatenates all CNN stages, and projects keys and values from every cell; ours never
+makes such cells. For each task (forward, forward and backward, the same with a frozen CNN) it measures the time, the
+peak memory above weights and inputs (gradients included) and, on the same inputs, the largest difference of values and
+gradients. Then it times ViT, CNN and mining in turn on one image, and measures the peak of the three with either form.
+Every variant runs in its own process, so that one peak cannot hide another.
 """
 
 import argparse
@@ -28,24 +27,24 @@ import torch.nn.functional as F
 from llmi3d import LLMI3DConfig, LLMI3DModel
 from llmi3d.feature_mining_llmi3d import FeatureMining, MinedFeatures, cells_of
 
-# The language model is not asked.
+# The language model is not used.
 NO_WORDS = {
     **{"model_type": "llama", "vocab_size": 32064, "hidden_size": 64, "intermediate_size": 64},
     **{"num_hidden_layers": 1, "num_attention_heads": 4},
 }
 CHANNELS = (192, 384, 768, 1536)  # of ConvNeXt-L's stages
 
-# Whether there is a backward pass, and whether the CNN's stages get a gradient from it.
+# Whether there is a backward pass, and whether the stages of the CNN get a gradient.
 TASKS = {"forward": (False, False), "forward+backward": (True, True), "forward+backward, CNN frozen": (True, False)}
 VARIANTS = ("here", "plain")
 
 
 def plain_form(mining: FeatureMining, tokens: torch.Tensor, stages: list[torch.Tensor]) -> torch.Tensor:
-    """What `FeatureMining` computes, as one would write it down."""
+    """Compute `FeatureMining` step by step."""
     size = stages[0].shape[-2:]
 
     def windows(*maps: torch.Tensor) -> torch.Tensor:
-        upsampled = [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in maps]
+        upsampled = [F.interpolate(stage, size=size, mode="bilinear", align_corners=False) for stage in maps]
         return cells_of(torch.cat(upsampled, 1), size, mining.window).values
 
     shares = mining.depth_predictor(stages)[1].float().softmax(1).to(tokens.dtype)
@@ -54,7 +53,7 @@ def plain_form(mining: FeatureMining, tokens: torch.Tensor, stages: list[torch.T
 
 
 def make_inputs(args, side: int, stages_need_grad: bool) -> list[torch.Tensor]:
-    """Tokens and the stages of a picture of `side` pixels."""
+    """Make tokens and CNN stages of images of `side` pixels."""
     torch.manual_seed(args.seed)
     sizes = [(args.batch, (side // 32) ** 2, 1024)]
     sizes += [(args.batch, channels, side // (4 << i), side // (4 << i)) for i, channels in enumerate(CHANNELS)]
@@ -65,21 +64,21 @@ def make_inputs(args, side: int, stages_need_grad: bool) -> list[torch.Tensor]:
 
 
 def make_mining(args) -> FeatureMining:
-    """The paper's, with weights that are not neutral."""
+    """Make the paper's feature mining with weights that are not neutral."""
     torch.manual_seed(args.seed)
     mining = FeatureMining(LLMI3DConfig(text_config=NO_WORDS), list(CHANNELS))
     return mining.to(args.device, args.torch_dtype)
 
 
 def run(mining: FeatureMining, variant: str, inputs: list[torch.Tensor], backward: bool) -> torch.Tensor:
-    """One pass; gradients of an earlier one are dropped first."""
+    """Run one pass, without gradients of an earlier one."""
     for tensor in (*mining.parameters(), *inputs):
         tensor.grad = None
     tokens, *stages = inputs
     with torch.set_grad_enabled(backward):
         mined = mining(tokens, stages).tokens if variant == "here" else plain_form(mining, tokens, stages)
     if backward:
-        # Another weight for every output, so that no gradient cancels to rounding error.
+        # Random weights for outputs, so that no gradient cancels to rounding error.
         mined.backward(torch.randn(mined.shape, generator=torch.Generator().manual_seed(1)).to(mined))
     return mined.detach()
 
@@ -90,17 +89,17 @@ def synchronize(args):
 
 
 def peak_bytes(args) -> int:
-    """Highest memory of the process (of torch on the GPU) so far."""
+    """Return the peak memory of the process (of torch on a GPU)."""
     if args.device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(args, variant: str, task: str) -> dict[str, float]:
-    """Time and peak memory of one variant at one task; only in a fresh process is the peak its own."""
+    """Measure time and peak memory of one variant at one task, in a fresh process."""
     backward, stages_need_grad = TASKS[task]
     mining = make_mining(args)
-    # A small pass first: the buffers of the libraries are not the variant's.
+    # A small pass first: buffers of the libraries do not count.
     run(mining, variant, make_inputs(args, 64, stages_need_grad), backward)
     for parameter in mining.parameters():
         parameter.grad = None
@@ -116,7 +115,7 @@ def measure(args, variant: str, task: str) -> dict[str, float]:
 
 
 def timed(args, work) -> float:
-    """Seconds."""
+    """Return seconds."""
     synchronize(args)
     start = time.perf_counter()
     work()
@@ -125,7 +124,7 @@ def timed(args, work) -> float:
 
 
 def peak_of(args, work) -> float:
-    """MiB above what was reached before."""
+    """Return the peak in MiB above the earlier one."""
     synchronize(args)
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -202,7 +201,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--batch", type=int, default=1, help="pictures at once")
+    parser.add_argument("--batch", type=int, default=1, help="images per batch")
     parser.add_argument("--warmup", type=int, default=1, help="passes before the timed ones, at least 1")
     parser.add_argument("--repeats", type=int, default=3, help="timed passes; the median is reported")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,14 +1,14 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""A large offline job over two processes, one of which is killed: every picture once, nothing lost, memory flat.
+"""A large offline job over two processes, one of which is killed: every image once, nothing lost, memory flat.
 
     python examples/benchmarks/offline.py
     python examples/benchmarks/offline.py --count 10000 --out outputs/benchmarks/offline.json
 
-Pictures are made up (320x240 JPEGs). First a tenth of them is done undisturbed, for its memory. Then all: when half of
-the parts are there, one of the processes gets SIGKILL, and the same command is given again. Its table must hold every
-id once and in order, the parts from before the kill must not have been written again, and with `--compare` its bytes
-are those of a third, undisturbed run, of which are the pictures per second, start-up left out. Memory is the largest
-resident set of any of the processes, looked at every 50 ms.
+Images are random (320x240 JPEGs). First a tenth of them is done undisturbed, for its memory. Then all: when half of
+the parts exist, one process gets SIGKILL, and the same command runs again. Its table must hold every id once and in
+order, and parts from before the kill must not be written again. With `--compare` its bytes are compared with those of
+a third, undisturbed run, which also gives the images per second, without start-up. Memory is the largest resident set
+of any process, sampled every 50 ms.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from PIL import Image
 CHECKPOINT = Path(__file__).parents[2] / "model_cards" / "llmi3d-tiny"
 
 
-def make_pictures(folder: Path, count: int) -> Path:
-    """JPEGs named by number, a hundred to a folder, each of another file size or content than its neighbours."""
+def make_images(folder: Path, count: int) -> Path:
+    """Write different JPEGs named by number, a hundred per folder."""
     for i in range(count):
         coarse = np.random.default_rng(i).integers(0, 255, (6, 8, 3), np.uint8)
         path = folder / f"{i // 100:04d}" / f"{i:06d}.jpg"
@@ -41,18 +41,18 @@ def make_pictures(folder: Path, count: int) -> Path:
 
 
 class Job:
-    """`llmi3d batch` in several processes, watched.
+    """Monitored run of `llmi3d batch` in several processes.
 
     Attributes:
         peak_mb: largest resident set of any process so far.
         seconds: from the first part to the end.
-        written: when each part was written, by its name; more than once if it was lost.
+        written: times at which each part was written, by name; several if it was lost.
     """
 
-    def __init__(self, pictures: Path, out: Path, options: argparse.Namespace):
+    def __init__(self, images: Path, out: Path, options: argparse.Namespace):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.processes)]
         self.command = [
-            *(sys.executable, *launcher, "-m", "llmi3d", "batch", str(pictures), "--prompt", "the nearest car"),
+            *(sys.executable, *launcher, "-m", "llmi3d", "batch", str(images), "--prompt", "the nearest car"),
             *("--prompt", "the cyclist", "--fov", "60", "--checkpoint", str(options.checkpoint), "--out", str(out)),
             *("--batch-size", str(options.batch_size), "--part-size", str(options.part_size), "--quiet"),
         ]
@@ -60,20 +60,20 @@ class Job:
         self.written = {}
 
     def finished_parts(self) -> set[str]:
-        """Names of the parts that are there."""
-        found = set()
+        """Return the names of the existing parts."""
+        names = set()
         for path in self.parts.glob("part-*"):
             try:
                 self.written.setdefault(path.name, set()).add(path.stat().st_mtime_ns)
             except FileNotFoundError:  # joined meanwhile
                 continue
-            found.add(path.name)
-        return found
+            names.add(path.name)
+        return names
 
     def run(self, kill_at: int | None = None) -> set[str]:
-        """Runs to the end, or kills the last process when so many parts are there; gives those that are there then."""
-        words = self.out.with_suffix(".log")
-        with open(words, "w") as file:
+        """Run to the end, or kill the last process once so many parts exist; return the parts at that time."""
+        log = self.out.with_suffix(".log")
+        with open(log, "w") as file:
             launcher = subprocess.Popen(self.command, stdout=file, stderr=file)
         began, before = None, set()
         try:
@@ -91,7 +91,7 @@ class Job:
         self.seconds = time.perf_counter() - began if began else float("nan")
         if (launcher.returncode == 0) == bool(before):
             raise SystemExit(
-                f"got exit code {launcher.returncode} of a job with {len(before)} parts\n{words.read_text()[-3000:]}"
+                f"got exit code {launcher.returncode} of a job with {len(before)} parts\n{log.read_text()[-3000:]}"
             )
         return before
 
@@ -99,15 +99,15 @@ class Job:
         workers = []
         with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
             workers = psutil.Process(pid).children()
-            self.peak_mb = max([self.peak_mb, *(one.memory_info().rss / 2**20 for one in workers)])
+            self.peak_mb = max([self.peak_mb, *(worker.memory_info().rss / 2**20 for worker in workers)])
         return workers
 
 
 def check(out: Path, wanted: list[str]) -> dict:
-    """Rows, boxes and errors of a table.
+    """Count rows, boxes and errors of a table.
 
     Raises:
-        SystemExit: an id is missing, twice, or out of order.
+        SystemExit: an id is missing, repeated or out of order.
     """
     rows = pq.read_table(out, columns=["id", "prompt", "score", "error"]).to_pylist()
     asked = [(row["id"], row["prompt"]) for row in rows]
@@ -118,16 +118,16 @@ def check(out: Path, wanted: list[str]) -> dict:
 
 
 def main() -> None:
-    """Runs the benchmark and writes its JSON."""
+    """Run the benchmark and write its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=200, help="pictures")
+    parser.add_argument("--count", type=int, default=200, help="images")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument(
-        "--part-size", type=int, default=None, help="pictures to a part; default a fortieth, in whole batches"
+        "--part-size", type=int, default=None, help="images per part; a fortieth by default, in whole batches"
     )
     parser.add_argument("--checkpoint", default=CHECKPOINT)
-    parser.add_argument("--compare", action="store_true", help="with the bytes of an undisturbed run")
+    parser.add_argument("--compare", action="store_true", help="compare with the bytes of an undisturbed run")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/offline.json"))
     options = parser.parse_args()
     if options.count < 40:
@@ -135,7 +135,7 @@ def main() -> None:
     options.part_size = options.part_size or max(options.count // 40 // options.batch_size, 1) * options.batch_size
     tenth = options.count // 10
     with tempfile.TemporaryDirectory() as name:
-        small, large = (make_pictures(Path(name) / f"{count}", count) for count in (tenth, options.count))
+        small, large = (make_images(Path(name) / f"{count}", count) for count in (tenth, options.count))
         ids = [path.relative_to(large).as_posix() for path in sorted(large.rglob("*.jpg"))]
         first = Job(small, Path(name) / "small.parquet", options)
         first.run()
@@ -160,7 +160,7 @@ def main() -> None:
         if options.compare:
             whole = Job(large, Path(name) / "whole.parquet", options)
             whole.run()
-            report["pictures_per_second"] = (options.count - options.part_size) / whole.seconds
+            report["images_per_second"] = (options.count - options.part_size) / whole.seconds
             report["same_bytes"] = whole.out.read_bytes() == job.out.read_bytes()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -1,24 +1,24 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""How far quantised, half-precision, compiled and exported answers are from float32, and what they cost.
+"""Errors and costs of quantised, half-precision, compiled and exported models against float32.
 
     python examples/benchmarks/precision.py
     llmi3d data build synth --split-sizes test:50 --out synth && python examples/benchmarks/precision.py --data synth
 
-Every way answers the same phrases about the same pictures, one phrase a pass: those that come with the package, or the
-grounding questions of a data set. Errors are distances from the boxes of the model in float32 on the CPU: of the
-centre in metres and in percent of its distance, of the depth and the size (the worst side) in percent, of the rotation
-in degrees; median and 95th percentile over the phrases.
+Every variant answers the same phrases about the same images, one phrase per pass: the shipped examples, or the
+grounding questions of a dataset. Errors are differences from the boxes in float32 on the CPU: of the centre in metres
+and in percent of its distance, of the depth and the size (worst side) in percent, of the rotation in degrees; median
+and 95th percentile over the phrases.
 
     bfloat16        the model in bfloat16, 3D heads in float32
     compiled        float32 by torch.compile
-    int8            torchao, weights of ViT and language model in 8 bits, a scale a row
-    int4            torchao, in 4 bits, a scale and a zero for each 32 weights; else in bfloat16, as its kernel wants
-    nf4             bitsandbytes, in 4 bits, a scale for each 64 weights; left out where it is not installed
+    int8            torchao, weights of ViT and language model in 8 bits, one scale per row
+    int4            torchao, in 4 bits, scale and zero per 32 weights; the rest in bfloat16, as its kernel requires
+    nf4             bitsandbytes, in 4 bits, one scale per 64 weights; skipped if it is not installed
     onnx            float32, `llmi3d export` on ONNX Runtime
 
-`memory` is that of the weights; `file` what they take when saved, where that form can be. `latency` is the median of
-the repeats' own ratios to float32, for the first phrase, from network inputs to network outputs; every repeat does
-each way once, in turn.
+`memory` is that of the weights; `file` their size on disk, if that form can be saved. `latency` is the median over
+repeats of the ratio to float32, for the first phrase, from network inputs to network outputs; every repeat runs each
+variant once, in turn.
 """
 
 import argparse
@@ -44,19 +44,19 @@ ERRORS = {"center_m": "m", "center_percent": "%", "depth_percent": "%", "size_pe
 
 
 def shipped_questions() -> list[tuple]:
-    """(picture, phrase, intrinsics) of everything that is asked about the pictures in examples/pictures."""
+    """Return (image, phrase, intrinsics) of the phrases in examples/pictures."""
     folder = ROOT / "examples" / "pictures"
     entries = json.loads((folder / "pictures.json").read_text())
-    pictures = [Image.open(folder / entry["image"]).convert("RGB") for entry in entries]
+    images = [Image.open(folder / entry["image"]).convert("RGB") for entry in entries]
     return [
-        (picture, one["phrase"], entry["intrinsics"])
-        for picture, entry in zip(pictures, entries, strict=True)
-        for one in entry["phrases"]
+        (image, meant["phrase"], entry["intrinsics"])
+        for image, entry in zip(images, entries, strict=True)
+        for meant in entry["phrases"]
     ]
 
 
 def questions_of(data: str, split: str) -> list[tuple]:
-    """(picture, phrase, intrinsics) of a data set's grounding questions."""
+    """Return (image, phrase, intrinsics) of the grounding questions of a dataset."""
     from llmi3d.data.dataset import load_split
 
     asked = re.compile(r"(?:<image>\n)?Locate (.+) in 3D\.")
@@ -74,7 +74,7 @@ def load(checkpoint: str, **kwargs) -> LLMI3DForConditionalGeneration:
 
 
 def weight_bytes(model: torch.nn.Module) -> int:
-    """What the weights take, quantised ones with their scales."""
+    """Return the memory of the weights, with the scales of quantised ones."""
 
     def size(value: torch.Tensor) -> int:
         if hasattr(value, "__tensor_flatten__"):  # torchao's
@@ -87,17 +87,17 @@ def weight_bytes(model: torch.nn.Module) -> int:
 
 
 def file_bytes(model: torch.nn.Module) -> int | None:
-    """What its weights take when saved; None where that form cannot be."""
+    """Return the size of the saved weights, None if that form cannot be saved."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             model.save_pretrained(folder)
-        except ValueError:  # torchao: its packing is the machine's own
+        except ValueError:  # torchao packs for one machine
             return None
         return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
 
 
 def make(way: str, checkpoint: str, processor: LLMI3DProcessor, scratch: Path) -> tuple[Callable, int, int | None]:
-    """(function of network inputs, bytes of the weights in memory and on disk)."""
+    """Return (function of network inputs, bytes of the weights in memory, bytes on disk)."""
     if way == "onnx":
         import onnxruntime
 
@@ -205,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default=str(ROOT / "model_cards" / "llmi3d-tiny"))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--data", help="folder that `llmi3d data build` wrote; the shipped pictures by default")
+    parser.add_argument("--data", help="folder that `llmi3d data build` wrote; the shipped examples by default")
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, help="phrases at most")
     parser.add_argument("--repeats", type=int, default=10, help="for the latency")

@@ -1,18 +1,18 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Pictures per second from JPEG files to network inputs, against the image processor of transformers' LLaVA.
+"""Images per second from JPEG files to network inputs, against the image processor of LLaVA in transformers.
 
     python examples/benchmarks/preprocessing.py
     python examples/benchmarks/preprocessing.py --count 200 --batch-size 1 8 --threads 1 2
 
-JPEG files of 1242x375 and 1600x900 are made in a temporary folder and turned into tensors, from paths, by
+JPEG files of 1242x375 and 1600x900 are written to a temporary folder and turned into tensors, from paths, by
 
     LLMI3D            our image processor: 336 and 768 pixels, and the camera
-    LLaVA             transformers' CLIPImageProcessor as LLaVA-1.5 has it: 336 pixels, the middle of the picture
-    LLaVA, Pillow     the same on pictures opened by Pillow, so that all use one decoder
+    LLaVA             CLIPImageProcessor of transformers as LLaVA-1.5 uses it: 336 pixels, the middle of the image
+    LLaVA, Pillow     the same on images opened by Pillow, so that all use one decoder
 
-Each batch is read in all three ways, one after the other in changing order, so that other work on the machine meets
-them alike. `wall` and `cpu` are ratios of ours to theirs: the median over the batches of the time that passed, and
-the sums of the processor time that all threads took, which other work changes least. Below 1 ours is quicker.
+Each batch is read by all three, in changing order, so that other work on the machine affects all alike. `wall` and
+`cpu` are ratios of ours to theirs: the median over batches of elapsed time, and of the sums of processor time of all
+threads, which depends least on other work. Below 1 ours is faster.
 """
 
 import argparse
@@ -36,8 +36,8 @@ SIZES = ((1242, 375), (1600, 900))
 OURS, THEIRS = "LLMI3D", ("LLaVA", "LLaVA, Pillow")
 
 
-def write_pictures(folder: Path, size: tuple[int, int], count: int) -> list[str]:
-    """JPEG files of smooth patches with some noise, each another, of a photograph's size on disk (0.3 bytes a pixel).
+def write_images(folder: Path, size: tuple[int, int], count: int) -> list[str]:
+    """Write different JPEG files of smooth patches and noise, as large as photographs (0.3 bytes per pixel).
 
     Args:
         size: (width, height), pixels.
@@ -49,14 +49,14 @@ def write_pictures(folder: Path, size: tuple[int, int], count: int) -> list[str]
     for index in range(count):
         patches = random.integers(0, 256, (max(height // 32, 2), max(width // 32, 2), 3), dtype=np.uint8)
         smooth = np.asarray(Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC), np.float32)
-        picture = (smooth + np.roll(noise, 7 * index, axis=1)).clip(0, 255).astype(np.uint8)
+        pixels = (smooth + np.roll(noise, 7 * index, axis=1)).clip(0, 255).astype(np.uint8)
         paths.append(str(folder / f"{width}x{height}-{index}.jpg"))
-        Image.fromarray(picture).save(paths[-1], quality=90)
+        Image.fromarray(pixels).save(paths[-1], quality=90)
     return paths
 
 
 def ways() -> dict[str, Callable]:
-    """What makes tensors of a list of paths, by name."""
+    """Return functions from a list of paths to tensors, by name."""
     ours = LLMI3DImageProcessor()
     theirs = CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     return {
@@ -67,7 +67,7 @@ def ways() -> dict[str, Callable]:
 
 
 def measure(paths: list[str], batch_size: int, warm_up: int = 2) -> dict:
-    """Pictures per second by each way, and the ratios of ours to theirs."""
+    """Return images per second of each processor, and the ratios of ours to theirs."""
     named = ways()
     orders = itertools.cycle(itertools.permutations(named))
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
@@ -81,8 +81,8 @@ def measure(paths: list[str], batch_size: int, warm_up: int = 2) -> dict:
                 wall[name].append(took[0])
                 cpu[name].append(took[1])
     return {
-        "pictures_per_second": {name: len(paths) / sum(times) for name, times in wall.items()},
-        "cpu_ms_per_picture": {name: 1e3 * sum(times) / len(paths) for name, times in cpu.items()},
+        "images_per_second": {name: len(paths) / sum(times) for name, times in wall.items()},
+        "cpu_ms_per_image": {name: 1e3 * sum(times) / len(paths) for name, times in cpu.items()},
         "wall": {
             name: statistics.median(our / their for our, their in zip(wall[OURS], wall[name], strict=True))
             for name in THEIRS
@@ -92,9 +92,9 @@ def measure(paths: list[str], batch_size: int, warm_up: int = 2) -> dict:
 
 
 def main() -> None:
-    """Runs the benchmark and writes its JSON."""
+    """Run the benchmark and write its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1000, help="pictures, half of each size")
+    parser.add_argument("--count", type=int, default=1000, help="images, half of each size")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()], help="of torch")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/preprocessing.json"))
@@ -105,16 +105,16 @@ def main() -> None:
             parser.error(f"--{name.replace('_', '-')}: got {given}, want at least {least}")
     report = {"machine": machine(torch.device("cpu")), "count": arguments.count, "results": []}
     print(json.dumps(report["machine"]))
-    print(f"{'size':10}{'batch':>6}{'threads':>8}{'pictures/s':>12}   {'':15}{'wall':>6}{'cpu':>6}")
+    print(f"{'size':10}{'batch':>6}{'threads':>8}{'images/s':>12}   {'':15}{'wall':>6}{'cpu':>6}")
     with tempfile.TemporaryDirectory() as folder:
-        files = {size: write_pictures(Path(folder), size, arguments.count // 2) for size in SIZES}
+        files = {size: write_images(Path(folder), size, arguments.count // 2) for size in SIZES}
         for threads, batch_size in itertools.product(arguments.threads, arguments.batch_size):
             torch.set_num_threads(threads)
             for (width, height), paths in files.items():
                 settings = {"size": [width, height], "batch_size": batch_size, "threads": threads}
                 found = measure(paths, batch_size)
                 report["results"].append(settings | found)
-                start = f"{width}x{height:<5}{batch_size:6}{threads:8}{found['pictures_per_second'][OURS]:12.1f}"
+                start = f"{width}x{height:<5}{batch_size:6}{threads:8}{found['images_per_second'][OURS]:12.1f}"
                 for name in THEIRS:
                     print(f"{start}   / {name:13}{found['wall'][name]:6.2f}{found['cpu'][name]:6.2f}", flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

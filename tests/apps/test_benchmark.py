@@ -121,7 +121,7 @@ def test_operations_and_limits_of_stages(report, chain):
     [one, _, written, _] = report["results"]
     core = model.model
     weights = sum(value.numel() for value in core.language_model.layers.parameters())
-    # 16 visual tokens and some 70 bytes for each of the two pictures; attention adds to what the weights take.
+    # 16 visual tokens and some 70 bytes for each of the two images; attention adds to what the weights take.
     assert 80 < 1e9 * one["gflop"]["llm"] / 2 / 2 / weights < 140
     assert one["gflop"]["decoding"] == 0 < written["gflop"]["decoding"] and one["gflop"]["read"] == 0
     read = weight_bytes(model, "generate", 4)
@@ -238,9 +238,11 @@ def test_the_tiny_size_is_that_of_the_checkpoint():
     assert ours.num_parameters() == theirs.num_parameters()
 
 
-def test_a_vocabulary_without_room_is_refused(tiny_config):
+def test_a_vocabulary_without_room_is_refused():
+    config = LLMI3DConfig.from_pretrained(RANDOM)
+    config.text_config.vocab_size = 99
     with pytest.raises(ValueError, match="vocab_size is 99, want at least 261"):
-        byte_tokenizer(tiny_config())
+        byte_tokenizer(config)
 
 
 @pytest.fixture(scope="module")
@@ -257,8 +259,8 @@ def test_latency_compares_with_the_llava_that_it_means(latency):
     """New mining is neutral: without it the same weights say the same."""
     model, processor = load(RANDOM, torch.float32, torch.device("cpu"))
     ways = latency.ways_of(model, processor, 2, 3)
-    picture = Image.effect_noise((1242, 375), 80).convert("RGB")
-    inputs = processor.grounding_inputs(picture, "it", fov_deg=80)
+    image = Image.effect_noise((1242, 375), 80).convert("RGB")
+    inputs = processor.grounding_inputs(image, "it", fov_deg=80)
     with torch.no_grad():
         ours = model(**inputs).logits
         plain = {name: value for name, value in inputs.items() if name != "high_res_pixel_values"}

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Conversations about one picture."""
+"""Conversations about one image."""
 
 import json
 from pathlib import Path
@@ -105,7 +105,7 @@ def test_what_is_not_there_is_said(ground):
         if not answer["boxes"]:
             break
     assert answer["spoken_of"] == [{"name": entry["absent"], "boxes": 0}]
-    assert f"{entry['absent']}: not in the picture" in describe(answer)
+    assert f"{entry['absent']}: not in the image" in describe(answer)
 
 
 def test_half_the_focal_length_halves_the_depth(ground):
@@ -121,7 +121,7 @@ def test_half_the_focal_length_halves_the_depth(ground):
     [
         ([{"role": "assistant", "content": "a"}], r"messages\[0\]: got .*want a turn of the user"),
         ([{"role": "user", "content": "a"}], "got a question without its answer at the end"),
-        ([{"role": "user", "content": 7}], r"messages\[0\]: got the content 7, want words"),
+        ([{"role": "user", "content": 7}], r"messages\[0\]: got the content 7, want text"),
         (["a"], r"messages\[0\]: got 'a'"),
         ([{"role": "user", "content": "<image>"}], "got the special token '<image>'"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "<|box_3d|>"}], "special token"),
@@ -135,7 +135,7 @@ def test_messages_that_are_no_turns_are_refused(ground, messages, message):
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ("  ", "question: got '  ', want words"),
+        ("  ", "question: got '  ', want text"),
         (None, "question: got None"),
         ("<|box_3d|>", "special token"),
         ("far " * 1000, r"conversation: got \d+ tokens and 128 for the answer, want at most 1024"),

@@ -38,17 +38,17 @@ def traced(exported, monkeypatch):
     monkeypatch.setattr("llmi3d.apps.graph_export._trace", lambda *_: program)
 
 
-def ask(processor, image, *phrases, pictures=1, shared=True):
+def ask(processor, image, *phrases, images=1, shared=True):
     return processor.grounding_inputs(
-        [image] * pictures,
-        [list(phrases)] * pictures,
-        intrinsics=[(250, 260, 150, 110)] * pictures,
+        [image] * images,
+        [list(phrases)] * images,
+        intrinsics=[(250, 260, 150, 110)] * images,
         share_images=shared,
     )
 
 
 @pytest.mark.parametrize(
-    ("phrases", "pictures", "shared"),
+    ("phrases", "images", "shared"),
     [
         (["the car"], 1, True),
         (["the car", "it", "the red cone there", "a"], 1, True),
@@ -57,9 +57,9 @@ def ask(processor, image, *phrases, pictures=1, shared=True):
     ],
     ids=["one", "together", "batch", "padded"],
 )
-def test_it_answers_as_the_model(exported, chain, photograph, phrases, pictures, shared):
+def test_it_answers_as_the_model(exported, chain, photograph, phrases, images, shared):
     model, graph = chain[0], exported[2]
-    inputs = ask(graph.processor, photograph, *phrases, pictures=pictures, shared=shared)
+    inputs = ask(graph.processor, photograph, *phrases, images=images, shared=shared)
     wanted, got = model.ground(**inputs).boxes_3d, graph.ground(**inputs).boxes_3d
     assert list(got) == list(wanted)
     for name in wanted:
@@ -157,7 +157,10 @@ def test_a_missing_package_is_named_before_the_work(chain, tmp_path, monkeypatch
         part.save_pretrained(tmp_path / "checkpoint")
     monkeypatch.setitem(sys.modules, name, None)
     done = CliRunner().invoke(app, ["export", str(tmp_path / "checkpoint"), str(tmp_path / "out")])
-    assert done.exit_code == 2 and f"{name} is not installed; exports need pip install 'llmi3d[export]'" in done.output
+    assert (
+        done.exit_code == 2
+        and f"{name} is not installed; llmi3d export needs pip install 'llmi3d[export]'" in done.output
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -76,8 +76,8 @@ def test_it_starts_and_answers(space):
             except Exception:
                 assert process.poll() is None, "the Space ended"
                 time.sleep(1)
-        picture = gradio_client.handle_file(str(space / "pictures" / "indoor-000012.jpg"))
-        assert client.predict(picture, "the stool", api_name="/predict")["answers"][0]["found"]
+        image = gradio_client.handle_file(str(space / "pictures" / "indoor-000012.jpg"))
+        assert client.predict(image, "the stool", api_name="/predict")["answers"][0]["found"]
     finally:
         process.terminate()
         process.wait(timeout=30)

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Tracks: one object keeps one number, two keep two, and what is smoothed is nearer to the truth."""
+"""Tracks: one object keeps one number, two keep two, and smoothed centres are nearer to the truth."""
 
 import sys
 
@@ -16,7 +16,7 @@ def make_box(center, label="car"):
 
 
 def measured(center, generator):
-    """A centre as one picture tells it: its distance is uncertain by a twentieth, its direction by far less."""
+    """Return a centre as measured in an image: uncertain by a twentieth in distance, far less in direction."""
     center = np.array(center, float)
     distance = np.linalg.norm(center)
     return (center * (1 + 0.05 * generator.normal()) + 0.005 * distance * generator.normal(size=3)).tolist()

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Videos: frames at their times and upright, overlays that play, tracks in JSON Lines, and what cannot be read."""
+"""Videos: frames at their times and upright, overlays that play, tracks in JSON Lines, and bad input."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ SIZE = (200, 120)
 
 
 def gradient(shade, size=SIZE):
-    """Red to the right, green downwards, blue as told: smooth, so that a codec keeps it."""
+    """Red to the right, green downwards, one shade of blue: smooth, so that a codec keeps it."""
     x, y = np.meshgrid(np.linspace(20, 235, size[0]), np.linspace(20, 235, size[1]))
     return Image.fromarray(np.stack((x, y, np.full_like(x, shade)), -1).astype(np.uint8))
 
@@ -46,7 +46,7 @@ def write_folder(folder, count=12, size=SIZE):
 
 
 class Ground:
-    """Answers as the pipeline does: one car that moves by half a metre a frame, and never a cone."""
+    """Answers like the pipeline: one car that moves by half a metre per frame, and never a cone."""
 
     def __init__(self):
         self.seen, self.calls = [], []
@@ -117,7 +117,7 @@ def test_frames_that_are_stored_turned_are_turned(tmp_path, matrix, turn):
     assert np.abs(np.asarray(frame.image, float) - np.asarray(wanted, float)).mean() < 6
 
 
-def test_pictures_that_are_stored_turned_are_turned(tmp_path):
+def test_frames_stored_turned_are_turned(tmp_path):
     folder = tmp_path / "frames"
     folder.mkdir()
     exif = Image.Exif()
@@ -140,7 +140,7 @@ def test_what_holds_no_frames_is_refused(tmp_path):
         ("text.mp4", "video: cannot read"),
         ("nothing.mp4", "video: cannot read"),
         ("cut.mp4", "or is cut off"),
-        ("sound.wav", "which holds no pictures"),
+        ("sound.wav", "which has no video stream"),
     ):
         with pytest.raises(ValueError, match=message):
             list(VideoFrames(str(tmp_path / name)))
@@ -201,8 +201,8 @@ def test_every_frame_is_a_line_and_is_drawn(tmp_path):
     assert box["velocity"] == pytest.approx([5.0, 0.0, 0.0], abs=0.5)  # metres a second
     drawn = list(VideoFrames(str(tmp_path / "out.mp4")))
     assert [frame.time_s for frame in drawn] == pytest.approx([line["time_s"] for line in lines], abs=1e-3)
-    picture = drawn[3].image.crop((0, 60, 200, 180))  # in the middle of the view's 240 pixels
-    changed = np.abs(np.asarray(picture, float) - np.asarray(gradient(60), float)).max(-1) > 60
+    overlay = drawn[3].image.crop((0, 60, 200, 180))  # in the middle of the view's 240 pixels
+    changed = np.abs(np.asarray(overlay, float) - np.asarray(gradient(60), float)).max(-1) > 60
     columns = changed.any(0).nonzero()[0]
     # The car of frame 3 is 4 m long at 1 m to the left, its near face at 11.1 m.
     assert columns.min() == pytest.approx(100 - 300 * 3 / 11.1, abs=8)
@@ -222,7 +222,7 @@ def test_one_camera_serves_all_frames(tmp_path, caplog):
         track(source, tmp_path / "a4.mp4", intrinsics=[300, 300, 900, 60])
 
 
-def test_the_camera_of_a_folder_may_be_in_its_pictures(tmp_path):
+def test_the_camera_of_a_folder_may_be_in_its_exif(tmp_path):
     folder = tmp_path / "frames"
     folder.mkdir()
     exif = Image.Exif()
@@ -238,7 +238,7 @@ def test_the_camera_of_a_folder_may_be_in_its_pictures(tmp_path):
 def test_what_is_there_is_not_lost(tmp_path):
     source = write_video(tmp_path / "a.mp4")
     (tmp_path / "out.jsonl").write_text("mine")
-    with pytest.raises(ValueError, match=r"out: .*out\.jsonl is there already"):
+    with pytest.raises(ValueError, match=r"out: .*out\.jsonl exists already"):
         track(source, tmp_path / "out.mp4")
 
     def broken(images, **more):
@@ -353,10 +353,10 @@ def run(*arguments):
 
 
 def test_the_command_tracks_what_moves_in_a_rendered_video(tmp_path):
-    picture = Image.open(ROOT / "examples" / "pictures" / "driving-000041.jpg")
+    image = Image.open(ROOT / "examples" / "pictures" / "driving-000041.jpg")
     with VideoWriter(tmp_path / "street.mp4") as video:
         for i in range(10):  # the camera turns to the right: what it sees moves to the left
-            video.write(picture.crop((8 * i, 0, 8 * i + 900, 300)), i / 10)
+            video.write(image.crop((8 * i, 0, 8 * i + 900, 300)), i / 10)
     asked = ("--prompt", "the red pedestrian", "--intrinsics", "634,630,450,154", "--device", "cpu", "--json")
     checkpoint = ROOT / "model_cards" / "llmi3d-tiny"
     done = run("track", tmp_path / "street.mp4", *asked, "--checkpoint", checkpoint, "--out", tmp_path / "o" / "t.mp4")

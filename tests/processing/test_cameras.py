@@ -15,7 +15,7 @@ X_RESOLUTION, RESOLUTION_UNIT, PIXEL_X_DIMENSION, ORIENTATION = 0xA20E, 0xA210, 
 
 
 def with_exif(size=(400, 300), orientation=None, **tags) -> Image.Image:
-    """A JPEG picture that has gone through bytes, as a camera's file has."""
+    """Return a JPEG image decoded from bytes, like a camera's file."""
     image = Image.new("RGB", size)
     exif = image.getexif()
     if orientation:
@@ -49,7 +49,7 @@ def test_default_says_so(caplog):
 
 
 def test_equivalent_focal_length_compares_diagonals():
-    # 43.27 mm is the diagonal of 35 mm film: at that focal length the focal length in pixels is the picture's
+    # 43.27 mm is the diagonal of 35 mm film: at that focal length the focal length in pixels is the image's
     # diagonal.
     assert exif_focal_length(with_exif(focal_length_35mm=43)) == pytest.approx(500 * 43 / 43.2666, rel=1e-4)
 
@@ -74,7 +74,7 @@ def test_order_of_sources():
     assert exif.intrinsics[0] == (300.0, 0.0, 200.0)
 
 
-def test_orientation_turns_given_camera_and_picture():
+def test_orientation_turns_given_camera_and_image():
     camera = resolve_camera((400, 300), orientation=6, intrinsics=(500, 510, 210, 140))
     assert camera.image_size == (300, 400)
     # Turned by 90 degrees clockwise: old y runs from right to left, old x from top to bottom.

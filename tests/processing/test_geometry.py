@@ -52,7 +52,7 @@ VIRTUAL_FOCAL = 768.0
 
 
 def random_boxes(n: int = 32, seed: int = 0, dtype=torch.float64):
-    """(center, size, rotation) of boxes at 1-40 m, each wholly before the camera, also outside the picture."""
+    """(center, size, rotation) of boxes at 1-40 m, each wholly in front of the camera, also outside the image."""
     rng = np.random.default_rng(seed)
     z = np.exp(rng.uniform(np.log(1.5), np.log(40), n))
     center = np.stack((rng.uniform(-0.9, 0.9, n) * z, rng.uniform(-0.7, 0.7, n) * z, z), -1)
@@ -180,7 +180,7 @@ def test_half_the_focal_length_halves_the_depth_of_the_same_answer():
     torch.testing.assert_close(project(center_halved, halved), project(center, K))
 
 
-def test_rescaling_picture_and_camera_together_changes_no_encoding():
+def test_rescaling_image_and_camera_together_changes_no_encoding():
     boxes = random_boxes()
     network_side = 768.0
     small = Camera(tuple(map(tuple, K.tolist())), IMAGE_SIZE, scale=(network_side / 640,) * 2, offset=(0.0, 96.0))
@@ -437,7 +437,7 @@ def test_project_box_2d_is_the_extent_of_the_visible_surface(center, near):
         np.testing.assert_allclose(got, want, atol=1e-9)
 
 
-def test_project_box_2d_is_not_clipped_to_the_picture():
+def test_project_box_2d_is_not_clipped_to_the_image():
     corners = box_corners(torch.tensor([30.0, 0.0, 5.0]), torch.ones(3), torch.eye(3))
     assert project_box_2d(corners, K.float())[0] > IMAGE_SIZE[0]
 
@@ -458,16 +458,16 @@ def test_orient_intrinsics_follows_the_pixels(orientation):
     width, height = 40, 30
     stored_k = intrinsics_from_focal(35.0, 28.0, 17.0, 16.5)
     column, row = 31, 4  # the marked pixel, as stored
-    picture = np.zeros((height, width), np.uint8)
-    picture[row, column] = 255
-    image = Image.fromarray(picture)
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[row, column] = 255
+    image = Image.fromarray(pixels)
     image.getexif()[0x0112] = orientation
     upright = np.asarray(ImageOps.exif_transpose(image))
     (new_row,), (new_column,) = np.nonzero(upright)
 
     moved_k = orient_intrinsics(stored_k, (width, height), orientation)
     check_intrinsics(moved_k, upright.shape[::-1])
-    # The camera frame turns with the picture: the ray of the marked pixel has the same coordinates along the picture's
+    # The camera frame turns with the image: the ray of the marked pixel has the same coordinates along the image's
     # columns and rows, up to the swap and the signs of this orientation.
     pixel_middle = torch.tensor([[column + 0.5, row + 0.5]], dtype=torch.float64)
     x, y, z = back_project(pixel_middle, torch.ones(1, dtype=torch.float64), stored_k)[0].tolist()
@@ -492,7 +492,7 @@ def test_orient_intrinsics_refuses_other_orientations(orientation):
 
 
 @pytest.mark.parametrize("fov_deg", [10, 53.13, 90, 150])
-def test_intrinsics_from_fov_spans_the_picture(fov_deg):
+def test_intrinsics_from_fov_spans_the_image(fov_deg):
     k = intrinsics_from_fov(fov_deg, IMAGE_SIZE)
     left, right = back_project(torch.tensor([[0.0, 240.0], [640.0, 240.0]]), torch.ones(2), k)
     span = math.atan(right[0].item()) - math.atan(left[0].item())

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Pictures of every kind that people send are read, or refused by name."""
+"""Images of every kind that people send are read, or refused by name."""
 
 import io
 import random
@@ -67,14 +67,14 @@ def test_colours_of_16_bits_are_read_in_8():
         (png(30000, 30000, 8, 2, b""), "decompression bomb"),
         (png(12000, 9000, 1, 0, b""), "got 12000x9000, 108 megapixels, want at most 50"),
         (encoded(COLOURS, "PNG")[:-30], "cannot read"),
-        (b"not a picture", "cannot identify image file"),
+        (b"text", "cannot identify image file"),
         (b"", "cannot identify image file"),
     ],
     ids=["grey of 16 bits", "svg", "heic", "eps", "bomb", "large", "cut off", "text", "empty"],
 )
 def test_others_are_refused_by_name(tmp_path, content, message):
-    (tmp_path / "picture").write_bytes(content)
-    for source in (tmp_path / "picture", io.BytesIO(content)):
+    (tmp_path / "image").write_bytes(content)
+    for source in (tmp_path / "image", io.BytesIO(content)):
         with pytest.raises(ValueError, match=message):
             load_image(source, max_pixels=50_000_000)
 

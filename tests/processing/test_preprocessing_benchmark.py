@@ -23,20 +23,20 @@ def benchmark():
     return module
 
 
-def test_pictures_are_photographs_in_size_and_each_another(benchmark, tmp_path):
-    paths = benchmark.write_pictures(tmp_path, (621, 188), 2)
-    pictures = [Image.open(path) for path in paths]
-    assert [picture.size for picture in pictures] == [(621, 188)] * 2
-    assert pictures[0].tobytes() != pictures[1].tobytes()
+def test_images_differ_and_are_as_large_as_photographs(benchmark, tmp_path):
+    paths = benchmark.write_images(tmp_path, (621, 188), 2)
+    images = [Image.open(path) for path in paths]
+    assert [image.size for image in images] == [(621, 188)] * 2
+    assert images[0].tobytes() != images[1].tobytes()
     assert all(0.1 < Path(path).stat().st_size / (621 * 188) < 0.6 for path in paths)  # bytes a pixel
 
 
 def test_each_way_makes_what_its_model_takes(benchmark, tmp_path):
-    paths = benchmark.write_pictures(tmp_path, (621, 188), 2)
+    paths = benchmark.write_images(tmp_path, (621, 188), 2)
     ours, theirs, same = (way(paths) for way in benchmark.ways().values())
     assert ours["pixel_values"].shape == theirs["pixel_values"].shape == (2, 3, 336, 336)
     assert ours["high_res_pixel_values"].shape == (2, 3, 768, 768)
-    assert (theirs["pixel_values"] - same["pixel_values"]).abs().mean() < 0.02  # two decoders, the same pictures
+    assert (theirs["pixel_values"] - same["pixel_values"]).abs().mean() < 0.02  # two decoders, the same images
 
 
 def test_it_writes_its_ratios(benchmark, tmp_path, monkeypatch, capsys):
@@ -51,7 +51,7 @@ def test_it_writes_its_ratios(benchmark, tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / "found.json").read_text())["results"]
     assert [result["size"] for result in results] == [[124, 37], [160, 90]]
     for result in results:
-        times = result["cpu_ms_per_picture"]
+        times = result["cpu_ms_per_image"]
         assert result["cpu"]["LLaVA"] == pytest.approx(times["LLMI3D"] / times["LLaVA"])
         assert set(result["wall"]) == {"LLaVA", "LLaVA, Pillow"}
     assert capsys.readouterr().out.count("/ LLaVA, Pillow") == 2

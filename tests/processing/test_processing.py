@@ -100,7 +100,7 @@ def test_unknown_mode_is_refused(processor):
 # -------------------------------------------------------------------------------------------------------------- inputs
 
 
-def test_image_placeholder_becomes_as_many_tokens_as_the_picture_has(processor, photograph):
+def test_image_placeholder_becomes_as_many_tokens_as_the_image_has(processor, photograph):
     batch = processor(images=photograph, text=processor.grounding_prompt("it"), intrinsics=K, return_tensors="pt")
     assert (batch["input_ids"] == processor.image_token_id).sum() == 16
     assert set(batch) == {"input_ids", "attention_mask", "pixel_values", "high_res_pixel_values"}
@@ -117,7 +117,7 @@ def test_grounding_inputs_agree_with_call(processor, photograph):
         torch.testing.assert_close(plain[key], convenient[key])
 
 
-def test_any_number_of_phrases_for_each_picture(processor, photograph):
+def test_any_number_of_phrases_for_each_image(processor, photograph):
     other = photograph.resize((100, 160))
     batch = processor.grounding_inputs([photograph, other], [["a", "the second"], "b"], intrinsics=[K, None])
     assert batch["input_ids"].shape[0] == batch["pixel_values"].shape[0] == 3
@@ -136,12 +136,12 @@ def test_any_number_of_phrases_for_each_picture(processor, photograph):
         ([[], []], "prompts: got no phrase"),
     ],
 )
-def test_other_counts_of_prompts_than_pictures_are_refused(processor, photograph, prompts, message):
+def test_other_counts_of_prompts_than_images_are_refused(processor, photograph, prompts, message):
     with pytest.raises(ValueError, match=message):
         processor.grounding_inputs([photograph, photograph], prompts, intrinsics=[K, K])
 
 
-def test_text_and_pictures_of_different_count_are_refused(processor, photograph):
+def test_text_and_images_of_different_count_are_refused(processor, photograph):
     with pytest.raises(ValueError, match="Found total 2 <image> tokens and 1 images"):
         processor(images=photograph, text="<image> <image>", intrinsics=K)
 
@@ -188,7 +188,7 @@ def test_truth_survives_any_resize_crop_and_pad(processor, boxes, scale, offset)
     torch.testing.assert_close(answer["sizes"], size, atol=1e-4, rtol=0)
     torch.testing.assert_close(answer["rotations"], rotation, atol=1e-4, rtol=0)
     torch.testing.assert_close(answer["corners"], box_corners(center, size, rotation), atol=1e-4, rtol=0)
-    # In the original picture's pixels.
+    # In the original image's pixels.
     in_image = encode_boxes(center, size, rotation, camera.intrinsics_tensor(), 1.0)
     torch.testing.assert_close(answer["boxes_2d"], in_image.box_2d_px, atol=1e-4, rtol=1e-6)
     torch.testing.assert_close(answer["centers_2d"], in_image.center_2d_px, atol=1e-4, rtol=1e-6)

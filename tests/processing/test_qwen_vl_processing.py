@@ -125,8 +125,8 @@ def test_half_the_focal_length_is_half_the_depth(ground, photograph):
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 3.0])
-def test_picture_and_camera_rescaled_together_change_nothing(ground, photograph, factor):
-    """To the precision of resampling a picture: 8 bits and another filter."""
+def test_image_and_camera_rescaled_together_change_nothing(ground, photograph, factor):
+    """To the precision of resampling an image: 8 bits and another filter."""
     scaled = photograph.resize((round(320 * factor), round(200 * factor)))
     before = ground(photograph, prompt="the car", intrinsics=K)["boxes"][0]
     after = ground(scaled, prompt="the car", intrinsics=[value * factor for value in K])["boxes"][0]
