@@ -173,7 +173,7 @@ def test_predict_prints_json_alone(checkpoint, photograph, tmp_path):
     (tmp_path / "pictures").mkdir()
     photograph.save(tmp_path / "pictures" / "a.png")
     table = run("batch", tmp_path / "pictures", "--out", tmp_path / "t.parquet", *given)
-    assert json.loads(table.stdout) == {"pictures": 1, "boxes": 1, "errors": 0, "guessed_cameras": 0}
+    assert json.loads(table.stdout) == {"images": 1, "boxes": 1, "errors": 0, "guessed_cameras": 0}
 
 
 def test_bad_input_is_exit_code_2_with_nothing_on_stdout(checkpoint, tmp_path):
