@@ -1,10 +1,10 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Writes into docs/commands.md every command of `llmi3d` with its arguments and options, as `--help` tells them.
+"""Writes the arguments and options of every `llmi3d` command into docs/commands.md, as `--help` prints them.
 
-What stands before the first command is written by hand and stays.
+The text before the first command is written by hand and is kept.
 
 python examples/commands_page.py            # writes the page
-python examples/commands_page.py --check    # exit code 1 if it is not what this would write
+python examples/commands_page.py --check    # exit code 1 if the page is out of date
 """
 
 import argparse
@@ -20,38 +20,38 @@ PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 
 
 def commands(command=None, name: str = "llmi3d"):
-    """(name, command) of each command that does something, in the order of `--help`."""
+    """Yield (name, command) of each command without subcommands, in the order of `--help`."""
     command = get_command(app) if command is None else command
     if not hasattr(command, "commands"):
         yield name, command
         return
-    for part, one in command.commands.items():
-        yield from commands(one, f"{name} {part}")
+    for part, subcommand in command.commands.items():
+        yield from commands(subcommand, f"{name} {part}")
 
 
 def section(name: str, command) -> str:
-    """A heading, what the command does, how it is called, and a table of what it takes."""
-    arguments = [one for one in command.params if one.param_type_name == "argument"]
-    options = [one for one in command.params if one.param_type_name == "option"]
-    call = " ".join([name, *(argument_name(one) for one in arguments), "[OPTIONS]" if options else ""]).strip()
+    """Return a heading, the description, the usage line and a table of arguments and options."""
+    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    call = " ".join([name, *map(argument_name, arguments), "[OPTIONS]" if options else ""]).strip()
     lines = [f"## {name}", "", " ".join((command.help or "").split()), "", f"    {call}", ""]
     if command.params:
         lines += ["| argument or option | default | |", "| --- | --- | --- |"]
-    for one in arguments:
-        lines.append(row(f"`{argument_name(one)}`", "required" if one.required else "", one.help))
-    for one in options:
-        names = ", ".join(f"`{name}`" for name in (*one.opts, *one.secondary_opts))
-        lines.append(row(names, default(one), one.help))
+    for argument in arguments:
+        lines.append(row(f"`{argument_name(argument)}`", "required" if argument.required else "", argument.help))
+    for option in options:
+        names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+        lines.append(row(names, default(option), option.help))
     return "\n".join(lines).strip() + "\n"
 
 
 def argument_name(argument) -> str:
-    """As the usage line has it."""
+    """Return the name of an argument in the usage line."""
     return argument.metavar or argument.name.upper()
 
 
 def default(option) -> str:
-    """Of an option, for people."""
+    """Return the default of an option as text."""
     value = option.default
     if option.required:
         return "required"
@@ -64,12 +64,12 @@ def default(option) -> str:
 
 
 def row(*cells: str | None) -> str:
-    """A line of a table."""
+    """Return a line of a table."""
     return "| " + " | ".join((cell or "").replace("|", "\\|") for cell in cells) + " |"
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     head = PAGE.read_text().partition("## llmi3d ")[0].rstrip() + "\n"
     return "\n".join([head, *(section(name, command) for name, command in commands())])
 
