@@ -174,7 +174,7 @@ def test_a_card_that_is_there_is_kept(chain, tmp_path):
 
 
 def test_saving_leaves_the_model_as_it_was(chain, checkpoint):
-    """The pipeline that a checkpoint names would ask users of the installed package for trust."""
+    """A pipeline named in the configuration would ask users of the installed package for trust."""
     assert "custom_pipelines" in json.loads((checkpoint / "config.json").read_text())
     assert not hasattr(chain[0].config, "custom_pipelines")
 
@@ -201,7 +201,7 @@ print(json.dumps(answers))
 
 
 def assert_it_carries_its_code(checkpoint, photograph, tmp_path, monkeypatch):
-    """Where llmi3d is not installed, `trust_remote_code=True` gives the same answers, the pipeline's too."""
+    """Without llmi3d, `trust_remote_code=True` gives the same answers, the pipeline's too."""
     photograph.save(tmp_path / "picture.png")
     (tmp_path / "remote.py").write_text(REMOTE)
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))

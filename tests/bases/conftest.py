@@ -7,13 +7,13 @@ from small_bases import build_base
 
 @pytest.fixture(scope="session")
 def new_base():
-    """A function: saves a tiny checkpoint of a family in a folder and gives the original model."""
+    """Return a function that saves a tiny checkpoint of a family in a folder and returns the original model."""
     return build_base
 
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory):
-    """(folder, original model) of each family, for tests that leave them as they are."""
+    """Return (folder, original model) of each family, for tests that do not change them."""
     made = {}
     for family in ("llava", "llava_next", "llava_onevision"):
         folder = tmp_path_factory.mktemp(family) / "base"

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Checkpoints in the form in which Mini-Gemini's are published, by its architecture, with drawn weights."""
+"""Checkpoints in the published format of Mini-Gemini, with random weights."""
 
 import json
 import math
@@ -24,7 +24,7 @@ LARGE = {
 
 
 def original_config(sizes: dict) -> dict:
-    """config.json as Mini-Gemini writes it."""
+    """Return config.json as Mini-Gemini writes it."""
     return {
         "architectures": ["MiniGeminiLlamaForCausalLM"],
         "model_type": "mini_gemini",
@@ -58,7 +58,7 @@ def original_config(sizes: dict) -> dict:
 
 
 def original_shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of Mini-Gemini's weights, by its architecture."""
+    """Return names and shapes of Mini-Gemini's weights."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def layer(name: str, *shape: int, bias: bool = True) -> None:
@@ -121,7 +121,7 @@ def original_shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
 
 
 def original_state(sizes: dict, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """Weights of an original, all drawn: scales around 1, the rest so strong that every part has its say."""
+    """Return random weights: scales around 1, the others large enough for every part to matter."""
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, shape in original_shapes(sizes).items():
@@ -134,7 +134,7 @@ def original_state(sizes: dict, dtype: torch.dtype = torch.float32) -> dict[str,
 
 
 def vicuna_tokenizer() -> PreTrainedTokenizerFast:
-    """Laid out as Vicuna's: <unk>, <s>, </s>, no padding token, no <image>; then one token a byte."""
+    """Return a tokenizer like Vicuna's: <unk>, <s>, </s>, no padding token, no <image>; then one token per byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(["<unk>", "<s>", "</s>", *alphabet])}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -145,7 +145,7 @@ def vicuna_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def write_original(folder: Path, state: dict, sizes: dict = TINY, form: str = "safetensors", shards: int = 3) -> Path:
-    """A checkpoint as Mini-Gemini's are published."""
+    """Write a checkpoint as Mini-Gemini's are published."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(original_config(sizes)))
     vicuna_tokenizer().save_pretrained(folder)

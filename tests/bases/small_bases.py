@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Tiny random weights to start from: the LLaVA family, each saved by its own classes in its own format; a ConvNeXt."""
+"""Tiny bases with random weights: the LLaVA family, each saved by its own classes, and a ConvNeXt."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ TEXT = {
 
 
 def build_tokenizer(specials: list[str], bos: str | None, eos: str, pad: str) -> PreTrainedTokenizerFast:
-    """One token a byte, the special tokens at the end, as those that were added to a language model's own."""
+    """Return a tokenizer with one token per byte and the special tokens at the end, as if they had been added."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*alphabet, *specials])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -81,7 +81,7 @@ def build_tokenizer(specials: list[str], bos: str | None, eos: str, pad: str) ->
 
 
 def build_base(family: str, folder, vocab_size: int | None = None, **changes):
-    """Saves a base of a family, every weight drawn; gives the original model.
+    """Save a base of a family with random weights; return the original model.
 
     Args:
         family: `llava`, `llava_next` or `llava_onevision`.
@@ -136,7 +136,7 @@ def build_base(family: str, folder, vocab_size: int | None = None, **changes):
 
 
 def build_convnext(path: Path) -> torch.nn.Module:
-    """Saves a tiny ConvNeXt in OpenCLIP's naming; gives it."""
+    """Save a tiny ConvNeXt with OpenCLIP's names; return it."""
     model = timm.create_model("convnext_large_mlp", depths=[1, 1, 1, 1], dims=[8, 12, 16, 20], num_classes=0)
     torch.manual_seed(2)
     with torch.no_grad():

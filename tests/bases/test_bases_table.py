@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The table of bases counts what is there, and the page shows the bases that the script prints."""
+"""The table of bases counts parameters rightly, and the page shows the bases that the script prints."""
 
 import runpy
 from pathlib import Path

@@ -28,7 +28,7 @@ STATE = {
 
 
 def shard(folder: Path, end: str = "safetensors", parts: int = 2) -> Path:
-    """`STATE` in two shards and an index."""
+    """Write `STATE` as two shards and an index."""
     folder.mkdir(exist_ok=True)
     weight_map = {}
     for i in range(parts):
@@ -133,7 +133,7 @@ def test_truncated_files(end, kept, tmp_path):
 
 
 class Harmful:
-    """What a pickle runs when it is read without care."""
+    """Runs code if it is unpickled without `weights_only`."""
 
     def __reduce__(self):
         return (exec, ("raise SystemExit('ran')",))

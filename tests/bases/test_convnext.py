@@ -33,12 +33,12 @@ def model() -> LLMI3DForConditionalGeneration:
 
 @pytest.fixture(scope="module")
 def cnn() -> torch.nn.Module:
-    """The model of `convnext_large_mlp.clip_laion2b_ft_soup_320`, small: its head has a hidden layer."""
+    """Return a small `convnext_large_mlp.clip_laion2b_ft_soup_320`, whose head has a hidden layer."""
     return drawn(timm.create_model("convnext_large_mlp", **SIZES, num_classes=6, head_hidden_size=10))
 
 
 def open_clip(cnn) -> dict[str, torch.Tensor]:
-    """An OpenCLIP checkpoint around the trunk of `cnn`."""
+    """Return an OpenCLIP checkpoint around the trunk of `cnn`."""
     trunk = {f"visual.trunk.{name}": value for name, value in cnn.state_dict().items() if "head.fc" not in name}
     return {
         **trunk,

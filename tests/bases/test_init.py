@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""`llmi3d init`: the base's turns, colours and licence come along, and what comes out can be trained and asked."""
+"""`llmi3d init` keeps the base's turns, normalisation and licence; the result can be trained and used."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def made(bases, tmp_path_factory):
-    """The folder that `init_checkpoint` made of each family's base."""
+    """Return the folder that `init_checkpoint` made from each family's base."""
     folders = {}
     for family in FAMILIES:
         folders[family] = tmp_path_factory.mktemp("made") / family
@@ -197,7 +197,7 @@ def test_a_base_without_template_needs_one_unless_it_is_a_llava_of_old(bases, tm
 
 @pytest.fixture(scope="module")
 def convnext(tmp_path_factory):
-    """A tiny ConvNeXt in OpenCLIP's naming, and its file."""
+    """Return a tiny ConvNeXt with OpenCLIP's names, and its file."""
     path = tmp_path_factory.mktemp("convnext") / "open_clip_model.safetensors"
     return build_convnext(path), path
 
@@ -286,7 +286,7 @@ def test_a_seed_decides_what_is_new(bases, tmp_path):
 
 @pytest.fixture
 def recipe(row, tmp_path):
-    """A function: the YAML file of a short run of both stages from a checkpoint, on three rows."""
+    """Return a function that writes the YAML file of a short run of both stages on three rows."""
     rows = [{**row, "image_id": f"train/{number}"} for number in range(3)]
     file = tmp_path / "data" / DATA_FOLDER / shard_name("train", 0, 1)
     file.parent.mkdir(parents=True)

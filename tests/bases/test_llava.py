@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""A LLaVA taken over is the same LLaVA on pictures and text, and anything that would not be is refused by name."""
+"""LLMI3D with a LLaVA's parts answers as the LLaVA does; bases that would not are refused by name."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def take_over(folder, **changes) -> LLMI3DForConditionalGeneration:
 
 
 def prompt(original, batch: int = 2) -> dict[str, torch.Tensor]:
-    """Words, a picture's 16 placeholders, words; the pixels of both branches, the high ones of noise."""
+    """Return words, an image's 16 placeholders, words; the pixels of both branches, the high ones of noise."""
     generator = torch.Generator().manual_seed(3)
     words = torch.randint(0, 250, (batch, 9), generator=generator)
     image = torch.full((batch, 16), original.config.image_token_id)
@@ -44,7 +44,7 @@ def prompt(original, batch: int = 2) -> dict[str, torch.Tensor]:
 
 
 def as_the_original_sees_it(original, inputs) -> dict:
-    """Inputs of the original. Of tiles it is given the base view's tokens alone, by its own code."""
+    """Return the original's inputs; of tiles it gets only the base view's tokens, by its own code."""
     if original.config.model_type == "llava":
         return {name: inputs[name] for name in ("input_ids", "pixel_values")}
     side = inputs["pixel_values"].shape[-1]
@@ -179,7 +179,7 @@ def test_other_families_are_refused_with_the_reason(model_type, reason, tmp_path
 
 
 def test_internvls_projector_has_what_ours_has_not():
-    """The reason that is given for refusing it is true."""
+    """The reason given for the refusal is true."""
     from transformers import InternVLForConditionalGeneration
 
     with torch.device("meta"):
@@ -210,7 +210,7 @@ def test_layouts_that_cannot_be_expressed_are_refused(bases, tmp_path, change, t
 
 @pytest.fixture
 def broken(bases, tmp_path):
-    """A function: a copy of the tiny LLaVA whose weights a function has changed."""
+    """Return a function that copies the tiny LLaVA and changes its weights by a function."""
 
     def make(change):
         folder = tmp_path / "broken"

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Conversion of Mini-Gemini, against its published arithmetic written out here and its list of weights at 7B."""
+"""Conversion of Mini-Gemini, against its published arithmetic, written out here, and the 7B's list of weights."""
 
 import gc
 import hashlib
@@ -52,12 +52,12 @@ def converted(src, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def original(src, tmp_path) -> Path:
-    """A copy to spoil."""
+    """Return a copy that a test may damage."""
     return shutil.copytree(src, tmp_path / "original")
 
 
 def refuses(message: str, src: Path, out: Path, **kwargs) -> None:
-    """The conversion is refused in these words, and nothing is left of it."""
+    """Assert that the conversion is refused with this message and leaves nothing behind."""
     before = set(out.parent.iterdir())
     with pytest.raises(ValueError, match=message):
         convert_minigemini(src, out, **kwargs)
@@ -82,7 +82,7 @@ def pictures() -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def reference_tokens(state: dict, pixel_values, high_res_pixel_values) -> np.ndarray:
-    """Mini-Gemini's visual tokens [B, N, hidden], float64, by its towers and a loop over tokens."""
+    """Return Mini-Gemini's visual tokens [B, N, hidden], float64, from its towers and a loop over tokens."""
     sizes = TINY
     vit = CLIPVisionModel(
         CLIPVisionConfig(
@@ -138,7 +138,7 @@ def reference(state, pictures) -> torch.Tensor:
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_visual_tokens_are_mini_geminis(state, pictures, reference, form, tmp_path):
-    """Both towers, mining with the key's biases left out, and the projector."""
+    """Both towers, mining without the key's biases, and the projector."""
     src = write_original(tmp_path / "src", state, form=form)
     convert_minigemini(src, tmp_path / "out")
     model, info = LLMI3DForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -155,7 +155,7 @@ def test_visual_tokens_are_mini_geminis(state, pictures, reference, form, tmp_pa
 
 
 def test_words_are_mini_geminis(state, converted, pictures, reference):
-    """Logits of the old vocabulary, after a picture and words."""
+    """Logits of the old vocabulary after an image and words."""
     sizes = TINY
     llama = LlamaForCausalLM(
         LlamaConfig(
@@ -301,7 +301,7 @@ def test_the_tokenizer_and_template_come_along(converted):
 
 
 def test_vicunas_own_tokenizer_file_is_read(original, tmp_path):
-    """Mini-Gemini's checkpoints hold a tokenizer.model of SentencePiece and no tokenizer.json."""
+    """Mini-Gemini's checkpoints have SentencePiece's tokenizer.model and no tokenizer.json."""
     sentencepiece = pytest.importorskip("sentencepiece")
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"Locate the red mug {i} and the quick brown fox in 3D." for i in range(200)))
@@ -346,7 +346,7 @@ def test_the_card_says_the_licence(given, licence, original, tmp_path):
 
 @pytest.mark.parametrize(("dtype", "want"), [(None, torch.float16), (torch.bfloat16, torch.bfloat16)])
 def test_dtypes(dtype, want, tmp_path):
-    """As they are, or as asked; the 3D heads are float32 always."""
+    """The source's dtype, or the given one; the 3D heads are always float32."""
     src = write_original(tmp_path / "src", original_state(TINY, torch.float16))
     report = convert_minigemini(src, tmp_path / "out", dtype=dtype)
     assert report.dtype == str(want).removeprefix("torch.")
@@ -374,7 +374,7 @@ def test_the_vits_own_configuration_is_used(state, src, original, tmp_path):
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_another_convnext_takes_the_place_of_the_one_inside(state, inside, tmp_path):
-    """Whether there is one inside or not."""
+    """With and without a ConvNeXt inside the source."""
     cnn = timm.create_model("convnext_large_mlp", depths=TINY["depths"], dims=TINY["dims"], num_classes=0)
     save_file(
         {f"visual.trunk.{name}": value for name, value in cnn.state_dict().items()}, tmp_path / "cnn.safetensors"

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The command line as a whole: its page, how quickly it answers, and what it prints for programs."""
+"""The command line as a whole: its page, quick help, `env`, and JSON output."""
 
 import dataclasses
 import json

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""`llmi3d chat` and what `llmi3d demo` refuses; tests/apps/test_server.py has a page that it serves."""
+"""`llmi3d chat` and errors of `llmi3d demo`; tests/apps/test_server.py covers the page."""
 
 import json
 import re

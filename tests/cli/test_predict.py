@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""`llmi3d predict`, and how it and `llmi3d batch` share the work."""
+"""`llmi3d predict`: files, drawings and errors."""
 
 import json
 from xml.etree import ElementTree
