@@ -8,6 +8,7 @@ forward) an upright object is turned by a yaw about y alone, and stands on its l
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 
 import numpy as np
@@ -123,11 +124,16 @@ CATEGORIES: dict[str, Category] = {
     )
 }
 
+# Builders of version 2, where they differ.
+MODERN: dict[str, Callable[[Random], list[Part]]] = {"car": vehicles.modern_car}
+
+POOL = 500  # models of each category in a data set of version 2
+
 # Furniture on whose flat top small things can stand.
 SURFACES: tuple[str, ...] = ("table", "desk", "night_stand", "cabinet", "stool")
 
 
-def make_asset(category: str, draw: Random) -> Asset:
+def make_asset(category: str, draw: Random, version: int = 2) -> Asset:
     """Draws an object of a category; the same state of `draw` gives the same object.
 
     Raises:
@@ -135,12 +141,33 @@ def make_asset(category: str, draw: Random) -> Asset:
     """
     if category not in CATEGORIES:
         raise ValueError(f"category: got {category!r}, want one of {', '.join(CATEGORIES)}.")
-    parts = upright(CATEGORIES[category].build(draw))
+    build = MODERN.get(category) if version > 1 else None
+    parts = upright((build or CATEGORIES[category].build)(draw))
     points = np.concatenate([part.vertices for part in parts])
     middle = (points.min(0) + points.max(0)) / 2
     parts = tuple(Part(part.vertices - middle, part.faces, part.paint) for part in parts)
     size = np.ptp(np.concatenate([part.vertices for part in parts]), axis=0)
     return Asset(category, parts, tuple(size.tolist()), same_after(parts, (-1.0, 1.0, -1.0)))
+
+
+def pooled_asset(category: str, draw: Random, pool: str) -> Asset:
+    """Draw one of POOL models of a category, a little larger or smaller; each is made once and kept.
+
+    Args:
+        category: of CATEGORIES.
+        draw: decides which, and its size.
+        pool: names the pool; another pool has other models.
+    """
+    asset = _pool_member(category, f"{pool}/{draw.randrange(POOL)}")
+    common = draw.uniform(-0.08, 0.08)
+    scale = np.exp([common + draw.uniform(-0.03, 0.03) for _ in range(3)])
+    parts = tuple(Part(part.vertices * scale, part.faces, part.paint) for part in asset.parts)
+    return Asset(category, parts, tuple((scale * asset.size).tolist()), asset.symmetric)
+
+
+@lru_cache(maxsize=6000)
+def _pool_member(category: str, name: str) -> Asset:
+    return make_asset(category, Random(f"{category}/{name}"))
 
 
 def upright(parts: Iterable[Part]) -> list[Part]:

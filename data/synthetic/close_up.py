@@ -6,6 +6,8 @@ from random import Random
 
 import numpy as np
 
+from llmi3d.data.synthetic.backdrops import tabletop
+from llmi3d.data.synthetic.camera_effects import draw_camera
 from llmi3d.data.synthetic.render import Light, Piece, Surface
 from llmi3d.data.synthetic.scene import (
     Floor,
@@ -74,15 +76,15 @@ def objects(draw: Random, traits: Traits) -> Scene:
             placed.append(
                 Placed(position=np.array((x, height - size[1] / 2, z)), rotation=turn(yaw) @ laid, **clothes)
             )
-    return Scene(
-        image_size,
-        intrinsics,
-        to_camera,
-        placed,
-        _scenery(draw, placed, middle, height, small),
-        _light(draw),
-        sensor(draw),
-    )
+    if traits.version == 1:
+        surroundings = _scenery(draw, placed, middle, height, small), _light(draw), sensor(draw)
+    else:
+        spots = [(one.position[0], one.position[2], math.hypot(*one.asset.size) / 2) for one in placed]
+        last = max((z + radius for _, z, radius in spots), default=middle)
+        side = max((abs(x) + radius for x, _, radius in spots), default=0.0)
+        drawn = tabletop(draw, middle, last, side, spots, height, small)
+        surroundings = *drawn, draw_camera(draw, shallow=True)
+    return Scene(image_size, intrinsics, to_camera, placed, *surroundings)
 
 
 def _scenery(draw: Random, placed: list[Placed], middle: float, height: float, small: bool) -> list[Piece]:

@@ -10,7 +10,7 @@ never show (`scene.NOVEL_CATEGORIES`, `scene.NOVEL_PAIRS`); `camera` has focal l
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import datasets
@@ -19,11 +19,14 @@ from PIL import Image
 
 from llmi3d.data.schema import make_object
 from llmi3d.data.source import Source
+from llmi3d.data.synthetic import camera_effects
 from llmi3d.data.synthetic.assets import CATEGORIES
+from llmi3d.data.synthetic.camera_effects import Camera
 from llmi3d.data.synthetic.close_up import objects
 from llmi3d.data.synthetic.indoor import indoor
 from llmi3d.data.synthetic.render import SCENERY, Rendered, Tracer, develop, pixel_rays, render
 from llmi3d.data.synthetic.scene import SPLITS, Scene
+from llmi3d.data.synthetic.shading import photograph
 from llmi3d.data.synthetic.street import driving, surround
 
 DOMAINS = {"indoor": indoor, "driving": driving, "surround": surround, "objects": objects}
@@ -64,10 +67,12 @@ class Synthetic(Source):
         root: not used; nothing is downloaded.
         frames: how many of each split, "train:20000,test:1000".
         domains: which, by comma.
-        long_side: of the pictures, pixels; default: as large as the cameras they stand for.
+        long_side: of the images, pixels; never larger than the cameras they stand for.
         oversample: rays along each side of a pixel, 1 to 4.
         masks: whether rows also hold `instance_map`, a grey picture (`Frame.instance_map`).
         seed: of everything that is rendered.
+        start: number of the first frame of each split, so that a large set can be built in parts.
+        version: 2, or 1 for the plainer look of the first release, whose frames it repeats byte for byte.
 
     Raises:
         ValueError: an unknown split or domain, or a number that is none.
@@ -81,10 +86,12 @@ class Synthetic(Source):
         root: str | None = None,
         frames: str = "train:1000,validation:100,test:100",
         domains: str = ",".join(DOMAINS),
-        long_side: str | int | None = None,
+        long_side: str | int = 448,
         oversample: str | int = 1,
         masks: str | bool = False,
         seed: str | int = 0,
+        start: str | int = 0,
+        version: str | int = 2,
     ):
         self.domains = _names("domains", domains, DOMAINS)
         self.frames = {}
@@ -92,18 +99,21 @@ class Synthetic(Source):
             split, _, count = part.partition(":")
             _names("frames", split, SPLITS)
             self.frames[split] = _number("frames", count, 1)
-        self.long_side = None if long_side is None else _number("long_side", long_side, 32)
+        self.long_side = _number("long_side", long_side, 32)
         self.oversample = _number("oversample", oversample, 1, 4)
         if str(masks).lower() not in ("true", "false"):
             raise ValueError(f"masks: got {masks!r}, want true or false.")
         self.masks = str(masks).lower() == "true"
         self.seed = _number("seed", seed, 0)
+        self.start = _number("start", start, 0)
+        self.version = _number("version", version, 1, 2)
+        self.wording = "plain" if self.version == 1 else "varied"
         if self.masks:
             self.extra_features = {"instance_map": datasets.Image()}
 
     def recipe(self) -> dict:
         """See `Source`."""
-        options = ("long_side", "oversample", "masks", "seed")
+        options = ("version", "long_side", "oversample", "masks", "seed")
         return {"rendering": {name: getattr(self, name) for name in options}}
 
     def ids(self) -> list[str]:
@@ -111,7 +121,7 @@ class Synthetic(Source):
         return sorted(
             f"{self.name}/{split}/{self.domains[i % len(self.domains)]}-{i:06d}"
             for split, count in self.frames.items()
-            for i in range(count)
+            for i in range(self.start, self.start + count)
         )
 
     def read(self, image_id: str) -> dict:
@@ -130,12 +140,16 @@ class Synthetic(Source):
         domain = name.split("-")[0]
         digest = hashlib.sha256(f"{self.seed}/{image_id}".encode()).digest()
         draw = Random(int.from_bytes(digest[:8], "big"))
-        scene = DOMAINS[domain](draw, SPLITS[split])
-        if self.long_side is not None:
-            scene = scene.scaled(self.long_side)
+        scene = DOMAINS[domain](draw, replace(SPLITS[split], version=self.version, pool=str(self.seed)))
+        scene = scene.scaled(self.long_side)
         tracer = Tracer(scene.pieces(), scene.to_camera)
-        rendered = render(tracer, scene.intrinsics, scene.image_size, scene.light, self.oversample)
-        picture = develop(rendered.color, scene.sensor, int.from_bytes(digest[8:16], "big"))
+        noise_seed = int.from_bytes(digest[8:16], "big")
+        if self.version == 1:
+            rendered = render(tracer, scene.intrinsics, scene.image_size, scene.light, self.oversample)
+            picture = develop(rendered.color, scene.sensor, noise_seed)
+        else:
+            rendered = photograph(tracer, scene.intrinsics, scene.image_size, scene.light, self.oversample)
+            picture = camera_effects.develop(rendered.color, rendered.depth, scene.sensor, noise_seed)
         entries = [_label(i, scene, rendered) for i in range(len(scene.placed))]
         row = {
             "image_id": image_id,
@@ -181,7 +195,7 @@ def _shares(index: int, scene: Scene, rendered: Rendered) -> tuple[float, float]
     The object is cast alone, on a grid over its projection that also reaches beyond the picture. What reaches behind
     the camera has no projection: such an object is judged within one picture's size around the picture.
     """
-    alone = Tracer(scene.placed[index].pieces(0), scene.to_camera)
+    alone = Tracer(scene.placed[index].pieces(0), scene.to_camera, facing=isinstance(scene.sensor, Camera))
     width, height = scene.image_size
     vertices = alone.triangles.reshape(-1, 3).astype(np.float64)
     low, high = np.array([-width, -height]), np.array([2 * width, 2 * height])

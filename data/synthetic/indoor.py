@@ -7,6 +7,8 @@ from random import Random
 import numpy as np
 
 from llmi3d.data.synthetic.assets import support
+from llmi3d.data.synthetic.backdrops import room as modern_room
+from llmi3d.data.synthetic.camera_effects import draw_camera
 from llmi3d.data.synthetic.render import Light, Piece, Surface
 from llmi3d.data.synthetic.scene import (
     Floor,
@@ -88,15 +90,12 @@ def indoor(draw: Random, traits: Traits) -> Scene:
             placed.append(one)
     for below in list(placed):
         placed += _on_top(below, draw, traits)
-    return Scene(
-        image_size,
-        intrinsics,
-        tilt(math.radians(draw.uniform(4, 26)), math.radians(draw.gauss(0, 2))),
-        placed,
-        _room(draw, room, height),
-        _light(draw, room, height),
-        sensor(draw),
-    )
+    tilted = tilt(math.radians(draw.uniform(4, 26)), math.radians(draw.gauss(0, 2)))
+    if traits.version == 1:
+        surroundings = _room(draw, room, height), _light(draw, room, height), sensor(draw)
+    else:
+        surroundings = *modern_room(draw, room, height), draw_camera(draw)
+    return Scene(image_size, intrinsics, tilted, placed, *surroundings)
 
 
 def _stand(draw, room, height, intrinsics, image_size, floor, traits) -> Placed | None:

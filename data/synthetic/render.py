@@ -10,9 +10,12 @@ Shapes: V vertices, F faces, R rays, H x W pixels.
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageFilter
+
+from llmi3d.data.synthetic.shapes import cross
 
 SCENERY = -1  # owner of what carries no label
 EPSILON = 1e-3  # metres, or share of the distance: how far from its surface a shadow ray starts
@@ -68,6 +71,10 @@ class Light:
         color, ambient: RGB strength of the light and of what comes from all sides.
         sky: RGB at the horizon and overhead, where a ray hits nothing.
         haze: share of the horizon's colour mixed in per 100 m.
+        size: radius of the light, metres: how soft shadows are (version 2, like all below).
+        bounce: RGB strength of what comes from below.
+        clouds: share of the sky that they cover, 0 to 1.
+        reach: how near a thing must be to take away light that comes from all sides, metres.
     """
 
     position: tuple[float, float, float]
@@ -75,6 +82,10 @@ class Light:
     ambient: tuple[float, float, float] = (0.4, 0.4, 0.4)
     sky: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0.8, 0.85, 0.9), (0.4, 0.6, 0.9))
     haze: float = 0.0
+    size: float = 0.0
+    bounce: tuple[float, float, float] = (0.2, 0.2, 0.2)
+    clouds: float = 0.0
+    reach: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -117,9 +128,10 @@ class Tracer:
     Args:
         pieces: everything that is there.
         to_camera: [3, 3], rotation from the world frame to the camera's; both start at the camera.
+        facing: only faces that look at the camera can be hit; of closed meshes rays from the camera hit no others.
     """
 
-    def __init__(self, pieces: list[Piece], to_camera: np.ndarray):
+    def __init__(self, pieces: list[Piece], to_camera: np.ndarray, facing: bool = False):
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene
 
@@ -133,7 +145,46 @@ class Tracer:
         self.local = np.concatenate(local).astype(np.float32)
         self.owner_of_face = np.array([piece.owner for piece in pieces])[self.piece_of_face]
         self.scene = EmbreeScene()
-        TriangleMesh(self.scene, self.triangles)
+        mesh = self.triangles
+        if facing:
+            mesh = mesh[np.einsum("ij,ij->i", self.areas[0], mesh[:, 0]) < 0]
+        TriangleMesh(self.scene, mesh)
+
+    @cached_property
+    def areas(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return normals of the faces, as long as twice their area, and of length 1: float32 [F, 3] each."""
+        a, b, c = (self.triangles[:, i] for i in range(3))
+        areas = cross(b - a, c - a)
+        return areas, areas / np.maximum(np.sqrt(np.einsum("ij,ij->i", areas, areas)), 1e-12)[:, None]
+
+    @cached_property
+    def sides(self) -> np.ndarray:
+        """Return a number for each piece and each of the six ways that its faces look, one for all leaves of a piece:
+        int32 [F]."""
+        _, normals = self.areas
+        way = np.abs(normals).argmax(1)
+        positive = np.take_along_axis(normals, way[:, None], 1)[:, 0] > 0
+        leaf = np.array([piece.surface.texture == "foliage" for piece in self.pieces])[self.piece_of_face]
+        return (self.piece_of_face * 6 + np.where(leaf, 0, way * 2 + positive)).astype(np.int32)
+
+    @cached_property
+    def topology(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (corners in the order of their vertices [3 F], first corner of each vertex [V + 1], vertices of each
+        face [F, 3])."""
+        shifts = np.cumsum([0, *(len(piece.vertices) for piece in self.pieces)])
+        shifted = [piece.faces + shift for piece, shift in zip(self.pieces, shifts[:-1], strict=True)]
+        corners = np.concatenate(shifted).astype(np.int32)
+        order = np.argsort(corners.reshape(-1), kind="stable")
+        return order, np.cumsum(np.bincount(corners.reshape(-1) + 1, minlength=shifts[-1] + 1)), corners
+
+    @cached_property
+    def looks(self) -> tuple[list[Surface], np.ndarray, np.ndarray, np.ndarray]:
+        """Return (the surfaces, each once [S]; of each piece, which; gloss and glow [S, 2]; mean linear RGB [S, 3])."""
+        places = {}
+        of_piece = np.array([places.setdefault(piece.surface, len(places)) for piece in self.pieces])
+        look = np.array([(one.gloss, one.glow) for one in places], np.float32)
+        mean = [0.75 * np.array(one.albedo) + 0.25 * np.array(one.second or one.albedo) for one in places]
+        return list(places), of_piece, look, linear(np.array(mean, np.float32))
 
     def hit(self, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What rays from the camera hit first.

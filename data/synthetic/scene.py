@@ -10,7 +10,8 @@ from random import Random
 
 import numpy as np
 
-from llmi3d.data.synthetic.assets import CATEGORIES, PAINTS, Asset, make_asset
+from llmi3d.data.synthetic.assets import CATEGORIES, PAINTS, Asset, make_asset, pooled_asset
+from llmi3d.data.synthetic.camera_effects import Camera
 from llmi3d.data.synthetic.render import Light, Piece, Sensor, Surface
 
 # As a screen shows them. Ten that people call by these names under any of the lights below.
@@ -26,6 +27,48 @@ COLORS = {
     "white": (0.93, 0.93, 0.91),
     "black": (0.06, 0.06, 0.07),
 }
+GREY = {"gray": (0.5, 0.51, 0.52)}  # of version 2 alone
+# How often things have their colours in version 2, by what they are.
+PALETTES = {
+    "vehicle": {
+        "gray": 27,
+        "black": 22,
+        "white": 20,
+        "blue": 11,
+        "red": 9,
+        "brown": 4,
+        "green": 4,
+        "yellow": 2,
+        "orange": 2,
+    }
+    | {"purple": 1, "pink": 1},
+    "furniture": {"brown": 24, "white": 18, "gray": 18, "black": 14, "blue": 6, "red": 5, "green": 6, "orange": 3}
+    | {"yellow": 3, "pink": 2, "purple": 2},
+    "clothes": {"black": 22, "blue": 18, "gray": 14, "white": 13, "red": 9, "green": 6, "brown": 6, "orange": 3}
+    | {"yellow": 3, "pink": 3, "purple": 3},
+    "other": dict.fromkeys(COLORS, 9) | {"white": 14, "black": 13, "gray": 10},
+}
+PALETTE_OF = (
+    dict.fromkeys(("car", "van", "truck", "bus", "motorcycle"), "vehicle")
+    | dict.fromkeys(("pedestrian", "cyclist"), "clothes")
+    | dict.fromkeys(
+        [
+            "chair",
+            "armchair",
+            "sofa",
+            "table",
+            "desk",
+            "bed",
+            "wardrobe",
+            "bookshelf",
+            "night_stand",
+            "cabinet",
+            "stool",
+            "bench",
+        ],
+        "furniture",
+    )
+)
 # Held out of everything but the split `novel`.
 NOVEL_CATEGORIES = frozenset(("bench", "vase", "suitcase", "motorcycle", "kettle"))
 NOVEL_PAIRS = frozenset(
@@ -50,6 +93,7 @@ MATERIALS = {
     "leather": ("cloud", 0.06, 0.15),
     "ceramic": ("plain", 1.0, 0.35),
     "glass": ("plain", 1.0, 0.7),
+    "lacquer": ("plain", 1.0, 0.38),
 }
 # Finish of what does not take the object's colour, where it is not plain and dull; colours stand in `assets.PAINTS`.
 FINISH = {
@@ -76,12 +120,16 @@ class Traits:
         focal: focal lengths lie outside the usual range.
         dense: many objects, close together.
         far: objects are small and distant.
+        version: of the data set.
+        pool: of models that version 2 draws from.
     """
 
     novel: bool = False
     focal: bool = False
     dense: bool = False
     far: bool = False
+    version: int = 2
+    pool: str = ""
 
 
 SPLITS = {
@@ -103,6 +151,7 @@ class Placed:
         position: [3], middle of its box, metres, world frame.
         rotation: [3, 3], box to world.
         color, material: as a phrase says them; None where it has none.
+        finish: of MATERIALS, where it is not what `material` says.
     """
 
     asset: Asset
@@ -111,23 +160,25 @@ class Placed:
     color: str | None
     material: str | None
     shade: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    finish: str | None = None
 
     def pieces(self, owner: int) -> list[Piece]:
         """Its parts in the world."""
+        surfaces = {paint: self._surface(paint) for paint in {part.paint for part in self.asset.parts}}
         return [
             Piece(
-                part.vertices @ self.rotation.T + self.position, part.faces, self._surface(part), owner, part.vertices
+                part.vertices @ self.rotation.T + self.position, part.faces, surfaces[part.paint], owner, part.vertices
             )
             for part in self.asset.parts
         ]
 
-    def _surface(self, part) -> Surface:
-        if part.paint not in ("body", "trim"):
-            return Surface(PAINTS[part.paint], **FINISH.get(part.paint, {}))
-        color = np.clip(np.array(COLORS.get(self.color, (0.5, 0.5, 0.5))) + self.shade, 0.02, 0.98)
-        if part.paint == "trim":
+    def _surface(self, paint: str) -> Surface:
+        if paint not in ("body", "trim"):
+            return Surface(PAINTS[paint], **FINISH.get(paint, {}))
+        color = np.clip(np.array((COLORS | GREY).get(self.color, (0.5, 0.5, 0.5))) + self.shade, 0.02, 0.98)
+        if paint == "trim":
             color = color * 0.55 if color.mean() > 0.2 else color + 0.2
-        texture, scale, gloss = MATERIALS[self.material]
+        texture, scale, gloss = MATERIALS[self.finish or self.material]
         return Surface(tuple(color.tolist()), texture, scale=scale, gloss=gloss)
 
 
@@ -147,7 +198,7 @@ class Scene:
     placed: list[Placed]
     scenery: list[Piece]
     light: Light
-    sensor: Sensor
+    sensor: Sensor | Camera
 
     def pieces(self) -> list[Piece]:
         """Scenery and objects; an object's owner is its place in `placed`."""
@@ -219,18 +270,41 @@ def sensor(draw: Random, quality: tuple[int, int] = (70, 95)) -> Sensor:
 def dressed(category: str, draw: Random, traits: Traits) -> dict:
     """A model of the category with a colour and a material: what `Placed` takes besides position and rotation."""
     kind = CATEGORIES[category]
-    color = None
+    color, palette = None, PALETTES[PALETTE_OF.get(category, "other")]
     if kind.colors:
         held = [color for color, name in sorted(NOVEL_PAIRS) if name == category]
-        free = [color for color in COLORS if color not in held]
-        color = draw.choice(held) if traits.novel and held and draw.random() < 0.5 else draw.choice(free)
+        free = [color for color in (COLORS if traits.version == 1 else palette) if color not in held]
+        if traits.novel and held and draw.random() < 0.5:
+            color = draw.choice(held)
+        elif traits.version == 1:
+            color = draw.choice(free)
+        else:
+            color = draw.choices(free, [palette[name] for name in free])[0]
     shade = draw.uniform(-0.06, 0.06)
-    return {
-        "asset": make_asset(category, draw),
+    make = make_asset if traits.version == 1 else pooled_asset
+    clothes = {
+        "asset": make(category, draw, 1 if traits.version == 1 else traits.pool),
         "color": color,
         "material": draw.choice(kind.materials) if kind.materials else None,
         "shade": tuple(shade + draw.uniform(-0.03, 0.03) for _ in range(3)),
     }
+    if traits.version > 1:
+        clothes["shade"] = _muted(color, draw)
+        clothes["finish"] = "lacquer" if PALETTE_OF.get(category) == "vehicle" else None
+    return clothes
+
+
+def _muted(color: str | None, draw: Random) -> tuple[float, float, float]:
+    """Return what to add to a colour so that it is one that things have: less saturated, lighter or darker."""
+    full = np.array((COLORS | GREY).get(color, (0.5, 0.5, 0.5)))
+    grey = full.mean()
+    level = draw.uniform(0.28, 0.68) if color == "gray" else grey * math.exp(draw.gauss(0, 0.12))
+    muted = level + (full - grey) * draw.uniform(0.5, 1.0)
+    if color in ("white", "black", "gray"):
+        muted = muted + np.array([draw.gauss(0, 0.012) for _ in range(3)])
+    if color == "black":
+        muted = muted * draw.uniform(0.4, 1.8)
+    return tuple((muted - full).tolist())
 
 
 def choose(pool: dict[str, float], draw: Random, traits: Traits) -> str:

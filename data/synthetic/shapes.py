@@ -8,6 +8,7 @@ metres, the floor at z = 0. `assets.make_asset` turns it into the frame of the b
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from random import Random
 
 import numpy as np
@@ -32,13 +33,19 @@ def sizes(draw: Random, *typical: float, common: float = 0.13, own: float = 0.07
     return [length * shared * math.exp(draw.uniform(-own, own)) for length in typical]
 
 
+def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return cross products of vectors [N, 3]; the same bits as `numpy.cross`, several times as fast."""
+    (x, y, z), (u, v, w) = a.T, b.T
+    return np.stack((y * w - z * v, z * u - x * w, x * v - y * u), 1)
+
+
 def part(vertices, faces, paint: str) -> Part:
     """A part with its faces outwards (all turned over if they look inwards) and without faces of no area."""
     vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
     a, b, c = (vertices[faces[:, i]] for i in range(3))
-    normals = np.cross(b - a, c - a)
+    normals = cross(b - a, c - a)
     volume = np.einsum("ij,ij->", a - vertices.mean(0), normals)
-    faces = faces[np.linalg.norm(normals, axis=1) > 1e-10]
+    faces = faces[np.einsum("ij,ij->i", normals, normals) > 1e-20]
     return Part(vertices, faces if volume > 0 else faces[:, ::-1], paint)
 
 
@@ -46,6 +53,12 @@ def loft(rings, paint: str, closed: bool = False) -> Part:
     """A skin over cross-sections [R, M, 3], of which the first and last are convex caps, or joined if `closed`."""
     rings = np.asarray(rings, np.float64)
     count, sides = rings.shape[:2]
+    return part(rings.reshape(-1, 3), _skin(count, sides, closed), paint)
+
+
+@cache
+def _skin(count: int, sides: int, closed: bool) -> np.ndarray:
+    """Return the faces of `loft`."""
     faces = []
     for r in range(count if closed else count - 1):
         here, there = r * sides, (r + 1) % count * sides
@@ -56,7 +69,7 @@ def loft(rings, paint: str, closed: bool = False) -> Part:
         last = (count - 1) * sides
         faces += [(0, i + 1, i) for i in range(1, sides - 1)]
         faces += [(last, last + i, last + i + 1) for i in range(1, sides - 1)]
-    return part(rings.reshape(-1, 3), faces, paint)
+    return np.array(faces)
 
 
 def block(x: Range, y: Range, z: Range, paint: str, bevel: float = 0.0, top: tuple[float, float] = (1.0, 1.0)) -> Part:
@@ -112,7 +125,7 @@ def tube(points, radius, paint: str, sides: int = 6, closed: bool = False, side:
         side = np.eye(3)[[1, 0, 2]][np.argmin(np.abs(along).max(0)[[1, 0, 2]].round(6))]
     first = np.asarray(side, np.float64) - (along @ side)[:, None] * along
     first /= np.linalg.norm(first, axis=1, keepdims=True)
-    second = np.cross(along, first)
+    second = cross(along, first)
     angles = (np.arange(sides) + 0.5) * 2 * math.pi / sides
     rings = (
         points[:, None]

@@ -30,6 +30,7 @@ from llmi3d.data.synthetic.render import (
     render,
 )
 from llmi3d.data.synthetic.scene import NOVEL_CATEGORIES, NOVEL_PAIRS, Floor, Traits, block, tilt, turn
+from llmi3d.data.synthetic.shading import photograph
 from llmi3d.processing.geometry_llmi3d import box_corners
 
 
@@ -301,7 +302,7 @@ def test_sensor_noise_has_its_seed():
 def test_oversampling_smooths_edges_alone():
     frame = frames(1, long_side=160)[0]
     tracer = Tracer(frame.scene.pieces(), frame.scene.to_camera)
-    fine = render(tracer, frame.scene.intrinsics, frame.scene.image_size, frame.scene.light, oversample=3)
+    fine = photograph(tracer, frame.scene.intrinsics, frame.scene.image_size, frame.scene.light, oversample=3)
     np.testing.assert_array_equal(fine.owners, frame.rendered.owners)
     assert 0 < np.abs(fine.color - frame.rendered.color).mean() < 0.1
 
