@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Reliability: does a score equal the share of right answers, and does it rank right answers above wrong ones?
+"""Reliability: whether a score is the share of right answers, and ranks right answers above wrong ones.
 
 An answer is right if its exact IoU is above a threshold (0.25). Questions answered without a box have no score. They
 do not enter the calibration error, and count as wrong at the end of the risk-coverage curve.

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from llmi3d.cli import app
 from llmi3d.data.schema import IG3D_FEATURES
 from llmi3d.evaluation import evaluate_records, get_protocol, records_from_row, with_predictions
+from llmi3d.evaluation.baselines import ORACLES
 from llmi3d.evaluation.model_index import eval_results, merge_results, write_evaluation
 from llmi3d.model_card_llmi3d import TEMPLATE, UNSTATED, fill_card
 
@@ -48,6 +49,7 @@ def test_the_hub_reads_back_what_was_written(report, tmp_path):
     path = tmp_path / "README.md"
     fill_card(ModelCardData(license="apache-2.0"), title="A", made_of="", architecture="").save(path)
     write_evaluation(path, [report])
+    assert f"| {ORACLES['scale']} |" in path.read_text()
     read = ModelCard.load(path).data
     assert read.license == "apache-2.0" and read.model_name == tmp_path.name
     assert {one.metric_type: one.metric_value for one in read.eval_results} == {
