@@ -186,7 +186,7 @@ def drop_missing_shards(folder: Path) -> None:
 @contextlib.contextmanager
 def only_builder(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which ends with the process."""
-    with open(folder / LOCK, "w") as lock:
+    with open(folder / LOCK, "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
