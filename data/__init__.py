@@ -1,1 +1,1 @@
-"""IG3D: one row schema, one converter a source."""
+"""IG3D: row schema, converters, expressions and rendered images; building, validating and splitting data sets."""

@@ -1,13 +1,13 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""From a download to an IG3D data set: Parquet shards with pictures, cameras, boxes and conversations.
+"""Builds an IG3D data set from a download: Parquet shards with images, cameras, boxes and conversations.
 
     OUT/data/SPLIT-00000-of-00003.parquet   the rows; `datasets.load_dataset(OUT)` reads them
-    OUT/build.json                          what it was built from and how, with counts
-    OUT/skipped.jsonl                       every record that was left out, {"id", "reason"}
+    OUT/build.json                          source, settings and counts
+    OUT/skipped.jsonl                       every skipped record, {"id", "reason"}
     OUT/README.md                           dataset card
 
-Each shard is built by one process from a fixed part of the ids, so the bytes do not depend on the number of processes
-or on interruptions. Work in progress lies in OUT/.building; OUT/data appears at once, when everything is done.
+One process builds each shard from a fixed part of the ids, so the bytes depend neither on the number of processes nor
+on interruptions. Work in progress is in OUT/.building; OUT/data appears at once, when everything is done.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from llmi3d.data.outputs import claim_folder, refuse_other, write_whole
 from llmi3d.data.schema import IG3D_FEATURES, image_size, validate_row, with_turns
 from llmi3d.data.source import Source
 
-# Name on the command line -> where its converter is. Each is imported only when it is used.
+# Name on the command line -> converter, imported only when it is used.
 SOURCES = {
     "kitti": "sources.kitti:Kitti",
     "kitti-tracking": "sources.kitti_tracking:KittiTracking",
@@ -55,35 +55,35 @@ SOURCES = {
     "synth": "synthetic.ig3d_synth:Synthetic",
 }
 ROWS_PER_SHARD = 500
-# Rows that are held in memory at a time; also what a reader of the Parquet file loads at once.
+# Rows in memory at a time, and in each row group of the Parquet file.
 ROWS_PER_GROUP = 25
 BUILDING = ".building"
-# What reading code raises on records that are not of the form it expects: a missing key, null for a list, ...
+# Errors of reading code on records of an unexpected form: a missing key, null for a list, ...
 DAMAGE = (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RuntimeError)
-# Longer sides than any camera's that this field uses; a picture that claims more is damaged, or an attack.
+# More than any camera of this field has; an image that claims more is damaged, or an attack.
 MOST_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did.
+    """Result of a build.
 
     Attributes:
-        rows: written, by split.
-        skipped: (id, reason) of every record left out.
+        rows: number of rows written, by split.
+        skipped: (id, reason) of every skipped record.
     """
 
     rows: dict[str, int]
     skipped: list[tuple[str, str]]
 
     def reasons(self) -> dict[str, int]:
-        """How often each reason was given; numbers and names in it are replaced by an ellipsis."""
+        """Return the count of each reason, with numbers and names replaced by an ellipsis."""
         counted = Counter(re.sub(r"'[^']*'|\S*[/\\]\S*|[-+]?\d[\d.e+-]*", "…", reason) for _, reason in self.skipped)
         return dict(counted.most_common())
 
 
 def open_source(name: str, root: str | Path | None, /, **options) -> Source:
-    """A converter by its name on the command line; only what is made rather than read needs no root.
+    """Open a converter by its name on the command line. Only generated data needs no root.
 
     Raises:
         ValueError: an unknown name or option; the known ones are listed.
@@ -103,7 +103,7 @@ def open_source(name: str, root: str | Path | None, /, **options) -> Source:
     try:
         return source(root, **options)
     except DAMAGE as error:
-        raise ValueError(f"root: {root} is not of the form that {name} has: {error!r}.") from error
+        raise ValueError(f"root: {root} is not in the layout of {name}: {error!r}.") from error
 
 
 def build(
@@ -118,21 +118,21 @@ def build(
     captioner: Callable | None = None,
     progress: bool = True,
 ) -> BuildReport:
-    """Builds a data set; goes on where an interrupted build of the same stopped.
+    """Build a data set, or resume an interrupted build of the same.
 
     Args:
-        source: a converter of a download.
+        source: converter of a download.
         out: new folder, or one in which the same build was interrupted or is complete.
         seed: of the conversations.
-        max_turns: questions a picture.
-        num_proc: processes.
-        rows_per_shard: records that one Parquet file is made from.
-        strict: stop at the first record that cannot be used, instead of leaving it out and saying so.
-        captioner: rewrites phrases (`expressions.rewrite_phrases`); in this process alone.
-        progress: shows a bar.
+        max_turns: maximum number of questions per image.
+        num_proc: number of processes.
+        rows_per_shard: records per Parquet file.
+        strict: stop at the first unusable record instead of skipping it.
+        captioner: rewrites phrases (`expressions.rewrite_phrases`); needs num_proc=1.
+        progress: show a bar.
 
     Raises:
-        ValueError: `out` holds something else; with `strict`, a record that cannot be used; no usable record at all.
+        ValueError: `out` holds something else; with `strict`, an unusable record; no usable record at all.
     """
     out = Path(out)
     if source.wording not in WORDINGS:
@@ -185,7 +185,7 @@ def build(
 
 
 def _plan(ids: list[str], rows_per_shard: int) -> dict[str, list[str]]:
-    """Ids of each shard by its file name."""
+    """Return the ids of each shard by its file name."""
     if not ids:
         raise ValueError("source: got no record, want at least one.")
     by_split = {}
@@ -256,10 +256,10 @@ def _build_shard(
 
 
 def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8) -> dict:
-    """A complete, validated row with the picture's own bytes.
+    """Return a complete, validated row with the image's own bytes.
 
     Raises:
-        ValueError: why the record cannot be used.
+        ValueError: says why the record cannot be used.
     """
     try:
         scene = source.read(image_id)
@@ -270,8 +270,8 @@ def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8
     except OSError as error:
         raise ValueError(f"image: {error}") from error
     except DAMAGE as error:
-        raise ValueError(f"record: is not of the form that {source.name} has: {error!r}.") from error
-    _check_picture(content, name)
+        raise ValueError(f"record: is not in the form of {source.name}: {error!r}.") from error
+    _check_image(content, name)
     scene["image"] = {"bytes": content, "path": name}
     scene.setdefault("complete", source.complete)
     turns = make_conversation(
@@ -283,7 +283,7 @@ def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8
         wording=source.wording,
     )
     if not turns:
-        raise ValueError("objects: nothing that can be asked for.")
+        raise ValueError("objects: got none that can be asked for, want at least one.")
     for name in ("phrases", "complete"):
         scene.pop(name, None)
     row = with_turns(scene, turns)
@@ -291,7 +291,7 @@ def read_row(source: Source, image_id: str, *, seed: int = 0, max_turns: int = 8
     return row
 
 
-def _check_picture(content: bytes, name: str) -> None:
+def _check_image(content: bytes, name: str) -> None:
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -300,11 +300,11 @@ def _check_picture(content: bytes, name: str) -> None:
                 )
             image.load()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image: cannot read {name!r} as a picture ({error}).") from error
+        raise ValueError(f"image: cannot read {name!r} ({error}).") from error
 
 
 def make_table(rows: Iterable[dict], extra_features: dict | None = None):
-    """Rows, their pictures as {"path", "bytes"}, as an Arrow table with the features in its schema."""
+    """Return rows, with images as {"path", "bytes"}, as an Arrow table with the features in its schema."""
     features = datasets.Features({**IG3D_FEATURES, **(extra_features or {})})
     columns = {name: [row[name] for row in rows] for name in features}
     return datasets.Dataset.from_dict(columns, features=features).data.table.combine_chunks()
@@ -338,7 +338,7 @@ def _finish(out: Path, recipe: dict, names: list[str], extra_features: dict) -> 
 def _write_card(out: Path, folder: Path, recipe: dict, rows: dict[str, int], skipped: int, extra_features) -> None:
     made = (
         f"Built with `llmi3d data build` by {recipe['converter']} from {recipe['records']:,} records, seed "
-        f"{recipe['seed']}, at most {recipe['max_turns']} questions a picture; {skipped:,} records were left out "
+        f"{recipe['seed']}, at most {recipe['max_turns']} questions per image; {skipped:,} records were skipped "
         "(`skipped.jsonl` says why). `build.json` has every setting."
     )
     own = recipe["converter"] == "JsonLines"  # whatever its user calls it

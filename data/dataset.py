@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Reading IG3D data sets: folders of Parquet files as `llmi3d data build` writes them, and data sets on the Hub."""
+"""Reading of IG3D data sets: folders that `llmi3d data build` wrote, and data sets on the Hub."""
 
 import re
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class Part:
 
 
 def shard_name(split: str, index: int, count: int) -> str:
-    """The Hub's own naming, by which `load_dataset(folder)` finds the splits."""
+    """Return a file name in the Hub's own scheme, by which `load_dataset(folder)` finds the splits."""
     return f"{split}-{index:05d}-of-{count:05d}.parquet"
 
 
 def find_splits(folder: str | Path) -> dict[str, list[Path]]:
-    """The Parquet files of each split of a built data set, in order.
+    """Return the Parquet files of each split of a built data set, in order.
 
     Raises:
         FileNotFoundError: no such folder, or no split in it.
@@ -52,21 +52,21 @@ def find_splits(folder: str | Path) -> dict[str, list[Path]]:
 
 
 def load_split(data: str | Path, split: str, streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
-    """One split of a data set.
+    """Load one split of a data set.
 
     Args:
-        data: a folder that `llmi3d data build` wrote, or the name of such a data set on the Hub.
+        data: folder that `llmi3d data build` wrote, or name of such a data set on the Hub.
         split: its name.
-        streaming: rows one after another, without a copy in the cache.
+        streaming: read rows one after another, without a copy in the cache.
 
     Raises:
-        FileNotFoundError: a folder that holds no data set.
-        ValueError: no such split, or columns that are not an IG3D row's.
+        FileNotFoundError: a folder without a data set.
+        ValueError: no such split, or missing columns.
     """
     if Path(data).exists():
         splits = find_splits(data)
         if split not in splits:
-            raise ValueError(f"split: got {split!r}, want one of {', '.join(splits)}, which {data} has.")
+            raise ValueError(f"split: got {split!r}, want one of {', '.join(splits)} of {data}.")
         files = {split: [str(path) for path in splits[split]]}
         loaded = datasets.load_dataset("parquet", data_files=files, split=split, streaming=streaming)
     else:

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The card of a data set, in the Hub's form: licence, size, tasks, splits, features, and how it was made."""
+"""Dataset card in the Hub's form: licence, size, tasks, splits, features, and how the data set was made."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from llmi3d.data.dataset import DATA_FOLDER
 from llmi3d.data.outputs import write_whole
 
-# Source -> (licence as the Hub names it, what else it says). Rows hold pictures, so theirs binds; of others than these
-# the user has to say.
+# Source -> (licence as the Hub names it, its terms). Rows hold images, so the licence of the images binds. For other
+# sources the user has to state it.
 LICENCES = {
     "kitti": ("cc-by-nc-sa-3.0", "KITTI: CC BY-NC-SA 3.0, not for commercial use."),
     "kitti_tracking": ("cc-by-nc-sa-3.0", "KITTI: CC BY-NC-SA 3.0, not for commercial use."),
-    "mono3drefer": ("cc-by-nc-sa-3.0", "Pictures of KITTI: CC BY-NC-SA 3.0, not for commercial use."),
+    "mono3drefer": ("cc-by-nc-sa-3.0", "Images of KITTI: CC BY-NC-SA 3.0, not for commercial use."),
     "nuscenes": ("cc-by-nc-sa-4.0", "nuScenes: CC BY-NC-SA 4.0 and its terms of use, not for commercial use."),
     "objectron": ("c-uda", "Objectron: Computational Use of Data Agreement 1.0."),
-    "omni3d": ("other", "Omni3D's annotations: CC BY-NC 4.0; its pictures have the licences of their data sets."),
+    "omni3d": ("other", "Omni3D's annotations: CC BY-NC 4.0; its images have the licences of their data sets."),
     "sunrgbd": ("other", "SUN RGB-D names no licence; its authors ask to be cited."),
-    "synthetic": ("apache-2.0", "Rendered by this package from models that it makes; nobody else's pictures."),
+    "synthetic": ("apache-2.0", "Rendered by this package from its own models."),
 }
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
@@ -30,7 +30,7 @@ TEMPLATE = """---
 
 # {{ pretty_name }}
 
-Pictures, cameras, metric oriented 3D boxes, grounding expressions and questions, one row a picture, in the layout of
+Images, cameras, metric oriented 3D boxes, grounding expressions and questions, one row per image, in the layout of
 `llmi3d.data.schema`: camera frame x right, y down, z forward, in metres; `size` is (length, height, width).
 
 ```python
@@ -54,15 +54,15 @@ rows = load_dataset("PATH_OR_NAME_OF_THIS_REPOSITORY", split="{{ split }}")
 def write_dataset_card(
     out: str | Path, folder: str | Path, source: str, rows: dict[str, int], features: datasets.Features, made: str
 ) -> None:
-    """Writes README.md.
+    """Write README.md.
 
     Args:
-        out: where it is written.
-        folder: with the Parquet files of each split.
-        source: name of the converter's source.
-        rows: by split.
+        out: folder for the card.
+        folder: folder with the Parquet files.
+        source: name of the source.
+        rows: number of rows by split.
         features: of the columns.
-        made: sentences on how it was made.
+        made: sentences on how the data set was made.
     """
     sizes = {split: sum(path.stat().st_size for path in Path(folder).glob(f"{split}-*")) for split in rows}
     total = sum(rows.values())

@@ -1,10 +1,10 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The IG3D row: one photograph, its camera, the objects in it and what is said about them.
+"""The IG3D row: one image, its camera, the objects in it and a conversation about them.
 
 One schema serves training, evaluation and users' own data. Lengths are metres in the camera frame (x right, y down, z
 forward), pixels are of the image frame ((0, 0) at the top-left corner of the top-left pixel).
 
-    image           photograph; its frame is the one after its EXIF orientation, if any, is applied
+    image           the photograph; the image frame is that after its EXIF orientation is applied
     image_id        unique over the data set, "kitti/training/000008"
     source, split   where the row comes from, "kitti", "training"
     intrinsics      [3, 3] K, pixels
@@ -14,24 +14,24 @@ forward), pixels are of the image frame ((0, 0) at the top-left corner of the to
         center          [3] (x, y, z) of the box's middle, metres
         size            [3] (length, height, width) along the box's own x, y, z, metres
         rotation        [3][3] box to camera
-        box_2d          [4] (x_min, y_min, x_max, y_max) of the projected 3D box, pixels, reaching beyond the picture
+        box_2d          [4] (x_min, y_min, x_max, y_max) of the projected 3D box, pixels; extends beyond the image
                         where the object does; null where the box lies wholly behind the camera
-        visibility      share of the object that is seen, 0 to 1; null where the source has none
-        truncation      share of the object that lies outside the picture, 0 to 1; null where the source has none
+        visibility      visible share of the object, 0 to 1; null where the source has none
+        truncation      share of the object outside the image, 0 to 1; null where the source has none
         occlusion       KITTI's level, 0 fully visible, 1 partly, 2 largely occluded, 3 unknown; null where the source
                         has none
-        ignore          true for an object that is neither asked for nor counted as a mistake when it is found
+        ignore          true for an object that is never asked for, and no mistake when it is found
         attributes      {str: str}, {} where there are none
-    messages        the conversation: an optional system turn, then user and assistant in turn. <image> stands once in
-                    the first user turn, <box_3d> in the assistant's turns for each box that is meant there
+    messages        the conversation: an optional system message, then user and assistant in turn. <image> stands once
+                    in the first user message, <box_3d> in the assistant's messages for each box meant there
     targets         object ids, one for each <box_3d>, in order
     task            one of TASKS for each turn of the assistant, in order
-    meanings        what each turn of the assistant is about, in order: {"kind": which kind of phrase or question,
-                    "form": its logical form (`expressions`), "rewritten": true where its words are a captioner's}; any
-                    of these may be missing, and {} where nothing is known; null where nothing is known of any turn
+    meanings        for each turn of the assistant, in order: {"kind": kind of phrase or question, "form": its logical
+                    form (`expressions`), "rewritten": true if a captioner wrote the words}; any of these may be
+                    missing, {} where nothing is known; null where nothing is known of any turn
 
-Keys of `attributes` and `meanings` vary, which a struct of Arrow cannot hold: each mapping is stored as JSON
-text by the features' own Json type (datasets 4.7 and later), and reads and writes as a plain dict.
+The keys of `attributes` and `meanings` vary, which an Arrow struct cannot hold. The feature type Json (datasets 4.7
+and later) stores each mapping as text; it reads and writes as a plain dict.
 """
 
 import io
@@ -86,7 +86,7 @@ IG3D_FEATURES = Features(
     }
 )
 
-# Every other field of an object must be there.
+# Every other field of an object is required.
 _NULLABLE = ("box_2d", "visibility", "truncation", "occlusion")
 
 
@@ -104,7 +104,7 @@ def make_object(
     ignore: bool = False,
     attributes: dict[str, str] | None = None,
 ) -> dict:
-    """One entry of a row's `objects`, with `box_2d` projected from the 3D box by K.
+    """Return one entry of a row's `objects`, with `box_2d` projected from the 3D box by K.
 
     Args:
         object_id: unique within the row.
@@ -207,9 +207,9 @@ def grounding_pairs(row: dict) -> list[tuple[str, dict]]:
 
 
 def validate_row(row: dict) -> None:
-    """Checks everything that the top of this file promises of a row.
+    """Check everything that the top of this file states about a row.
 
-    Of the image only the size is read. K is checked against it, so a missing picture is found as well.
+    Only the size of the image is read. K is checked against it, so a missing image is found as well.
 
     Args:
         row: a dict as in IG3D_FEATURES. `image` is a Pillow image, a path, or {"path", "bytes"}.
@@ -263,7 +263,7 @@ def _check_object(where: str, entry: dict) -> None:
     center = _numbers(f"{where}.center", entry["center"], (3,))
     if center[2] <= 0 and not entry["ignore"]:
         raise ValueError(
-            f"{where}.center: got a depth of {center[2]:g} m, want one above 0 (before the camera), or ignore set."
+            f"{where}.center: got a depth of {center[2]:g} m, want > 0 (in front of the camera), or ignore set."
         )
     size = _numbers(f"{where}.size", entry["size"], (3,))
     if (size <= 0).any():
@@ -295,7 +295,7 @@ def _check_meanings(meanings: list[dict] | None, turns: int) -> None:
     if meanings is None:
         return
     if not isinstance(meanings, list) or len(meanings) != turns:
-        raise ValueError(f"meanings: got {meanings!r}, want a list of one for each of {turns} turns, or null.")
+        raise ValueError(f"meanings: got {meanings!r}, want a list with one entry for each of {turns} turns, or null.")
     for i, meaning in enumerate(meanings):
         if not isinstance(meaning, dict) or set(meaning) - {"kind", "form", "rewritten"}:
             raise ValueError(f"meanings[{i}]: got {meaning!r}, want a mapping with kind, form or rewritten at most.")
@@ -329,7 +329,7 @@ def _check_keys(where: str, given: dict, wanted: dict, optional: tuple[str, ...]
         raise ValueError(f"{where}: got {type(given).__name__}, want a dict with {', '.join(wanted)}.")
     for problem, names in (
         ("misses", set(wanted) - set(given) - set(optional)),
-        ("knows no", set(given) - set(wanted)),
+        ("has no field", set(given) - set(wanted)),
     ):
         if names:
             raise ValueError(f"{where}: {problem} {', '.join(sorted(names))}; want the fields {', '.join(wanted)}.")
@@ -351,13 +351,13 @@ def _numbers(where: str, value, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def upright_image(image) -> PILImage.Image:
-    """A row's picture as RGB, its EXIF orientation applied: the image frame of the row.
+    """Return a row's image as RGB, with its EXIF orientation applied: the image frame of the row.
 
     Args:
         image: a Pillow image, a path, or {"path", "bytes"}.
 
     Raises:
-        ValueError: not a picture.
+        ValueError: not an image.
     """
     if isinstance(image, dict):
         image = image["path"] if image.get("bytes") is None else PILImage.open(io.BytesIO(image["bytes"]))
@@ -365,13 +365,13 @@ def upright_image(image) -> PILImage.Image:
 
 
 def image_size(image) -> tuple[int, int]:
-    """(width, height) in pixels of a row's picture after its EXIF orientation; of a file only the header is read.
+    """Return (width, height) in pixels of a row's image after its EXIF orientation. Only a file's header is read.
 
     Args:
         image: a Pillow image, a path, or {"path", "bytes"}.
 
     Raises:
-        ValueError: not a picture.
+        ValueError: not an image.
     """
     if isinstance(image, PILImage.Image):
         return image.size

@@ -1,11 +1,10 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What every converter offers: the ids of a download's pictures, and the scene of each.
+"""Interface of converters: the ids of a download's images, and the scene of each.
 
-A scene is an IG3D row (`schema`) before anything is said about it: `image` (a path, or {"path", "bytes"}), `image_id`,
-`source`, `split`, `intrinsics`, `objects`, and where they hold
+A scene is an IG3D row (`schema`) without a conversation: `image` (a path, or {"path", "bytes"}), `image_id`, `source`,
+`split`, `intrinsics`, `objects`, and optionally
     phrases     the source's own expressions, a list of {"phrase", "objects" (ids)} with `kind` where known
-    complete    false where the picture is known to show objects that have no label: nothing is then counted or called
-                absent
+    complete    false if the image is known to show unlabelled objects; nothing is then counted or called absent
 `expressions` makes the conversation.
 """
 
@@ -14,15 +13,15 @@ from pathlib import Path
 
 
 class Source(ABC):
-    """A download of one data set. Opening it reads its index alone; instances can be pickled.
+    """A download of one data set. Opening it reads only its index; instances can be pickled.
 
     Attributes:
         name: of the source, as in a row.
         root: the download's folder.
-        vocabulary: categories that the source labels wherever they are seen, so that one which a picture has no label
-            of can be asked for as absent.
-        complete: what holds for scenes that do not say so themselves.
-        extra_features: columns that its rows have beside those of the schema, with their `datasets` features.
+        vocabulary: categories that the source labels wherever they are seen, so that one without a label in an image
+            can be called absent.
+        complete: default for scenes that do not say it.
+        extra_features: columns beyond those of the schema, with their `datasets` features.
         wording: of its phrases and questions, "plain" or "varied" (`expressions.wording`).
     """
 
@@ -35,32 +34,32 @@ class Source(ABC):
     def __init__(self, root: str | Path):
         """
         Raises:
-            FileNotFoundError: a folder or file without which nothing can be read; named.
+            FileNotFoundError: a required folder or file is missing; it is named.
         """
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"root: got {str(root)!r}, want the folder of a {self.name} download.")
 
     def recipe(self) -> dict:
-        """What decides the rows besides ids and files, as plain values; a build with another one is another build."""
+        """Return what decides the rows besides ids and files, as plain values; another recipe makes another build."""
         return {}
 
     @abstractmethod
     def ids(self) -> list[str]:
-        """Ids of all pictures, "<source>/<split>/<name>", sorted, each once."""
+        """Return the ids of all images, "<source>/<split>/<name>", sorted and unique."""
 
     @abstractmethod
     def read(self, image_id: str) -> dict:
-        """The scene of a picture.
+        """Return the scene of an image.
 
         Raises:
-            ValueError: this record cannot be used: names file and field, what was found and what is wanted. A missing
-                file is one of these (FileNotFoundError becomes a ValueError), so that a builder can skip and count it.
+            ValueError: an unusable record, a missing file included, so that a build can skip and count it. The message
+                names file and field, what was given and what is wanted.
         """
 
 
 def inside(root: Path, name: str) -> Path:
-    """The file `name` under `root`; a name out of data is never trusted as a path.
+    """Return the path of the file `name` under `root`; a name from data is never trusted as a path.
 
     Raises:
         ValueError: an absolute name, one that leads out of `root` (also through a link), or no such file.
@@ -70,5 +69,5 @@ def inside(root: Path, name: str) -> Path:
     if Path(name).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"file name: got {name!r}, want one that stays inside {root}.")
     if not path.is_file():
-        raise ValueError(f"file name: got {name!r}, of which there is no file in {root}.")
+        raise ValueError(f"file name: got {name!r}, want a file in {root}.")
     return path

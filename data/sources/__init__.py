@@ -1,2 +1,2 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""One converter for each data set: a download in its native layout becomes IG3D scenes."""
+"""Converters: one for each data set, from its native layout to IG3D scenes."""

@@ -1,14 +1,14 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Your own labelled pictures as scenes: JSON Lines, one picture a line. docs/your_data.md tells it at length.
+"""Converter of JSON Lines with your own labelled images, one image per line; see docs/your_data.md.
 
     {"image": "photos/0001.jpg", "intrinsics": [fx, fy, cx, cy], "boxes": [
         {"category": "pallet", "center": [0.4, 0.2, 3.1], "size": [1.2, 0.15, 0.8], "yaw": 0.3}]}
 
-Of a picture: `image` (relative to the file's folder), `intrinsics` (fx, fy, cx, cy or 3x3, pixels), `boxes`, and if
-wanted `id`, `split` ("train"), `phrases`: [{"phrase": "...", "boxes": [0]}].
-Of a box: `category`, `center`, `size` (length, height, width), one of `rotation` (3x3, box to camera), `quaternion`
-(w, x, y, z) or `yaw` (radians about y, from z towards x), and if wanted `id`, `attributes`, `visibility`,
-`truncation`, `occlusion`, `ignore`.
+Fields of an image: `image` (relative to the file's folder), `intrinsics` (fx, fy, cx, cy or 3x3, pixels), `boxes`, and
+optionally `id`, `split` ("train"), `phrases`: [{"phrase": "...", "boxes": [0]}].
+Fields of a box: `category`, `center`, `size` (length, height, width), one of `rotation` (3x3, box to camera),
+`quaternion` (w, x, y, z) or `yaw` (radians about y, from z towards x), and optionally `id`, `attributes`,
+`visibility`, `truncation`, `occlusion`, `ignore`.
 """
 
 import difflib
@@ -27,7 +27,7 @@ from llmi3d.processing.geometry_llmi3d import (
     yaw_to_matrix,
 )
 
-_PICTURE = ("image", "intrinsics", "boxes", "id", "split", "phrases")
+_IMAGE = ("image", "intrinsics", "boxes", "id", "split", "phrases")
 _POSES = ("rotation", "quaternion", "yaw")
 _OPTIONS = ("attributes", "visibility", "truncation", "occlusion", "ignore")
 _BOX = ("category", "center", "size", *_POSES, "id", *_OPTIONS)
@@ -35,11 +35,11 @@ _PHRASE = ("phrase", "boxes", "kind")
 
 
 class JsonLines(Source):
-    """A JSON Lines file of labelled pictures. Every object of a category in the file must have a label, or `ignore`.
+    """A JSON Lines file of labelled images. Every object of a category in the file must have a label, or `ignore`.
 
     Args:
         root: the file.
-        name: of the source in the rows; default "own".
+        name: source of the rows.
     """
 
     name = "own"
@@ -60,11 +60,11 @@ class JsonLines(Source):
                     raise ValueError(f"{path}:{number}: id: got {image_id!r} a second time, want unique ids.")
                 self._lines[image_id] = (number, line)
         if not self._lines:
-            raise ValueError(f"{path}: got no line, want at least one picture.")
+            raise ValueError(f"{path}: got no line, want at least one image.")
         self.vocabulary = tuple(sorted(categories))
 
     def _id(self, number: int, line: str, categories: set[str]) -> str:
-        """What can be known of a line that may be damaged: the damage is reported when it is read."""
+        """Return the id of a line that may be damaged; the damage is reported when the line is read."""
         try:
             entry = json.loads(line)
             categories |= {str(box["category"]) for box in entry.get("boxes", []) if "category" in box}
@@ -89,7 +89,7 @@ class JsonLines(Source):
 
     def _scene(self, image_id: str, line: str) -> dict:
         entry = json.loads(line)
-        _check_keys("picture", entry, _PICTURE, ("image", "intrinsics", "boxes"))
+        _check_keys("image", entry, _IMAGE, ("image", "intrinsics", "boxes"))
         image = inside(self.root, str(entry["image"]))
         values = _numbers("intrinsics", entry["intrinsics"])
         intrinsics = intrinsics_from_focal(*values.tolist()) if values.shape == (4,) else values
@@ -97,7 +97,7 @@ class JsonLines(Source):
         if not isinstance(entry["boxes"], list):
             raise ValueError(f"boxes: got {entry['boxes']!r}, want a list.")
         objects = [_object(i, box, intrinsics) for i, box in enumerate(entry["boxes"])]
-        names = [one["id"] for one in objects]
+        names = [entry["id"] for entry in objects]
         return {
             "image": str(image),
             "image_id": image_id,
@@ -105,7 +105,7 @@ class JsonLines(Source):
             "split": image_id.split("/")[1],
             "intrinsics": intrinsics.tolist(),
             "objects": objects,
-            "phrases": [_phrase(i, one, names) for i, one in enumerate(entry.get("phrases") or [])],
+            "phrases": [_phrase(i, phrase, names) for i, phrase in enumerate(entry.get("phrases") or [])],
         }
 
 
@@ -134,14 +134,14 @@ def _phrase(index: int, phrase: dict, names: list[str]) -> dict:
     where = f"phrases[{index}]"
     _check_keys(where, phrase, _PHRASE, ("phrase", "boxes"))
     meant = []
-    for one in phrase["boxes"]:
+    for box in phrase["boxes"]:
         # A number is a place in the list, a string is an id.
-        if isinstance(one, int) and 0 <= one < len(names):
-            meant.append(names[one])
-        elif isinstance(one, str) and one in names:
-            meant.append(one)
+        if isinstance(box, int) and 0 <= box < len(names):
+            meant.append(names[box])
+        elif isinstance(box, str) and box in names:
+            meant.append(box)
         else:
-            raise ValueError(f"{where}.boxes: got {one!r}, want a place below {len(names)} or an id of {names}.")
+            raise ValueError(f"{where}.boxes: got {box!r}, want a place below {len(names)} or an id of {names}.")
     return {
         "phrase": str(phrase["phrase"]),
         "objects": meant,
@@ -155,7 +155,7 @@ def _check_keys(where: str, given: dict, known: tuple[str, ...], wanted: tuple[s
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise ValueError(f"{where}: knows no {name!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
+            raise ValueError(f"{where}: has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
     for name in wanted:
         if name not in given:
             raise ValueError(f"{where}: misses {name}; want {', '.join(wanted)}.")

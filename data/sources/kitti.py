@@ -1,19 +1,19 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""KITTI object frames (image_2, calib, label_2) as IG3D rows.
+"""Converter of KITTI's object frames (image_2, calib, label_2).
 
-KITTI's conventions and what becomes of them
+KITTI's conventions and their conversion
     location    centre of the box's *bottom* face in the rectified frame of camera 0 -> `center`, the middle of the box
     h, w, l     -> `size` = (length, height, width)
     rotation_y  about the camera's y axis, positive from z towards x -> `rotation`
-    P2          3x4, K [I | t]: camera 2 stands some 6 cm beside camera 0. A row has K alone, so every centre moves by
+    P2          3x4, K [I | t]: camera 2 is some 6 cm beside camera 0. A row has only K, so every centre moves by
                 t = K^-1 p4 into the frame of camera 2. K then projects it to exactly the pixels of P2.
     alpha       rotation_y - atan2(x, z) with the location as given, in the frame of camera 0
-    DontCare    left out: a region of the picture with objects that have no box; such a scene is not `complete`
-    Misc        kept with `ignore` set, and so is a box whose centre does not lie before the camera
+    DontCare    skipped: an image region with objects that have no box; such a scene is not `complete`
+    Misc        kept with `ignore` set, as is a box whose centre is not in front of the camera
     truncated, occluded -> `truncation`, `occlusion` (0, 1, 2, or 3 for unknown)
 
-K is taken as published. It counts pixels from the middle of the top-left one where an image frame counts from its
-corner, a difference of half a pixel that readers of KITTI commonly leave.
+K is used as published. It counts pixels from the middle of the top-left one, the image frame from its corner; readers
+of KITTI commonly leave this difference of half a pixel.
 """
 
 import math
@@ -24,30 +24,22 @@ from pathlib import Path
 
 import torch
 
-from llmi3d.data.schema import grounding_conversation, grounding_pairs, make_object
+from llmi3d.data.expressions.wording import ORDINALS
+from llmi3d.data.schema import grounding_conversation, make_object
 from llmi3d.data.source import Source, inside
 from llmi3d.processing.geometry_llmi3d import check_intrinsics, yaw_to_matrix
-
-__all__ = [
-    "Kitti",
-    "KittiLabel",
-    "grounding_pairs",
-    "read_kitti_frames",
-    "read_kitti_labels",
-    "read_kitti_projection",
-]
 
 _FOLDERS = {"image_2": ".png", "calib": ".txt", "label_2": ".txt"}
 VOCABULARY = ("car", "van", "truck", "pedestrian", "person_sitting", "cyclist", "tram")
 
 
 class Kitti(Source):
-    """KITTI's object frames as scenes.
+    """KITTI's object frames.
 
     Args:
-        root: folder with image_2, calib and label_2, or the folder above, in which it is called training.
-        split_file: text file with one frame id a line, such as the val.txt of Chen et al.; its name without suffix is
-            the split. Default: all frames, as the split "training".
+        root: folder with image_2, calib and label_2, or its parent if it is called training.
+        split_file: text file with one frame id per line, such as the val.txt of Chen et al.; its stem names the split.
+            Default: all frames, as the split "training".
     """
 
     name = "kitti"
@@ -69,7 +61,7 @@ class Kitti(Source):
             self.split = Path(split_file).stem
         for frame_id in found:
             if not re.fullmatch("[0-9]+", frame_id):
-                raise ValueError(f"{split_file or self.folder}: got the frame id {frame_id!r}, want digits alone.")
+                raise ValueError(f"{split_file or self.folder}: got the frame id {frame_id!r}, want only digits.")
         self.frame_ids = sorted(found)
 
     def ids(self) -> list[str]:
@@ -99,18 +91,18 @@ class Kitti(Source):
 
 @dataclass(frozen=True)
 class KittiLabel:
-    """One line of a label file, as given.
+    """One line of a label file, as written.
 
     Attributes:
         category: as written, "Car", "DontCare", ...
         truncation: 0 to 1.
         occlusion: 0, 1, 2, or 3 for unknown.
         alpha: observation angle, radians.
-        box_2d: (x_min, y_min, x_max, y_max), pixels, within the picture.
+        box_2d: (x_min, y_min, x_max, y_max), pixels, within the image.
         height, width, length: metres.
         location: (x, y, z) of the bottom face's centre, metres, frame of camera 0.
         yaw: rotation_y, radians.
-        line: its number in the file, from 1.
+        line: line number, from 1.
     """
 
     category: str
@@ -127,11 +119,11 @@ class KittiLabel:
 
 
 def read_kitti_frames(root: str | Path) -> Iterator[dict]:
-    """Rows of a KITTI object folder, one a frame, in the order of the frames' ids.
+    """Yield the rows of a KITTI object folder, one per frame, in the order of frame ids.
 
-    Each object that is not ignored is asked for once, by a phrase that means it alone among the labelled objects: "the
-    car" where its category has one, else "the nearest car", "the second nearest car", ... "the farthest car", by the
-    distance of its centre from the camera. A frame without such an object gives no row, since nothing is asked of it.
+    Each object that is not ignored is asked for once, by a phrase that means only it among the labelled objects: "the
+    car" if it is the only one, else "the nearest car", "the second nearest car", ... "the farthest car", by the
+    distance of its centre from the camera. Frames without such an object are skipped.
 
     Args:
         root: as in `Kitti`.
@@ -140,8 +132,8 @@ def read_kitti_frames(root: str | Path) -> Iterator[dict]:
         Rows as in schema.IG3D_FEATURES; `image` is a path.
 
     Raises:
-        FileNotFoundError: a folder or a file of some frame is not there (named; raised before the first row).
-        ValueError: a file name that is not a frame id; file and line of a calibration or a label that cannot be read.
+        FileNotFoundError: a missing folder or file, which is named, before the first row.
+        ValueError: a file name that is no frame id; an unreadable calibration or label, with file and line.
     """
     source = Kitti(root)
     for frame_id in source.frame_ids:
@@ -155,7 +147,7 @@ def read_kitti_frames(root: str | Path) -> Iterator[dict]:
 
 
 def read_kitti_projection(path: str | Path) -> torch.Tensor:
-    """P2 of a calibration file, float64 [3, 4]: from the rectified frame of camera 0 to pixels of image_2.
+    """Return P2 of a calibration file, float64 [3, 4]: from the rectified frame of camera 0 to pixels of image_2.
 
     Raises:
         ValueError: no P2, or one that is not K [I | t].
@@ -174,7 +166,7 @@ def read_kitti_projection(path: str | Path) -> torch.Tensor:
 
 
 def read_kitti_labels(path: str | Path) -> list[KittiLabel]:
-    """The lines of a label file, DontCare included.
+    """Return the labels of a file, DontCare included.
 
     Raises:
         ValueError: names file and line.
@@ -184,7 +176,7 @@ def read_kitti_labels(path: str | Path) -> list[KittiLabel]:
 
 
 def parse_kitti_label(words: list[str], path: str | Path, number: int) -> KittiLabel:
-    """A label from the words of its line: a category and 14 numbers.
+    """Parse the words of a label's line: a category and 14 numbers.
 
     Raises:
         ValueError: names file and line.
@@ -210,7 +202,7 @@ def parse_kitti_label(words: list[str], path: str | Path, number: int) -> KittiL
 
 
 def split_projection(projection: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """K [3, 3], and the shift [3] in metres from the frame of P = K [I | t] to that of its own camera."""
+    """Split P = K [I | t] into K [3, 3] and the shift [3], metres, from its frame to that of its own camera."""
     return projection[:, :3], torch.linalg.solve(projection[:, :3], projection[:, 3])
 
 
@@ -222,7 +214,7 @@ def kitti_object(
     where: str,
     attributes: dict[str, str] | None = None,
 ) -> dict:
-    """A label as an entry of a row's `objects`.
+    """Convert a label to an entry of a row's `objects`.
 
     Args:
         object_id, attributes: as in a row.
@@ -268,7 +260,7 @@ def _with_phrases(scene: dict) -> dict:
 
 
 def _phrases(objects: list[dict]) -> dict[str, str]:
-    """For each object, in the order given: its id and a phrase that means it alone."""
+    """Return a phrase that means only this object, by id, for each object in order."""
     phrases = {}
     for entry in objects:
         alike = [other for other in objects if other["category"] == entry["category"]]
@@ -280,14 +272,15 @@ def _phrases(objects: list[dict]) -> dict[str, str]:
 
 
 def _nearest(rank: int, count: int) -> str:
-    """Words for the place `rank`, from 0, among `count` by distance; none where there is one alone."""
+    """Return words for the place `rank`, from 0, among `count` by distance; none if there is only one."""
     if count == 1:
         return ""
     if rank == count - 1:
         return "farthest"
-    ordinals = ("", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-    if rank < len(ordinals):
-        return f"{ordinals[rank]} nearest".strip()
+    if rank == 0:
+        return "nearest"
+    if rank < len(ORDINALS):
+        return f"{ORDINALS[rank]} nearest"
     number = rank + 1
     last = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{last} nearest"

@@ -1,10 +1,10 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""KITTI tracking sequences (image_02, calib, label_02) as scenes; conventions as in `kitti`.
+"""Converter of KITTI's tracking sequences (image_02, calib, label_02); conventions as in `kitti`.
 
-A label line has frame and track id before the words of an object label; truncation is a level there (0, 1, 2), not a
-share, so it is left out. The track goes to the object's attributes.
+A label line has frame and track id before the words of an object label. Truncation is a level (0, 1, 2), not a share,
+so it is left null. The track id becomes an attribute.
 
-No real sequence is among the samples that the tests run on: they write files in this format.
+Not tested on real sequences; the tests write files in this format.
 """
 
 import re
@@ -24,9 +24,9 @@ class KittiTracking(Source):
     """Frames of KITTI's tracking sequences.
 
     Args:
-        root: folder with image_02/SSSS/FFFFFF.png, calib/SSSS.txt and label_02/SSSS.txt, or the folder above, in which
-            it is called training.
-        every: takes each n-th frame of a sequence; neighbours are nearly alike.
+        root: folder with image_02/SSSS/FFFFFF.png, calib/SSSS.txt and label_02/SSSS.txt, or its parent if it is called
+            training.
+        every: take every n-th frame of a sequence, since neighbours are nearly alike.
     """
 
     name = "kitti_tracking"
@@ -44,7 +44,7 @@ class KittiTracking(Source):
             names = sorted(path.stem for path in sequence.glob("*.png"))
             for name in names[:: int(every)]:
                 if not re.fullmatch(r"\d+", sequence.name) or not re.fullmatch(r"\d+", name):
-                    raise ValueError(f"{sequence / name}: got a name that is not digits alone.")
+                    raise ValueError(f"{sequence / name}: want a name of only digits.")
                 self.frames.append(f"{sequence.name}_{name}")
         self._labels = {}
 

@@ -1,15 +1,14 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Mono3DRefer's expressions on KITTI frames as scenes (Zhan et al., AAAI 2024); conventions as in `kitti`.
+"""Converter of Mono3DRefer, expressions on KITTI frames (Zhan et al., AAAI 2024); conventions as in `kitti`.
 
     Mono3DRefer.json              a list of {im_name, instanceID, ann_id, objectName, description, label_2}, label_2
-                                  the words of a KITTI label line as the text of a Python list
-    Mono3DRefer_SPLIT_image.txt   the frames of train, val and test
+                                  a KITTI label line, written as a Python list
+    Mono3DRefer_SPLIT_image.txt   frames of train, val and test
     images/, calib/               000000.png, 000000.txt
-    test_instanceID_split.json    instances by uniqueness, distance and difficulty, if it is there
+    test_instanceID_split.json    instances by uniqueness, distance and difficulty (optional)
 
-Written from the public loader of its authors; only its calibration and the lists of instances were at hand. The
-objects are those that have expressions, others of KITTI are not in the file: nothing is asked but by the authors'
-own phrases.
+Written from the authors' public loader and tested on real calibrations and lists of instances alone. The file holds
+only objects that have expressions, so nothing is asked beyond the authors' own phrases.
 """
 
 import ast
@@ -19,7 +18,7 @@ from pathlib import Path
 from llmi3d.data.source import Source, inside
 from llmi3d.data.sources.kitti import kitti_object, parse_kitti_label, read_kitti_projection, split_projection
 
-# Name in the lists of instances -> what `protocols` breaks down by.
+# Breakdown of `protocols` -> names in the lists of instances.
 _GROUPS = {
     "uniqueness": ("Unique", "Multiple"),
     "distance_band": ("Near", "Medium", "Far"),
@@ -28,10 +27,10 @@ _GROUPS = {
 
 
 class Mono3DRefer(Source):
-    """Mono3DRefer's download.
+    """Mono3DRefer.
 
     Args:
-        root: its folder.
+        root: folder of the download.
     """
 
     name = "mono3drefer"
@@ -78,7 +77,7 @@ class Mono3DRefer(Source):
                 where = f"Mono3DRefer.json: instance {instance}"
                 named = {**self._groups.get(int(instance), {}), "name": str(entry.get("objectName", label.category))}
                 objects[instance] = kitti_object(instance, label, intrinsics, offset, where, named)
-            phrase = phrase.strip().rstrip(".")  # a sentence there, words within one here
+            phrase = phrase.strip().rstrip(".")  # the phrase becomes part of a sentence
             phrases.append({"phrase": phrase[:1].lower() + phrase[1:], "objects": [instance]})
         return {
             "image": str(inside(self.root, f"images/{name}.png")),

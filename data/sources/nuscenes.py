@@ -1,15 +1,15 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""nuScenes key frames of six cameras as scenes, read from the v1.0 tables themselves.
+"""Converter of nuScenes' key frames of six cameras, from the v1.0 tables.
 
-nuScenes' conventions and what becomes of them
+nuScenes' conventions and their conversion
     annotation  global frame, z up; `translation` is the box's centre, `size` is (w, l, h), the quaternion (w, x, y, z)
-                turns the box's x (along l), y (along w), z (up) into the global frame
+                rotates the box's x (along l), y (along w), z (up) into the global frame
     chain       global -> the ego pose of that camera's own timestamp -> calibrated sensor -> camera (x right, y down,
                 z forward)
     visibility  a band of shares -> its middle; null where a record has none
-    no points   an object that no lidar or radar point hit gets `ignore`: its place is a guess
+    no points   an object without any lidar or radar point gets `ignore`: its place is a guess
 
-Truncation is computed: the share of the projected 2D box that lies outside the picture.
+Truncation is computed: the share of the projected 2D box outside the image.
 """
 
 import json
@@ -26,7 +26,7 @@ _TABLES = (
     *("scene", "sample", "sample_data", "sample_annotation", "instance", "category", "attribute", "visibility"),
     *("ego_pose", "calibrated_sensor", "sensor"),
 )
-# The ten classes of the detection task, by the beginning of a category's name; others go by their last part.
+# The ten classes of the detection task by the prefix of a category's name; others go by their last part.
 _DETECTION = {
     "human.pedestrian": "pedestrian",
     "vehicle.bicycle": "bicycle",
@@ -39,11 +39,11 @@ _DETECTION = {
     "movable_object.barrier": "barrier",
     "movable_object.trafficcone": "traffic_cone",
 }
-# nuScenes' levels, as the middle of their bands.
+# nuScenes' levels -> the middle of their bands.
 _VISIBILITY = {"v0-40": 0.2, "v40-60": 0.5, "v60-80": 0.7, "v80-100": 0.9}
-# Box axes (l, h, w) in nuScenes' (l, w, h) frame: y turns to point down, as seen by a camera.
+# Box axes (l, h, w) in nuScenes' (l, w, h) frame: y points down, as in a camera.
 _AXES = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]], dtype=torch.float64)
-# An object of which less than this share of the 2D box is in the picture is not in view.
+# An object with less than this share of its 2D box in the image is not in view.
 LEAST_IN_VIEW = 0.02
 
 
@@ -52,9 +52,9 @@ class NuScenes(Source):
 
     Args:
         root: folder with v1.0-*/ (the tables) and samples/.
-        version: such as "v1.0-mini"; default: the one that is there.
+        version: such as "v1.0-mini"; default: the only one in the folder.
         splits: mapping or JSON file {split: [scene names]}, such as nuScenes' train and val; scenes that it does not
-            name are left out. Default: everything, as the split "mini", "trainval" or "test" after the version.
+            name are skipped. Default: everything, as the split "mini", "trainval" or "test" after the version.
     """
 
     name = "nuscenes"
@@ -139,7 +139,7 @@ class NuScenes(Source):
             intrinsics,
             visibility=_VISIBILITY.get(visibility),
             ignore=None not in points and sum(points) == 0,
-            # "vehicle.moving": what has the attribute stands in the category already.
+            # Of "vehicle.moving" the first part is in the category already.
             attributes={"state": ", ".join(name.rpartition(".")[2] for name in attributes)} if attributes else None,
         )
         in_view = _share_in_view(entry["box_2d"], record["width"], record["height"])
@@ -147,7 +147,7 @@ class NuScenes(Source):
 
     def _row(self, table: str, token: str) -> dict:
         if token not in self._tables[table]:
-            raise ValueError(f"{table}: got the token {token!r}, which it does not have.")
+            raise ValueError(f"{table}: got the token {token!r}, want one in the table.")
         return self._tables[table][token]
 
 

@@ -1,20 +1,20 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Objectron's annotated videos as scenes.
+"""Converter of Objectron's annotated videos.
 
     ROOT/annotations/chair/batch-0/3.pbdata        as published
     ROOT/frames/chair/batch-0/3/000030.jpg         frames of videos/chair/batch-0/3/video.MOV, extracted with
                                                    ffmpeg -i video.MOV -start_number 0 -q:v 2 frames/%06d.jpg
-    ROOT/index/chair_annotations_test              as published, for the official split (without it: "full")
+    ROOT/index/chair_annotations_test              as published, for the official split; without it: "full"
 
-Objectron's conventions and what becomes of them
-    objects     a unit cube scaled by `scale`, turned and moved into the world; y is up, +z is the front -> `size` =
+Objectron's conventions and their conversion
+    objects     a unit cube scaled by `scale`, rotated and moved into the world; y is up, +z is the front -> `size` =
                 (scale z, scale y, scale x), our x being the front and our y pointing down
     view_matrix world -> ARKit's camera (x right, y up, z backward) of the *landscape* sensor
-    frames      are portrait, the sensor's picture turned clockwise: a camera point (x, y, z) becomes (y, x, -z), K's
+    frames      are portrait, the sensor's image rotated clockwise: a camera point (x, y, z) becomes (y, x, -z), K's
                 axes swap, and cx = height - cy of the sensor
 
-Written from the public schema and tutorials and tested on files made in that format; no real file was at hand. So
-each annotation is checked when it is read: the converted box must project to the annotated 2D points.
+Written from the public schema and tutorials, and tested on files made in that format, not on real ones. Therefore each
+annotation is checked when it is read: the converted box must project to the annotated 2D points.
 """
 
 import math
@@ -27,14 +27,14 @@ from llmi3d.data.schema import image_size, make_object
 from llmi3d.data.source import Source, inside
 from llmi3d.processing.geometry_llmi3d import check_intrinsics, intrinsics_from_focal, project, transform_intrinsics
 
-# ARKit's landscape camera -> the portrait picture's, and our box axes (front, down, across) in Objectron's (x, y, z).
+# ARKit's landscape camera -> the portrait image's, and our box axes (front, down, across) in Objectron's (x, y, z).
 TO_PORTRAIT = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]], dtype=torch.float64)
 _AXES = torch.tensor([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
 # Objectron's key points: the centre, then the corners with x slowest and z fastest.
 _KEY_POINTS = torch.tensor(
     [[0, 0, 0], *([x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5))], dtype=torch.float64
 )
-# Of the picture's diagonal; annotators' tools round, wrong axes are off by far more.
+# Share of the image diagonal. Annotation tools round; wrong axes are off by far more.
 MOST_DEVIATION = 0.02
 
 
@@ -43,7 +43,7 @@ class Objectron(Source):
 
     Args:
         root: folder laid out as above.
-        every: takes each n-th of a video's extracted frames.
+        every: take every n-th of a video's extracted frames.
     """
 
     name = "objectron"
@@ -79,12 +79,12 @@ class Objectron(Source):
         path = inside(self.root / "annotations", f"{video}.pbdata")
         image = inside(self.root / "frames", f"{video}/{frame}.jpg")
         sequence = _read_sequence(path)
-        annotated = next((one for one in sequence.frame_annotations if one.frame_id == int(frame)), None)
+        annotated = next((entry for entry in sequence.frame_annotations if entry.frame_id == int(frame)), None)
         if annotated is None:
             raise ValueError(f"{path}: no annotation of frame {int(frame)}.")
         size = image_size(str(image))
         intrinsics = portrait_intrinsics(annotated.camera, size, path)
-        instances = {one.id: one for one in sequence.objects}
+        instances = {instance.id: instance for instance in sequence.objects}
         objects = []
         for annotation in annotated.annotations:
             where = f"{path}: frame {int(frame)}: object {annotation.object_id}"
@@ -104,15 +104,15 @@ class Objectron(Source):
 
 
 def portrait_intrinsics(camera, image_size: tuple[int, int], where: object) -> torch.Tensor:
-    """K [3, 3] of the portrait picture from an ARCamera's, which is of the landscape sensor.
+    """Return K [3, 3] of the portrait image from an ARCamera's, which is of the landscape sensor.
 
     Args:
         camera: with `intrinsics` (3x3 row by row) and `image_resolution_width` and `_height`.
-        image_size: (width, height) of the extracted frame, which may have been made smaller.
+        image_size: (width, height) of the extracted frame, which may be downscaled.
         where: names the file in errors.
 
     Raises:
-        ValueError: intrinsics that are none, or a picture of another shape than the sensor's.
+        ValueError: invalid intrinsics, or an image of another shape than the sensor's.
     """
     width, height = camera.image_resolution_width, camera.image_resolution_height
     values = list(camera.intrinsics)
@@ -143,7 +143,7 @@ def _object(instance, annotation, camera, intrinsics: torch.Tensor, image_size: 
     center = TO_PORTRAIT @ (view[:3, :3] @ values["translation"] + view[:3, 3])
     points = (_KEY_POINTS * values["scale"]) @ turn.mT + center
     if (points[:, 2] <= 0).any():
-        raise ValueError(f"{where}: got a box that does not lie before the camera.")
+        raise ValueError(f"{where}: want a box in front of the camera.")
     _check_points(project(points, intrinsics), annotation, image_size, where)
     scale_x, scale_y, scale_z = values["scale"].tolist()
     return make_object(
@@ -158,12 +158,12 @@ def _object(instance, annotation, camera, intrinsics: torch.Tensor, image_size: 
 
 
 def _check_points(points: torch.Tensor, annotation, image_size: tuple[int, int], where: str) -> None:
-    given = torch.tensor([[one.point_2d.x, one.point_2d.y] for one in annotation.keypoints], dtype=torch.float64)
+    given = torch.tensor([[key.point_2d.x, key.point_2d.y] for key in annotation.keypoints], dtype=torch.float64)
     if given.shape != (9, 2):
         raise ValueError(f"{where}: got {len(given)} key points, want 9.")
     off = (points - given * torch.tensor(image_size, dtype=torch.float64)).norm(dim=1).mean().item()
     if not off <= MOST_DEVIATION * math.hypot(*image_size):
-        raise ValueError(f"{where}: the box projects {off:.0f} px beside its annotated key points.")
+        raise ValueError(f"{where}: the box projects {off:.0f} px away from its annotated key points.")
 
 
 @lru_cache(maxsize=2)
@@ -180,7 +180,7 @@ def _read_sequence(path: Path):
 
 @lru_cache(maxsize=1)
 def sequence_type():
-    """The message class `Sequence` of Objectron's schema, with the fields that are read here.
+    """Return the message class `Sequence` of Objectron's schema, with the fields that are read here.
 
     Raises:
         ModuleNotFoundError: protobuf is not installed.
@@ -203,18 +203,18 @@ def sequence_type():
         described = file.message_type.add(name=message)
         for number, name, kind in entries:
             repeated, kind = kind.endswith("*"), kind.rstrip("*")
-            one = described.field.add(name=name, number=number)
-            one.label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
+            added = described.field.add(name=name, number=number)
+            added.label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
             if kind in kinds:
-                one.type = kinds[kind]
+                added.type = kinds[kind]
             else:
-                one.type, one.type_name = field.TYPE_MESSAGE, f".llmi3d_objectron.{kind}"
+                added.type, added.type_name = field.TYPE_MESSAGE, f".llmi3d_objectron.{kind}"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("llmi3d_objectron.Sequence"))
 
 
-# Field numbers of annotation_data.proto, object.proto and a_r_capture_metadata.proto; what is not read is left out.
+# Field numbers of annotation_data.proto, object.proto and a_r_capture_metadata.proto; only the fields that are read.
 _SCHEMA = {
     "Point2D": [(1, "x", "float"), (2, "y", "float"), (3, "depth", "float")],
     "AnnotatedKeyPoint": [(1, "id", "int"), (3, "point_2d", "Point2D")],

@@ -1,9 +1,9 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Omni3D's annotation files (KITTI, nuScenes, SUN RGB-D, Objectron, ARKitScenes, Hypersim) as scenes.
+"""Converter of Omni3D's annotation files (KITTI, nuScenes, SUN RGB-D, Objectron, ARKitScenes, Hypersim).
 
-`center_cam` is the centre, `dimensions` are (w, h, l), `R_cam` turns the box's x (l), y (h), z (w) into the camera;
--1 means unknown. Which annotations are to be ignored follows Omni3D's own evaluation (`Omni3DFilter`).
-Categories are Omni3D's names. Its labels are not complete, so nothing is asked for as absent.
+`center_cam` is the centre, `dimensions` are (w, h, l), `R_cam` rotates the box's x (l), y (h), z (w) into the camera;
+-1 means unknown. `ignore` follows Omni3D's own evaluation (`Omni3DFilter`). Categories are Omni3D's names. Its labels
+are not complete, so nothing is asked for as absent.
 """
 
 import json
@@ -20,13 +20,13 @@ _SOURCES = ("kitti", "nuscenes", "sunrgbd", "objectron", "arkitscenes", "hypersi
 
 @dataclass(frozen=True)
 class Omni3DFilter:
-    """Which annotations are to be ignored; the values with which Cube R-CNN's published numbers were taken.
+    """Thresholds of ignored annotations, with the values of Cube R-CNN's published numbers.
 
     Attributes:
         truncation: ignore from this share on.
         visibility: ignore up to this share.
-        min_height, max_height: of the 2D box as a share of the picture's; ignore at or beyond them.
-        max_depth: metres.
+        min_height, max_height: of the 2D box, as a share of the image height; ignore at or beyond them.
+        max_depth: metres; ignore beyond it.
         max_depth_error: of the depth map against the rendered box, metres.
     """
 
@@ -38,7 +38,7 @@ class Omni3DFilter:
     max_depth_error: float = 0.5
 
     def ignores(self, annotation: dict, box_2d: list[float], image_height: float) -> bool:
-        """Whether an annotation with a valid 3D box is found or missed without consequence."""
+        """Whether an annotation with a valid 3D box is to be ignored."""
         height = (box_2d[3] - box_2d[1]) / image_height
         return bool(
             annotation["behind_camera"]
@@ -53,7 +53,7 @@ class Omni3DFilter:
 
 
 def annotated_box_2d(annotation: dict) -> list[float] | None:
-    """The truncated projected box, else the projected, else the annotated one; None where none is given."""
+    """Return the truncated projected box, else the projected, else the annotated one; None where none is given."""
     boxes = [annotation.get(f"bbox2D_{kind}") for kind in ("trunc", "proj", "tight")]
     return next((box for box in boxes if box and not all(value == -1 for value in box)), None)
 
@@ -62,9 +62,9 @@ class Omni3D(Source):
     """One annotation file of Omni3D, or a folder of them.
 
     Args:
-        root: SOURCE_SPLIT.json, such as KITTI_val.json, or a folder that holds such files.
-        images: folder to which the file paths of the annotations are relative; default: the folder above the
-            annotations' (Omni3D keeps both in datasets/).
+        root: SOURCE_SPLIT.json, such as KITTI_val.json, or a folder of such files.
+        images: folder to which the annotations' file paths are relative; default: the parent of the annotations'
+            folder, as in Omni3D's datasets/.
     """
 
     name = "omni3d"
@@ -93,7 +93,7 @@ class Omni3D(Source):
                 name = f"{source}/{split}/{image['id']}"
                 self._records[name] = (image, by_image.get(image["id"], []))
         if not self._records:
-            raise FileNotFoundError(f"{root}: no annotation file with a picture in it.")
+            raise FileNotFoundError(f"{root}: no annotation file with an image in it.")
 
     def ids(self) -> list[str]:
         """See `Source`."""
@@ -120,16 +120,16 @@ class Omni3D(Source):
 
 
 def omni3d_object(annotation: dict, intrinsics, image_height: int, keep: Omni3DFilter | None = None) -> dict | None:
-    """An annotation as an entry of a row's `objects`; None where it has no 3D box.
+    """Convert an annotation to an entry of a row's `objects`; None where it has no 3D box.
 
     Args:
-        annotation: as in the file.
+        annotation: from the file.
         intrinsics: K [3, 3].
         image_height: pixels.
-        keep: which to ignore; default Omni3D's.
+        keep: thresholds of ignored annotations; default: Omni3D's.
 
     Raises:
-        ValueError: a field that is missing or a box that is none.
+        ValueError: a missing field or an invalid box.
     """
     where = f"annotation {annotation.get('id')}"
     try:
@@ -150,7 +150,7 @@ def omni3d_object(annotation: dict, intrinsics, image_height: int, keep: Omni3DF
             visibility=visibility,
             truncation=truncation,
         )
-        # The rules are about the annotated box; a row's own is the whole projection.
+        # The thresholds hold for the annotated box; a row's own is the whole projection.
         box_2d = entry["box_2d"] and (annotated_box_2d(annotation) or entry["box_2d"])
         ignored = box_2d is None or (keep or Omni3DFilter()).ignores(annotation, box_2d, image_height)
     except (KeyError, TypeError, RuntimeError) as error:

@@ -1,12 +1,12 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Photographs with boxes written in Qwen3-VL's `bbox_3d` form as scenes.
+"""Converter of images with boxes in Qwen3-VL's `bbox_3d` form.
 
-    ROOT/cam_infos.json          {picture: {fx, fy, cx, cy}}, pixels
-    ROOT/notebook_outputs.json   {picture: {"prompt", "model_output": [{"bbox_3d": [9 numbers], "label"}]}}
+    ROOT/cam_infos.json          {image: {fx, fy, cx, cy}}, pixels
+    ROOT/notebook_outputs.json   {image: {"prompt", "model_output": [{"bbox_3d": [9 numbers], "label"}]}}
 
-How the nine numbers are read stands in `data.box_texts`. Such boxes are often a model's output, not truth: each
-object's attributes say "origin": "bbox_3d text". Angles without a common axis order make this a source to look at and
-to bootstrap from, not to measure on.
+`data.box_texts` says how the nine numbers are read. Such boxes are often a model's output, not ground truth, and
+writers differ about the order of the angles. Use this source to inspect and to bootstrap, not to evaluate; each
+object has the attribute "origin": "bbox_3d text".
 """
 
 import json
@@ -20,7 +20,7 @@ from llmi3d.processing.geometry_llmi3d import check_intrinsics, intrinsics_from_
 
 
 class Qwen3VL(Source):
-    """A folder of pictures with cameras and `bbox_3d` answers.
+    """A folder of images with cameras and `bbox_3d` answers.
 
     Args:
         root: the folder.
@@ -33,9 +33,7 @@ class Qwen3VL(Source):
     def __init__(self, root: str | Path, cameras: str = "cam_infos.json", answers: str = "notebook_outputs.json"):
         super().__init__(root)
         self._cameras, self._answers = (self._read_json(name) for name in (cameras, answers))
-        self._pictures = {
-            f"{self.name}/examples/{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": name for name in self._answers
-        }
+        self._images = {f"{self.name}/examples/{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": name for name in self._answers}
 
     def _read_json(self, name: str) -> dict:
         path = self.root / name
@@ -44,18 +42,18 @@ class Qwen3VL(Source):
         try:
             content = json.loads(path.read_text())
         except ValueError as error:
-            raise ValueError(f"{path}: {error}; want a JSON mapping from pictures.") from None
+            raise ValueError(f"{path}: {error}; want a JSON mapping from images.") from None
         if not isinstance(content, dict):
-            raise ValueError(f"{path}: got a {type(content).__name__}, want a JSON mapping from pictures.")
+            raise ValueError(f"{path}: got a {type(content).__name__}, want a JSON mapping from images.")
         return content
 
     def ids(self) -> list[str]:
         """See `Source`."""
-        return sorted(self._pictures)
+        return sorted(self._images)
 
     def read(self, image_id: str) -> dict:
         """See `Source`."""
-        name = self._pictures[image_id]
+        name = self._images[image_id]
         image = inside(self.root, name)
         camera = self._cameras.get(name)
         if not isinstance(camera, dict) or not {"fx", "fy", "cx", "cy"} <= set(camera):
@@ -64,13 +62,13 @@ class Qwen3VL(Source):
         intrinsics = check_intrinsics(
             intrinsics_from_focal(camera["fx"], camera["fy"], camera["cx"], camera["cy"]), (width, height)
         )
-        # These cameras have their principal point near the middle. One that lies a quarter of the picture off is of a
-        # picture of another size, which the test above misses as long as the point is inside.
+        # These cameras have their principal point near the middle. A point a quarter of the image away from it belongs
+        # to an image of another size, which the check above misses as long as the point is inside.
         x, y = intrinsics[0, 2].item() / width, intrinsics[1, 2].item() / height
         if max(abs(x - 0.5), abs(y - 0.5)) > 0.25:
             raise ValueError(
                 f"{name}: camera: got the principal point ({camera['cx']:g}, {camera['cy']:g}) in a {width}x{height} "
-                "picture; K belongs to a picture of another size."
+                "image; K belongs to an image of another size."
             )
         written = self._answers[name].get("model_output")
         parsed = parse_qwen3vl(written if isinstance(written, str) else json.dumps(written))

@@ -1,14 +1,14 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""SUN RGB-D in VoteNet's text layout as scenes, and what all of SUN RGB-D's layouts share.
+"""Converter of SUN RGB-D in VoteNet's text layout, and code shared by all its layouts.
 
-SUN RGB-D's conventions and what becomes of them
+SUN RGB-D's conventions and their conversion
     boxes       in a gravity-aligned frame (x right, y forward, z up): centroid and *half* sizes (w, l, h), l along the
                 orientation (ox, oy), which points to the front -> `size` = (2l, 2h, 2w)
-    Rtilt       turns the camera's (x, z, -y) into the gravity-aligned frame, so that a point p there lies at
+    Rtilt       rotates the camera's (x, z, -y) into the gravity-aligned frame, so that a point p of that frame is
                 A Rtilt^T p in the camera, with A: (X, Y, Z) -> (X, -Z, Y)
-    labels      are loose: projected and given 2D boxes overlap by some 0.7 on average
+    labels      are loose: the IoU of projected and given 2D boxes is some 0.7 on average
 
-Not every object in a picture is labelled, so nothing is asked for as absent.
+Not every object in an image is labelled, so nothing is asked for as absent.
 """
 
 import math
@@ -25,7 +25,7 @@ DEPTH_TO_CAMERA = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.
 
 
 def sunrgbd_object(object_id: str, category: str, centroid, half_sizes, orientation, tilt, intrinsics) -> dict:
-    """An annotated box as an entry of a row's `objects`.
+    """Convert an annotated box to an entry of a row's `objects`.
 
     Args:
         object_id: unique within the row.
@@ -58,7 +58,7 @@ def sunrgbd_object(object_id: str, category: str, centroid, half_sizes, orientat
 
 
 def check_tilt(tilt: torch.Tensor, where: str) -> torch.Tensor:
-    """Rtilt [3, 3] as it is; raises a ValueError if it is no rotation."""
+    """Return Rtilt [3, 3]; raise a ValueError if it is no rotation."""
     if tilt.shape != (3, 3) or not torch.isfinite(tilt).all():
         raise ValueError(f"{where}: Rtilt: got {tilt.tolist()}, want 3x3 finite numbers.")
     if (tilt.mT @ tilt - torch.eye(3)).abs().max() > 1e-3 or torch.linalg.det(tilt) < 0:
@@ -67,14 +67,14 @@ def check_tilt(tilt: torch.Tensor, where: str) -> torch.Tensor:
 
 
 class SunRgbdVoteNet(Source):
-    """The folder sunrgbd_trainval that VoteNet's extraction writes: image, calib, and label (v2) or label_v1.
+    """SUN RGB-D as VoteNet extracts it, into sunrgbd_trainval: image, calib, and label (v2) or label_v1.
 
     Args:
-        root: that folder, or the one above it.
+        root: that folder, or its parent.
         labels: which label folder to read.
 
-    The split of a picture is "train" or "val" where train_data_idx.txt and val_data_idx.txt are in the folder (VoteNet
-    calls SUN RGB-D's test split val), else "trainval".
+    The split of an image is "train" or "val" if the folder has train_data_idx.txt and val_data_idx.txt (VoteNet calls
+    SUN RGB-D's test split val), else "trainval".
     """
 
     name = "sunrgbd"

@@ -1,8 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""SUN RGB-D as its authors publish it: the folders of SUNRGBD.zip, and the toolbox's .mat metadata.
+"""Converters of SUN RGB-D as published: the folders of SUNRGBD.zip, and the toolbox's .mat metadata.
 
-Written from the toolbox's public reading code and tested on files made in that layout; no real file of either was at
-hand. Both give the boxes of `sunrgbd`, whose conventions hold.
+Written from the toolbox's public reading code, and tested on files made in these layouts, not on real ones.
+Conventions as in `sunrgbd`.
 """
 
 import json
@@ -14,7 +14,7 @@ from llmi3d.data.source import Source, inside
 from llmi3d.data.sources.sunrgbd import DEPTH_TO_CAMERA, check_tilt, sunrgbd_object
 from llmi3d.processing.geometry_llmi3d import check_intrinsics
 
-# Parts of the room, not objects; the toolbox leaves them out as well.
+# Parts of the room, not objects; the toolbox skips them as well.
 ROOM = ("wall", "floor", "ceiling")
 
 
@@ -22,12 +22,12 @@ class SunRgbdRaw(Source):
     """Frame folders of SUNRGBD.zip: image/*.jpg, intrinsics.txt, extrinsics/*.txt and annotation3Dfinal/index.json.
 
     A box is a rectangle X, Z (metres, four corners in order) with Ymin and Ymax, y down, in the gravity-aligned frame.
-    Its front is the middle of the side from the first corner to the second. Of an object's polygons the first counts,
-    as in the toolbox.
+    Its front is the middle of the side from the first corner to the second. Only an object's first polygon counts, as
+    in the toolbox.
 
     Args:
-        root: folder that holds frame folders at any depth.
-        split_file: allsplit.mat of the toolbox, for the official train and test split; without it all is "trainval".
+        root: folder with frame folders at any depth.
+        split_file: allsplit.mat of the toolbox, for the official train and test split; without it: "trainval".
     """
 
     name = "sunrgbd"
@@ -51,15 +51,15 @@ class SunRgbdRaw(Source):
     def read(self, image_id: str) -> dict:
         """See `Source`."""
         folder = self.root / self._folders[image_id]
-        pictures = sorted((folder / "image").glob("*.jpg"))
-        if not pictures:
+        images = sorted((folder / "image").glob("*.jpg"))
+        if not images:
             raise ValueError(f"{folder / 'image'}: no .jpg in it.")
         intrinsics = _matrix(inside(folder, "intrinsics.txt"))[:3, :3]
         check_intrinsics(intrinsics)
         turns = sorted((folder / "extrinsics").glob("*.txt"))
         if not turns:
             raise ValueError(f"{folder / 'extrinsics'}: no .txt in it.")
-        # The last one is the newest. It turns camera axes; Rtilt turns the depth frame's.
+        # The last one is the newest. It rotates camera axes; Rtilt rotates the depth frame's.
         turn = _matrix(turns[-1])[:3, :3]
         tilt = check_tilt(DEPTH_TO_CAMERA.mT @ turn @ DEPTH_TO_CAMERA, str(turns[-1]))
         path = inside(folder, "annotation3Dfinal/index.json")
@@ -79,7 +79,7 @@ class SunRgbdRaw(Source):
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise ValueError(f"{path}: objects[{i}]: {error}") from None
         return {
-            "image": str(inside(folder, f"image/{pictures[0].name}")),
+            "image": str(inside(folder, f"image/{images[0].name}")),
             "image_id": image_id,
             "source": self.name,
             "split": image_id.split("/")[1],
@@ -89,10 +89,10 @@ class SunRgbdRaw(Source):
 
 
 class SunRgbdMat(Source):
-    """SUNRGBDMeta3DBB_v2.mat (or SUNRGBDMeta.mat) with the pictures of SUNRGBD.zip.
+    """SUNRGBDMeta3DBB_v2.mat (or SUNRGBDMeta.mat) with the images of SUNRGBD.zip.
 
     Args:
-        root: folder that holds the folder SUNRGBD.
+        root: folder with the folder SUNRGBD.
         metadata: the .mat file; default: SUNRGBDMeta3DBB_v2.mat in `root`.
         split_file: as in `SunRgbdRaw`.
     """
@@ -146,10 +146,11 @@ class SunRgbdMat(Source):
 
 
 def official_splits(path: str | Path | None) -> dict[str, str]:
-    """Split of each sequence name, from the toolbox's allsplit.mat (`alltrain`, `alltest`); empty without a file.
+    """Return the split of each sequence name, from the toolbox's allsplit.mat; {} without a file.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or one without both lists.
+        FileNotFoundError: no such file.
+        ValueError: a file without the lists `alltrain` and `alltest`.
     """
     if path is None:
         return {}
@@ -158,7 +159,7 @@ def official_splits(path: str | Path | None) -> dict[str, str]:
     content = _load_mat(Path(path))
     if not {"alltrain", "alltest"} <= set(content):
         raise ValueError(f"{path}: got {sorted(content)}, want alltrain and alltest.")
-    # Paths begin where their maker kept them; what follows the folder SUNRGBD names a sequence everywhere.
+    # Paths are absolute on their author's machine; what follows the folder SUNRGBD names a sequence everywhere.
     return {_tail(str(name)): split for split in ("train", "test") for name in _list(content[f"all{split}"])}
 
 
@@ -191,7 +192,7 @@ def _polygon_object(object_id: str, category: str, polygon: dict, tilt, intrinsi
 
 
 def _matrix(path: Path) -> torch.Tensor:
-    """Rows of numbers; the nine of K may stand in one line."""
+    """Read a matrix of three rows; its numbers may stand in one line."""
     try:
         numbers = [float(word) for word in path.read_text().split()]
         return torch.tensor(numbers, dtype=torch.float64).reshape(3, -1)
@@ -210,7 +211,7 @@ def _load_mat(path: Path) -> dict:
 
 
 def _list(value) -> list:
-    """A squeezed array as a list, also where it held one entry or none."""
+    """Return a squeezed array as a list, also if it held one entry or none."""
     if hasattr(value, "ndim"):
         return [] if value.size == 0 else list(value.ravel())
     return [value]

@@ -181,7 +181,7 @@ def test_damaged_records_are_counted_and_the_rest_is_built(own, tmp_path):
     reasons = dict(report.skipped)
     assert len(reasons) == len(DAMAGES) + 1
     for number, words in enumerate(
-        ("truncated", "no file", "stays inside", "finite", "above 0", "misses intr", "depth of")
+        ("truncated", "want a file in", "stays inside", "finite", "above 0", "misses intr", "depth of")
     ):
         assert words in reasons[f"own/train/{number:03d}"]
     assert sum(report.reasons().values()) == len(report.skipped)
@@ -203,7 +203,7 @@ class Odd(JsonLines):
 def test_records_of_another_form_are_left_out(own, tmp_path):
     report = build(Odd(own), tmp_path / "built", progress=False)
     assert report.rows["train"] == COUNT - 3
-    assert all("is not of the form that own has" in reason for _, reason in report.skipped)
+    assert all("is not in the form of own" in reason for _, reason in report.skipped)
 
 
 def test_strict_stops_at_the_first(own, tmp_path):

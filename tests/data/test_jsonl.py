@@ -71,16 +71,16 @@ def broken(**changes):
 @pytest.mark.parametrize(
     "line, problem",
     [
-        ({**LINE, "intrinsic": 1}, r"own.jsonl:1: picture: knows no 'intrinsic'; did you mean 'intrinsics'"),
+        ({**LINE, "intrinsic": 1}, r"own.jsonl:1: image: has no field 'intrinsic'; did you mean 'intrinsics'"),
         ({"image": "photos/a.jpg", "boxes": []}, "misses intrinsics"),
         ({**LINE, "intrinsics": [0, 310, 160, 100]}, "focal lengths"),
         ({**LINE, "intrinsics": [300, 310, 900, 100]}, "lies outside the 320x200 image"),
         ({**LINE, "image": "../../etc/passwd"}, "stays inside"),
-        ({**LINE, "image": "photos/none.jpg"}, "no file"),
+        ({**LINE, "image": "photos/none.jpg"}, "want a file in"),
         (broken(size=[1, -1, 1]), "above 0 m"),
         (broken(center=[0, 0, float("nan")]), "want finite numbers"),
         (broken(quaternion=[1, 0, 0, 0]), "want one of rotation, quaternion, yaw"),
-        (broken(colour="red"), "knows no 'colour'"),
+        (broken(colour="red"), "has no field 'colour'"),
         ({**LINE, "phrases": [{"phrase": "it", "boxes": [4]}]}, "want a place below 1"),
         (json.dumps(LINE)[:60], "own.jsonl:1"),
     ],
@@ -107,5 +107,5 @@ def test_real_answers_of_qwen3vl(samples):
 
 def test_camera_of_another_picture_size_is_caught(samples):
     source = Qwen3VL(samples / "qwen3vl")
-    with pytest.raises(ValueError, match="K belongs to a picture of another size"):
+    with pytest.raises(ValueError, match="K belongs to an image of another size"):
         source.read("qwen3vl/examples/manipulation_jpg")

@@ -10,8 +10,8 @@ from datasets import Dataset
 from kitti_frames import label_line, write_frames
 from PIL import Image
 
-from llmi3d.data.schema import IG3D_FEATURES, validate_row
-from llmi3d.data.sources.kitti import grounding_pairs, read_kitti_frames, read_kitti_labels, read_kitti_projection
+from llmi3d.data.schema import IG3D_FEATURES, grounding_pairs, validate_row
+from llmi3d.data.sources.kitti import read_kitti_frames, read_kitti_labels, read_kitti_projection
 from llmi3d.processing.geometry_llmi3d import box_corners, matrix_to_yaw, project, project_box_2d, yaw_to_matrix
 
 
@@ -220,7 +220,7 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_frame_id_is_digits_alone(make_frames, name):
     root = make_frames(f000001=[label_line()])
     (root / "training" / "label_2" / f"{name}.txt").write_text("")
-    with pytest.raises(ValueError, match="want digits alone"):
+    with pytest.raises(ValueError, match="want only digits"):
         read_kitti_frames(root)
 
 

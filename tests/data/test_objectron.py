@@ -42,7 +42,7 @@ def test_up_in_the_world_is_up_in_the_portrait_picture(video):
 
 def test_wrong_axes_are_refused(video):
     source = Objectron(video(shift=0.1))
-    with pytest.raises(ValueError, match="px beside its annotated key points"):
+    with pytest.raises(ValueError, match="px away from its annotated key points"):
         source.read(source.ids()[0])
 
 

@@ -124,7 +124,7 @@ def answer_about(target):
 
 REFUSED = [
     (without("split"), "row: misses split"),
-    (make_row(score=1.0), "row: knows no score"),
+    (make_row(score=1.0), "row: has no field score"),
     (make_row(image=None), "image: got None"),
     (make_row(image="no/such/picture.png"), r"image: got 'no/such/picture.png' .*No such file"),
     (make_row(image=Image.new("RGB", (300, 480))), r"intrinsics: principal point .* outside the 300x480"),
@@ -136,7 +136,7 @@ REFUSED = [
     (changed(("intrinsics", 0, 0), -1.0), "intrinsics: got focal lengths"),
     (changed(("objects", 1, "id"), "a"), r"objects\[1\]\.id: got 'a' a second time"),
     (changed(("objects", 1, "category"), None), r"objects\[1\]\.category: got None"),
-    (changed(("objects", 1, "colour"), "red"), r"objects\[1\]: knows no colour"),
+    (changed(("objects", 1, "colour"), "red"), r"objects\[1\]: has no field colour"),
     (changed(("objects", 0, "center"), [0.0, 1.0]), r"objects\[0\]\.center: .*shape \(3,\)"),
     (changed(("objects", 0, "center", 1), float("inf")), r"objects\[0\]\.center: .*finite"),
     (changed(("objects", 0, "center", 2), -2.0), r"objects\[0\]\.center: got a depth of -2 m"),
