@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from llmi3d.evaluation import (
     rotation_error,
     with_predictions,
 )
+from llmi3d.evaluation import evaluate_module as module_by_class
 from llmi3d.evaluation.overlaps import group_ious
 from llmi3d.evaluation.symmetry import SYMMETRIES, symmetry_group
 from llmi3d.processing.geometry_llmi3d import box_corners, quaternion_to_matrix, yaw_to_matrix
@@ -455,3 +457,43 @@ def test_bad_records_are_refused():
         align_axes(
             torch.ones(2, 3), torch.eye(3).repeat(2, 1, 1), torch.ones(2, 3), torch.eye(3).repeat(2, 1, 1), ["none"]
         )
+
+
+# ---------------------------------------------------------------------------------------------------- evaluate module
+
+
+def evaluate_inputs() -> dict:
+    tasks = {"grounding": SINGLE, "multi": MULTI, "absent": ABSENT}
+    some = [(i, task, *entry) for task, entries in tasks.items() for i, entry in entries.items()]
+    return {
+        "references": [{"id": i, "task": task, "boxes": true, "intrinsics": K} for i, task, true, _ in some],
+        "predictions": [{"id": i, "boxes": given} for i, _, _, given in some],
+    }
+
+
+def test_evaluate_module_by_class(tmp_path):
+    metric = module_by_class.OrientedBoxGrounding(cache_dir=str(tmp_path))
+    assert metric.compute(**evaluate_inputs(), iou="mono3dvg") == grounding_metrics(example(), iou="mono3dvg")
+    inputs = evaluate_inputs()
+    for prediction, reference in zip(inputs["predictions"], inputs["references"], strict=True):
+        metric.add(prediction=prediction, reference=reference)
+    assert metric.compute(thresholds=[0.25])["acc@0.25"] == pytest.approx(10 / 14)
+
+
+def test_evaluate_module_by_path(tmp_path, monkeypatch):
+    evaluate = pytest.importorskip("evaluate")
+    monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
+    monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
+    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    metric = evaluate.load(str(Path(module_by_class.__file__).resolve()), cache_dir=str(tmp_path / "cache"))
+    assert metric.compute(**evaluate_inputs()) == grounding_metrics(example())
+
+
+@pytest.mark.parametrize("side", ["predictions", "references"])
+@pytest.mark.parametrize("of_the_box", [False, True])
+def test_evaluate_module_refuses_other_frames(tmp_path, side, of_the_box):
+    inputs = evaluate_inputs()
+    entry = inputs[side][0]
+    inputs[side][0] = {**entry, "boxes": [box(frame="lidar")]} if of_the_box else {**entry, "frame": "lidar"}
+    with pytest.raises(ValueError, match="got 'lidar', want 'camera'"):
+        module_by_class.OrientedBoxGrounding(cache_dir=str(tmp_path)).compute(**inputs)
