@@ -14,54 +14,50 @@ from llmi3d.configuration_llmi3d import LLMI3DConfig
 from llmi3d.modeling_llmi3d import LLMI3DForConditionalGeneration as Model
 from llmi3d.processing.processing_llmi3d import BOX_3D_TOKEN, IMAGE_TOKEN, QWEN_IMAGE_TOKEN, LLMI3DProcessor
 
+
+def _llama(hidden: int, intermediate: int, layers: int, heads: int, **fields) -> dict:
+    shape = {"hidden_size": hidden, "intermediate_size": intermediate}
+    shape |= {"num_hidden_layers": layers, "num_attention_heads": heads}
+    return {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096, **shape, **fields}
+
+
+def _clip(hidden: int, intermediate: int, layers: int, heads: int, image_size: int, patch_size: int) -> dict:
+    shape = {"hidden_size": hidden, "intermediate_size": intermediate, "projection_dim": hidden}
+    shape |= {"num_hidden_layers": layers, "num_attention_heads": heads}
+    return {"model_type": "clip_vision_model", "image_size": image_size, "patch_size": patch_size, **shape}
+
+
+def _timm(architecture: str, **fields) -> dict:
+    return {"model_type": "timm_wrapper", "architecture": architecture, "do_pooling": False, **fields}
+
+
 # Configurations for random weights. `tiny` is that of model_cards/llmi3d-tiny, `7b` the paper's; `1b` has the paper's
 # resolutions.
 SIZES = {
     "tiny": {
-        "text_config": {
-            **{"model_type": "llama", "vocab_size": 767, "hidden_size": 192, "intermediate_size": 384},
-            **{"num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 1024},
-        },
-        "vision_config": {
-            **{"model_type": "clip_vision_model", "hidden_size": 128, "intermediate_size": 384, "projection_dim": 128},
-            **{"num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 128, "patch_size": 8},
-        },
+        "text_config": _llama(192, 384, 4, 4, vocab_size=767, max_position_embeddings=1024),
+        "vision_config": _clip(128, 384, 3, 4, image_size=128, patch_size=8),
         "vision_feature_layer": -1,
-        "high_res_vision_config": {
-            **{"model_type": "timm_wrapper", "architecture": "convnext_atto", "do_pooling": False},
-            "model_args": {"depths": [1, 2, 4, 1], "dims": [32, 64, 128, 160]},
-        },
-        **{"high_res_image_size": 256, "depth_predictor_dim": 48, "depth_embedding_dim": 32, "box_head_dim": 512},
-        **{"image_token_id": 3, "box_3d_token_id": 4},
+        "high_res_vision_config": _timm(
+            "convnext_atto", model_args={"depths": [1, 2, 4, 1], "dims": [32, 64, 128, 160]}
+        ),
+        "high_res_image_size": 256,
+        "depth_predictor_dim": 48,
+        "depth_embedding_dim": 32,
+        "box_head_dim": 512,
+        "image_token_id": 3,
+        "box_3d_token_id": 4,
     },
     "small": {
-        "text_config": {
-            **{"model_type": "llama", "vocab_size": 32064, "hidden_size": 768, "intermediate_size": 2048},
-            **{"num_hidden_layers": 12, "num_attention_heads": 12, "num_key_value_heads": 4},
-            "max_position_embeddings": 4096,
-        },
-        "vision_config": {
-            **{"model_type": "clip_vision_model", "hidden_size": 384, "intermediate_size": 1536},
-            **{"num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 224, "patch_size": 14},
-        },
-        "high_res_vision_config": {
-            **{"model_type": "timm_wrapper", "architecture": "convnext_tiny", "do_pooling": False}
-        },
+        "text_config": _llama(768, 2048, 12, 12, num_key_value_heads=4),
+        "vision_config": _clip(384, 1536, 12, 6, image_size=224, patch_size=14),
+        "high_res_vision_config": _timm("convnext_tiny"),
         "high_res_image_size": 512,
     },
     "1b": {
-        "text_config": {
-            **{"model_type": "llama", "vocab_size": 32064, "hidden_size": 2048, "intermediate_size": 5632},
-            **{"num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 4},
-            "max_position_embeddings": 4096,
-        },
-        "vision_config": {
-            **{"model_type": "clip_vision_model", "hidden_size": 768, "intermediate_size": 3072},
-            **{"num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 336, "patch_size": 14},
-        },
-        "high_res_vision_config": {
-            **{"model_type": "timm_wrapper", "architecture": "convnext_base", "do_pooling": False}
-        },
+        "text_config": _llama(2048, 5632, 16, 32, num_key_value_heads=4),
+        "vision_config": _clip(768, 3072, 12, 12, image_size=336, patch_size=14),
+        "high_res_vision_config": _timm("convnext_base"),
     },
     "7b": {},
 }

@@ -1,16 +1,23 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The geometry against scipy, PIL and plain numpy.
-
-Shapes: n boxes, 8 corners. Cameras are realistic: fx != fy and a principal point off the centre.
-"""
+"""Boxes and projection against scipy and plain numpy. Shapes: n boxes, 8 corners."""
 
 import doctest
-import math
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from random_geometry import (
+    CX,
+    CY,
+    FX,
+    FY,
+    IMAGE_SIZE,
+    VIRTUAL_FOCAL,
+    K,
+    decode,
+    random_boxes,
+    random_cameras,
+)
 from scipy.spatial.transform import Rotation
 
 from llmi3d.processing import geometry_llmi3d as geometry
@@ -21,20 +28,17 @@ from llmi3d.processing.geometry_llmi3d import (
     allocentric_to_egocentric,
     back_project,
     box_corners,
-    check_intrinsics,
     corners_to_box,
     decode_boxes,
     egocentric_to_allocentric,
     encode_boxes,
     geodesic_angle,
     intrinsics_from_focal,
-    intrinsics_from_fov,
     matrix_to_quaternion,
     matrix_to_rotation_6d,
     matrix_to_yaw,
     metric_to_virtual_depth,
     network_to_image,
-    orient_intrinsics,
     project,
     project_box_2d,
     quaternion_to_matrix,
@@ -44,45 +48,6 @@ from llmi3d.processing.geometry_llmi3d import (
     virtual_to_metric_depth,
     yaw_to_matrix,
 )
-
-IMAGE_SIZE = (640, 480)
-FX, FY, CX, CY = 531.0, 517.0, 331.5, 227.25
-K = intrinsics_from_focal(FX, FY, CX, CY)
-VIRTUAL_FOCAL = 768.0
-
-
-def random_boxes(n: int = 32, seed: int = 0, dtype=torch.float64):
-    """(center, size, rotation) of boxes at 1-40 m, each wholly in front of the camera, also outside the image."""
-    rng = np.random.default_rng(seed)
-    z = np.exp(rng.uniform(np.log(1.5), np.log(40), n))
-    center = np.stack((rng.uniform(-0.9, 0.9, n) * z, rng.uniform(-0.7, 0.7, n) * z, z), -1)
-    size = np.exp(rng.uniform(np.log(0.05), np.log(1.5), (n, 3)))
-    rotation = Rotation.random(n, rng=rng).as_matrix()
-    return tuple(torch.from_numpy(x).to(dtype) for x in (center, size, rotation))
-
-
-def random_cameras(n: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
-    rng = np.random.default_rng(seed)
-    rows = rng.uniform((200, 200, 100, 90), (2000, 2000, 900, 700), (n, 4))
-    return torch.stack([intrinsics_from_focal(*row) for row in rows]).to(dtype)
-
-
-def decode(encoded, intrinsics):
-    return decode_boxes(
-        encoded.center_2d_px,
-        encoded.depth_virtual,
-        encoded.size,
-        encoded.rotation_allocentric,
-        intrinsics,
-        VIRTUAL_FOCAL,
-    )
-
-
-def assert_rotations(matrices: torch.Tensor, tolerance: float):
-    eye = torch.eye(3, dtype=matrices.dtype).expand_as(matrices)
-    torch.testing.assert_close(matrices @ matrices.mT, eye, atol=tolerance, rtol=0)
-    torch.testing.assert_close(torch.linalg.det(matrices), torch.ones(matrices.shape[:-2], dtype=matrices.dtype))
-
 
 # ------------------------------------------------------------------------------------------------ encode and decode
 
@@ -212,148 +177,6 @@ def test_encode_refuses_a_centre_behind_the_camera():
         encode_boxes(center, size, rotation, K, VIRTUAL_FOCAL)
 
 
-# -------------------------------------------------------------------------------------------------------- rotations
-
-
-def test_quaternion_is_scipys():
-    rotations = Rotation.random(100, rng=1)
-    # Half turns about the axes and diagonals are where a naive formula divides by zero.
-    half_turns = Rotation.from_rotvec(
-        math.pi * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.8, 0], [0, 0.6, -0.8], [-0.8, 0, 0.6]])
-    )
-    for rotation in (rotations, half_turns, Rotation.identity(1)):
-        xyzw = rotation.as_quat(canonical=False)
-        wxyz = torch.from_numpy(xyzw[:, [3, 0, 1, 2]])
-        matrices = torch.from_numpy(rotation.as_matrix())
-        torch.testing.assert_close(quaternion_to_matrix(wxyz), matrices)
-        torch.testing.assert_close(quaternion_to_matrix(-3.7 * wxyz), matrices)
-        got = matrix_to_quaternion(matrices)
-        assert (got[:, 0] >= 0).all()
-        torch.testing.assert_close(got.norm(dim=-1), torch.ones(len(got), dtype=torch.float64))
-        # q and -q are one rotation: compare up to sign.
-        torch.testing.assert_close((got * wxyz).sum(-1).abs(), torch.ones(len(got), dtype=torch.float64))
-        torch.testing.assert_close(quaternion_to_matrix(got), matrices)
-
-
-def test_yaw_turns_about_the_cameras_y_axis():
-    yaw = np.linspace(-3.1, 3.1, 23)
-    want = torch.from_numpy(Rotation.from_euler("y", yaw[:, None]).as_matrix())
-    matrices = yaw_to_matrix(torch.from_numpy(yaw))
-    torch.testing.assert_close(matrices, want)
-    torch.testing.assert_close(matrix_to_yaw(matrices), torch.from_numpy(yaw))
-
-
-def test_yaw_of_a_tilted_box_is_the_heading_of_its_length_axis():
-    rotation = Rotation.from_euler("y", 0.7) * Rotation.from_euler("xz", (0.3, 0.2))
-    x, _, z = rotation.apply([1, 0, 0])
-    got = matrix_to_yaw(torch.from_numpy(rotation.as_matrix()))
-    assert got.item() == pytest.approx(math.atan2(-z, x))
-
-
-def test_6d_is_the_first_two_columns_and_back():
-    matrices = torch.from_numpy(Rotation.random(50, rng=2).as_matrix())
-    six = matrix_to_rotation_6d(matrices)
-    np.testing.assert_array_equal(six[:, :3], matrices[:, :, 0])
-    np.testing.assert_array_equal(six[:, 3:], matrices[:, :, 1])
-    torch.testing.assert_close(rotation_6d_to_matrix(six), matrices)
-
-
-def test_6d_of_any_vectors_is_gram_schmidt():
-    six = np.random.default_rng(3).normal(size=(50, 6))
-    for vectors, got in zip(six, rotation_6d_to_matrix(torch.from_numpy(six)).numpy(), strict=True):
-        q, r = np.linalg.qr(np.stack((vectors[:3], vectors[3:]), -1))
-        q = q * np.sign(np.diag(r))  # QR leaves the signs open; Gram-Schmidt has a positive diagonal
-        np.testing.assert_allclose(got, np.column_stack((q, np.cross(q[:, 0], q[:, 1]))), atol=1e-12)
-
-
-DEGENERATE_6D = {
-    "zeros": [0.0] * 6,
-    "first zero": [0, 0, 0, 0.3, -2, 1],
-    "first zero, second the x axis": [0, 0, 0, 1, 0, 0],
-    "second zero": [1, 2, 3, 0, 0, 0],
-    "second zero, first the y axis": [0, 1, 0, 0, 0, 0],
-    "parallel": [1, 2, 3, 2, 4, 6],
-    "opposite": [1, 2, 3, -1, -2, -3],
-    "almost parallel": [1, 2, 3, 1, 2, 3 + 1e-5],
-    "tiny": [1e-7, 2e-7, 0, 0, 1e-7, 3e-7],
-    "vanishing": [1e-30, 0, 0, 0, 1e-30, 0],
-    "large": [1e9, 2e9, 0, -1e9, 5e8, 1e9],
-    "long and short": [1e6, 0, 1e6, 0, 1e-4, 0],
-}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", DEGENERATE_6D)
-def test_6d_always_gives_a_rotation_with_finite_gradients(name, dtype):
-    six = torch.tensor(DEGENERATE_6D[name], dtype=dtype, requires_grad=True)
-    matrix = rotation_6d_to_matrix(six)
-    assert_rotations(matrix, 1e-5)
-    (matrix * torch.arange(9.0).view(3, 3)).sum().backward()
-    assert torch.isfinite(six.grad).all()
-
-
-def test_every_rotation_function_stays_in_so3():
-    boxes = random_boxes(64, dtype=torch.float32)
-    encoded = encode_boxes(*boxes, K.float(), VIRTUAL_FOCAL)
-    assert_rotations(encoded.rotation_allocentric, 1e-5)
-    assert_rotations(decode(encoded, K.float())[2], 1e-5)
-    assert_rotations(ray_rotation(boxes[0]), 1e-5)
-    assert_rotations(rotation_6d_to_matrix(torch.randn(64, 6, generator=torch.Generator().manual_seed(0))), 1e-5)
-    assert_rotations(quaternion_to_matrix(torch.randn(64, 4, generator=torch.Generator().manual_seed(0))), 1e-5)
-
-
-@pytest.mark.parametrize("angle", [0.0, 1e-4, 0.5, math.pi / 2, 3.0, math.pi - 1e-4, math.pi])
-def test_geodesic_angle_is_the_angle_between(angle):
-    rng = np.random.default_rng(4)
-    axes = rng.normal(size=(50, 3))
-    axes /= np.linalg.norm(axes, axis=-1, keepdims=True)
-    a = Rotation.random(50, rng=rng)
-    b = a * Rotation.from_rotvec(angle * axes)
-    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
-        matrix_a = torch.from_numpy(a.as_matrix()).to(dtype).requires_grad_()
-        got = geodesic_angle(matrix_a, torch.from_numpy(b.as_matrix()).to(dtype))
-        torch.testing.assert_close(got, torch.full_like(got, angle), atol=tolerance, rtol=0)
-        got.sum().backward()
-        # Rotating one of them changes the angle at most as fast as it is rotated.
-        assert (matrix_a.grad.abs() <= 1).all()
-
-
-def test_ray_rotation_is_the_smallest_turn_of_the_optical_axis_onto_the_ray():
-    points = random_boxes(50)[0].numpy()
-    rays = points / np.linalg.norm(points, axis=-1, keepdims=True)
-    z = np.array([0.0, 0.0, 1.0])
-    axes = np.cross(z, rays)
-    angles = np.arccos(rays[:, 2])
-    want = Rotation.from_rotvec(axes / np.linalg.norm(axes, axis=-1, keepdims=True) * angles[:, None]).as_matrix()
-    got = ray_rotation(torch.from_numpy(points)).numpy()
-    np.testing.assert_allclose(got @ z, rays, atol=1e-12)
-    np.testing.assert_allclose(got, want, atol=1e-9)
-
-
-def test_ray_rotation_on_the_optical_axis_is_the_identity_and_smooth():
-    point = torch.tensor([0.0, 0.0, 3.0], requires_grad=True)
-    matrix = ray_rotation(point)
-    assert torch.equal(matrix, torch.eye(3))
-    jacobian = torch.autograd.functional.jacobian(ray_rotation, point.detach())
-    # x moves the ray's x and -z's; 1/depth is the angle a unit of length spans.
-    assert jacobian[0, 2, 0].item() == pytest.approx(1 / 3)
-    assert jacobian[2, 0, 0].item() == pytest.approx(-1 / 3)
-    assert torch.isfinite(jacobian).all()
-
-
-def test_allocentric_and_egocentric_are_inverse_and_relative_to_the_ray():
-    center, _, rotation = random_boxes(50)
-    allocentric = egocentric_to_allocentric(rotation, center)
-    assert not torch.allclose(allocentric, rotation)
-    torch.testing.assert_close(allocentric_to_egocentric(allocentric, center), rotation)
-    # A box that turns along with the ray to it keeps its allocentric rotation.
-    want = allocentric[0].expand_as(rotation)
-    turned = ray_rotation(center) @ want
-    torch.testing.assert_close(egocentric_to_allocentric(turned, center), want)
-    on_axis = torch.tensor([0.0, 0.0, 5.0], dtype=torch.float64).expand_as(center)
-    torch.testing.assert_close(egocentric_to_allocentric(rotation, on_axis), rotation)
-
-
 # ------------------------------------------------------------------------------------------------------------ boxes
 
 
@@ -448,106 +271,6 @@ def test_project_box_2d_behind_the_camera_is_nan_and_leaves_its_neighbours_alone
     got = project_box_2d(box_corners(*boxes), K.float())
     assert got[1].isnan().all()
     assert torch.isfinite(got[[0, 2]]).all()
-
-
-# ---------------------------------------------------------------------------------------------------------- cameras
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orient_intrinsics_follows_the_pixels(orientation):
-    width, height = 40, 30
-    stored_k = intrinsics_from_focal(35.0, 28.0, 17.0, 16.5)
-    column, row = 31, 4  # the marked pixel, as stored
-    pixels = np.zeros((height, width), np.uint8)
-    pixels[row, column] = 255
-    image = Image.fromarray(pixels)
-    image.getexif()[0x0112] = orientation
-    upright = np.asarray(ImageOps.exif_transpose(image))
-    (new_row,), (new_column,) = np.nonzero(upright)
-
-    moved_k = orient_intrinsics(stored_k, (width, height), orientation)
-    check_intrinsics(moved_k, upright.shape[::-1])
-    # The camera frame turns with the image: the ray of the marked pixel has the same coordinates along the image's
-    # columns and rows, up to the swap and the signs of this orientation.
-    pixel_middle = torch.tensor([[column + 0.5, row + 0.5]], dtype=torch.float64)
-    x, y, z = back_project(pixel_middle, torch.ones(1, dtype=torch.float64), stored_k)[0].tolist()
-    turned = {
-        1: (x, y),
-        2: (-x, y),
-        3: (-x, -y),
-        4: (x, -y),
-        5: (y, x),
-        6: (-y, x),
-        7: (-y, -x),
-        8: (y, -x),
-    }[orientation]
-    got = project(torch.tensor([*turned, z], dtype=torch.float64), moved_k)
-    np.testing.assert_allclose(got, (new_column + 0.5, new_row + 0.5), atol=1e-9)
-
-
-@pytest.mark.parametrize("orientation", [0, 9, "6"])
-def test_orient_intrinsics_refuses_other_orientations(orientation):
-    with pytest.raises(ValueError, match=f"got {orientation}, want an EXIF orientation from 1 to 8"):
-        orient_intrinsics(K, IMAGE_SIZE, orientation)
-
-
-@pytest.mark.parametrize("fov_deg", [10, 53.13, 90, 150])
-def test_intrinsics_from_fov_spans_the_image(fov_deg):
-    k = intrinsics_from_fov(fov_deg, IMAGE_SIZE)
-    left, right = back_project(torch.tensor([[0.0, 240.0], [640.0, 240.0]]), torch.ones(2), k)
-    span = math.atan(right[0].item()) - math.atan(left[0].item())
-    assert math.degrees(span) == pytest.approx(fov_deg)
-    assert k[0, 0] == k[1, 1] and k[:2, 2].tolist() == [320, 240]
-
-
-@pytest.mark.parametrize("fov_deg", [0, -5, 180, 400, math.nan])
-def test_intrinsics_from_fov_refuses_angles_out_of_range(fov_deg):
-    with pytest.raises(ValueError, match=f"got {fov_deg}, want a horizontal field of view in degrees"):
-        intrinsics_from_fov(fov_deg, IMAGE_SIZE)
-
-
-def k_with(row: int, column: int, value: float) -> torch.Tensor:
-    changed = K.clone()
-    changed[row, column] = value
-    return changed
-
-
-BAD_INTRINSICS = {
-    "shape": (torch.eye(4), r"got shape \(4, 4\), want \(3, 3\)"),
-    "batch of one": (K[None], r"got shape \(1, 3, 3\), want \(3, 3\)"),
-    "nan": (k_with(0, 2, math.nan), "got non-finite values .*nan.*, want finite numbers"),
-    "infinite": (k_with(1, 1, math.inf), "got non-finite values .*inf"),
-    "zero focal length": (k_with(0, 0, 0), r"got focal lengths fx=0, fy=517, want both above 0"),
-    "negative focal length": (k_with(1, 1, -517), r"got focal lengths fx=531, fy=-517, want both above 0"),
-    "skew": (k_with(0, 1, 2.0), r"want \[\[fx, 0, cx\], \[0, fy, cy\], \[0, 0, 1\]\] \(no skew"),
-    "second row": (k_with(1, 0, 0.5), r"want \[\[fx, 0, cx\]"),
-    "last row": (k_with(2, 2, 2.0), r"want \[\[fx, 0, cx\]"),
-    "transposed": (K.T, r"want \[\[fx, 0, cx\]"),
-    "x outside": (k_with(0, 2, 640.0), r"principal point \(640, 227\.25\) lies outside the 640x480 image"),
-    "y outside": (k_with(1, 2, 500.0), r"principal point \(331\.5, 500\) lies outside the 640x480 image"),
-    "negative centre": (k_with(0, 2, -1.0), r"principal point \(-1, 227\.25\) lies outside the 640x480 image"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_INTRINSICS)
-def test_check_intrinsics_says_what_is_wrong(name):
-    intrinsics, message = BAD_INTRINSICS[name]
-    with pytest.raises(ValueError, match="^intrinsics: .*" + message):
-        check_intrinsics(intrinsics, IMAGE_SIZE)
-
-
-def test_check_intrinsics_takes_lists_and_returns_float64():
-    got = check_intrinsics(K.tolist(), IMAGE_SIZE)
-    assert got.dtype == torch.float64 and torch.equal(got, K)
-    check_intrinsics(k_with(0, 2, 700.0))  # without an image size the principal point may lie anywhere
-
-
-def test_camera_holds_plain_numbers():
-    camera = Camera(tuple(map(tuple, K.tolist())), IMAGE_SIZE, scale=(0.5, 0.5), offset=(1.0, 2.0))
-    assert torch.equal(camera.intrinsics_tensor(), K)
-    want = [[FX / 2, 0, CX / 2 + 1], [0, FY / 2, CY / 2 + 2], [0, 0, 1]]
-    np.testing.assert_allclose(camera.network_intrinsics(), want)
-    assert camera.network_intrinsics().dtype == torch.float64
 
 
 # ---------------------------------------------------------------------------------------------- properties of it all
