@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from llmi3d.training.arguments import LLMI3DTrainingArguments
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.dense import DenseDetector, DenseLabels
+from llmi3d.training.feature_cache import undecoded
 from llmi3d.training.first_words import first_words
 from llmi3d.training.lora import lora_config
 from llmi3d.training.mixture import MAP, Mixture, TrainingRows, mix, vocabularies
@@ -79,7 +80,8 @@ class PreparedStage:
         """Return the rows as they are learned; `views` (cached ones) instead of the augmentation."""
         data = self.stage.data
         converse = first_words if data.turns == "first_words" else None
-        return TrainingRows(self.training.rows, data.max_turns, views or self.augment, self.seed, converse)
+        rows = self.training.rows if views is None else undecoded(self.training.rows)
+        return TrainingRows(rows, data.max_turns, views or self.augment, self.seed, converse)
 
     def collator(self, processor, config) -> LLMI3DDataCollator:
         """Return the collator of its rows, for a model of this configuration."""

@@ -28,6 +28,7 @@ from llmi3d.evaluation.records import records_from_row, with_predictions
 from llmi3d.evaluation.report import Estimate, Report, evaluate_records
 from llmi3d.evaluation.runner import CheckpointPredictor
 from llmi3d.evaluation.runner import evaluate as run_evaluation
+from llmi3d.training.recipe import read_recipe
 
 CARD = Path(__file__).parent / "card.md"
 RELATIVE = "depth_error, median share of the distance"
@@ -116,6 +117,29 @@ def share_of_right(asked: list[dict]) -> dict:
     return asdict(estimate(right, [one["image_id"] for one in asked]))
 
 
+def summarise(run: Path) -> dict:
+    """Return settings, steps, duration and about twelve lines of the log of each stage of a finished run, rounded."""
+    recipe = read_recipe([str(run / "final" / "training_config.yaml")])
+    logs = json.loads((run / "final" / "training_log.json").read_text())
+    (part,) = recipe.last.data.datasets
+    kept = {"seed": recipe.values["seed"], "batch_size": recipe.values["per_device_train_batch_size"], "stages": {}}
+    kept["pictures"] = len(load_split(part.data, part.split))
+    for stage in recipe.stages:
+        lines = [line for line in logs[stage.name] if "loss" in line]
+        some = [*lines[:: max(len(lines) // 12, 1)], lines[-1]]
+        seconds = [line["train_runtime"] for line in logs[stage.name] if "train_runtime" in line]
+        settings = {"learning_rate": stage.values["learning_rate"], "turns": stage.data.max_turns}
+        if stage.tuning == "dense":
+            settings["turns"] = 0
+        kept["stages"][stage.name] = {
+            "settings": settings,
+            "steps": lines[-1]["step"],
+            "minutes": round(seconds[-1] / 60, 1) if seconds else None,  # since it was last interrupted
+            "log": [{key: float(f"{value:.4g}") for key, value in line.items()} for line in some],
+        }
+    return kept
+
+
 def fields_of(out: Path, card: Path, direct: Report, refusals: Report) -> dict[str, str]:
     """What stands in the card for each [[name]] of card.md, every number read from the reports and the log."""
     answers = json.loads((out / "answers.json").read_text())
@@ -156,7 +180,7 @@ def fields_of(out: Path, card: Path, direct: Report, refusals: Report) -> dict[s
             ("pictures seen", "IoU above 0.25 (%)"),
             [
                 (f"{int(one['step'] * log['batch_size']):,}", say(one["box_acc_25"]))
-                for one in log["stages"]["towers"]["log"]
+                for one in next(iter(log["stages"].values()))["log"]
                 if "box_acc_25" in one
             ],
         ),
@@ -256,9 +280,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="what `llmi3d data build synth` wrote")
     parser.add_argument("--out", type=Path, default=Path("outputs/tiny"))
     parser.add_argument("--card", type=Path, default=Path("model_cards/llmi3d-tiny"), help="folder of the checkpoint")
+    parser.add_argument("--run", type=Path, help="OUT of `llmi3d train` that made it; default the card's own log")
     parser.add_argument("--limit", type=int, help="pictures to evaluate on; all by default")
     parser.add_argument("--print", action="store_true", help="print the card's tables, and leave the card as it is")
     options = parser.parse_args()
+    if options.run is not None:
+        write_whole(options.card / "training_log.json", json.dumps(summarise(options.run), indent=1))
     evaluate(options.data, options.out, options.card, options.limit)
     modes = ("direct", "generate")
     reports = [Report.load(options.out / f"report_{mode}" / "report_domains.json") for mode in modes]

@@ -13,8 +13,8 @@ from llmi3d.box_heads_llmi3d import read_depth_map
 from llmi3d.feature_mining_llmi3d import FeatureMining, depth_bin_centers
 from llmi3d.outputs_llmi3d import LLMI3DImageFeatures
 from llmi3d.token_grid_llmi3d import positions_in_the_square, positions_of_the_middle, token_grid
-from llmi3d.training.collator import LLMI3DDataCollator, targets_from
-from llmi3d.training.losses import Box3DCriterion, paint_depth_bins
+from llmi3d.training.collator import LLMI3DDataCollator
+from llmi3d.training.losses import Box3DCriterion, Box3DTargets, paint_depth_bins
 
 IMAGE, QUERY = 3, 4
 K = (250.0, 260.0, 150.0, 33.0)  # of a 320x60 picture
@@ -320,7 +320,7 @@ def test_it_can_be_trained(new_chain, row):
     wide = {**row, "image": row["image"].resize((320, 60)), "intrinsics": k}
     batch = LLMI3DDataCollator(processor)([wide, {**wide, "image_id": "test/1"}])
     assert batch["pixel_values"].shape[2] < batch["pixel_values"].shape[3]
-    targets = targets_from(batch.pop("targets_3d"))
+    targets = Box3DTargets(**batch.pop("targets_3d"))
     batch.pop("image_id")
     outputs = model(**batch)
     assert outputs.depth_logits.shape[2] < outputs.depth_logits.shape[3]

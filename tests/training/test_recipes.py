@@ -10,6 +10,7 @@ import datasets
 import pytest
 import typer
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from PIL import Image
 from typer.testing import CliRunner
 
 from llmi3d.cli import app
@@ -44,10 +45,12 @@ def workplace(tmp_path, monkeypatch, chain):
 
 def stand_in(folder: Path, split: str, row: dict, count: int) -> None:
     """Adds a split of some rows to a data set."""
-    rows = [{**row, "split": split, "image_id": f"{folder.name}/{split}/{i}"} for i in range(count)]
+    shared = {**row, "split": split, "instance_map": Image.new("L", row["image"].size)}
+    rows = [{**shared, "image_id": f"{folder.name}/{split}/{i}"} for i in range(count)]
     file = folder / DATA_FOLDER / shard_name(split, 0, 1)
     file.parent.mkdir(parents=True, exist_ok=True)
-    datasets.Dataset.from_list(rows, features=IG3D_FEATURES).to_parquet(file)
+    features = datasets.Features({**IG3D_FEATURES, "instance_map": datasets.Image()})
+    datasets.Dataset.from_list(rows, features=features).to_parquet(file)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
@@ -64,9 +67,10 @@ def test_a_dry_run_tells_of_its_stages_and_of_all_its_data(path, workplace, row)
     for stage in recipe.stages:
         arguments = stage.training_arguments()
         assert f"{stage.name} ({stage.tuning})" in done.output
-        assert arguments.load_best_model_at_end and arguments.metric_for_best_model == "eval_acc@0.25"
-        pictures = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-        assert f" of {pictures} pictures" in done.output
+        assert arguments.load_best_model_at_end == bool(judged)
+        assert not judged or arguments.metric_for_best_model == "eval_acc@0.25"
+        images = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+        assert f" of {images} images" in done.output
     assert not (workplace / recipe.output_dir).exists()
 
 
@@ -91,6 +95,9 @@ def test_commands_of_the_pages_are_understood(command, monkeypatch):
         launched = _validate_launch_command(launch_command_parser().parse_args(arguments))[0]
         assert launched.module and launched.training_script == "llmi3d.training.run"
         read_recipe(launched.training_script_args)
+        return
+    if program == "python":
+        assert Path(arguments[0]).is_file()
         return
     assert program == "llmi3d"
     group, name = typer.main.get_command(app), program

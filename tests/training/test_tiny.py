@@ -1,12 +1,15 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""examples/tiny from end to end on a handful of pictures: every stage, the export, the evaluation and the card."""
+"""The recipe of the small checkpoint on a handful of images: every stage, the evaluation and the card."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from llmi3d.training import run as command
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny"
 
@@ -28,19 +31,18 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_the_whole_chain(data, tmp_path):
-    out, card = tmp_path / "out", tmp_path / "card"
-    run("prepare.py", "--data", data, "--out", out)
-    for stage in ("towers", "pretrain", "align", "finetune"):
-        run("train.py", stage, "--out", out, "--scale", 0.01)
-        assert (out / stage / "model" / "model.safetensors").is_file()
-        assert not list((out / stage).glob("checkpoint-*"))
-    run("train.py", "export", "--out", out, "--card", card)
-    run("evaluate.py", "--data", data, "--out", out, "--card", card)
+    base, out, card = tmp_path / "base", tmp_path / "run", tmp_path / "card"
+    run("new_model.py", "--data", data, "--out", base)
+    recipe = str(TINY.parent / "recipes" / "tiny.yaml")
+    flags = ["--model_name_or_path", str(base), "--output_dir", str(out), "--datasets", str(data)]
+    command.main([recipe, *flags, "--max_steps", "2", "--logging_steps", "1"])
+    shutil.copytree(out / "final", card)
+    run("evaluate.py", "--data", data, "--out", tmp_path / "out", "--card", card, "--run", out)
 
     text = (card / "README.md").read_text()
     assert "[[" not in text and "acc@0.25" in text
     log = json.loads((card / "training_log.json").read_text())
-    assert list(log["stages"]) == ["towers", "pretrain", "align", "finetune"]
+    assert list(log["stages"]) == ["sight", "words", "align", "tune"]
     assert not [name for name in json.loads((card / "config.json").read_text()) if name.startswith("_attn")]
 
     from transformers import pipeline

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""`llmi3d train`: what it is told, what it draws, what it trains, and what it leaves when it is interrupted."""
+"""`llmi3d train`: its configuration, what it draws and trains, and what it leaves when it is interrupted."""
 
 import copy
 import json
@@ -15,8 +15,10 @@ import pytest
 import torch
 import yaml
 from accelerate.data_loader import prepare_data_loader
+from datasets import Features
 from huggingface_hub import ModelCard
 from peft import PeftModel
+from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, pipeline
@@ -24,9 +26,8 @@ from typer.testing import CliRunner
 
 from llmi3d import LLMI3DForConditionalGeneration
 from llmi3d.cli import app
-from llmi3d.data.dataset import DATA_FOLDER, shard_name
+from llmi3d.data.dataset import DATA_FOLDER, Part, shard_name
 from llmi3d.data.schema import IG3D_FEATURES, grounding_conversation, make_object, validate_row
-from llmi3d.data.dataset import Part
 from llmi3d.training import run as command
 from llmi3d.training.collator import LLMI3DDataCollator
 from llmi3d.training.mixture import EpochSampler, TrainingRows, mix, take_turns
@@ -138,7 +139,7 @@ def test_written_back_it_is_the_same_recipe(configured, tmp_path):
         ({"learning_rat": 1}, "got the unknown field 'learning_rat'; did you mean learning_rate?"),
         ({"max_steps": "ten"}, "--max_steps.*invalid int value: 'ten'"),
         ({"max_steps": 1.5}, "--max_steps.*invalid int value: '1.5'"),
-        ({"tuning": "qlora"}, "tuning: got 'qlora', want one of lora, full"),
+        ({"tuning": "qlora"}, "tuning: got 'qlora', want one of dense, parts, lora, full"),
         ({"dtype": "bfloat16"}, "dtype: got bfloat16 without bf16"),
         ({"lora_r": 0}, "lora_r: got 0"),
         ({"output_dir": ...}, "output_dir: got none"),
@@ -151,7 +152,18 @@ def test_written_back_it_is_the_same_recipe(configured, tmp_path):
         ({"datasets": [3]}, r"datasets: got \[3\], want a list of names or of mappings with data"),
         ({"eval_datasets": [{"data": "a", "weight": 1}]}, "eval_datasets: got the weight 1 for a, want none"),
         ({"max_turns": 0}, "max_turns: got 0, want at least 1"),
-        ({"stages": ["warmup"]}, "stages: got 'warmup', want one of align, tune"),
+        ({"stages": ["final"]}, "stages: got the name 'final', want letters, digits and _"),
+        ({"stages": ["tune", "more"]}, "tuning: got lora for 'tune', want it in the last stage"),
+        (
+            {"stages": [{"name": "sight", "tuning": "dense"}]},
+            "dense_cells: got 0 for 'sight', which learns dense labels",
+        ),
+        ({"gaze_loss_weight": 1.0}, "gaze_loss_weight: got it for 'align' without pack_turns"),
+        ({"turns": "last_words"}, "turns: got 'last_words', want one of rows, first_words"),
+        (
+            {"turns": "first_words", "train_sampling_strategy": "group_by_length"},
+            "train_sampling_strategy: got 'group_by_length' with turns: first_words",
+        ),
         ({"stages": ["tune", "tune"]}, "stages: got 'tune' twice"),
         ({"stages": [{"name": "tune", "lr": 1}]}, "stages: 'tune': got the unknown field 'lr'"),
         ({"stages": [{"name": "tune", "output_dir": "x"}]}, "stages: 'tune' has output_dir, which is the whole run's"),
@@ -167,7 +179,7 @@ def test_written_back_it_is_the_same_recipe(configured, tmp_path):
         ({"adapter_name_or_path": "a", "stages": ["tune"]}, "lora_r: got 4, but the adapter decides that"),
         ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint: got 'x', want the same command again"),
         ({"augment": [1]}, r"augment: got \[1\], want a mapping"),
-        ({"feature_cache_limit_gb": -1}, "feature_cache_limit_gb: got -1.0, want a number from 0 on"),
+        ({"feature_cache": {"views": 2}}, "feature_cache: got {'views': 2}, want a folder, or a mapping with one"),
         ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy: got 'batch_rebalance'.*by_length"),
     ],
 )
@@ -429,9 +441,7 @@ def test_a_dry_run_tells_and_writes_nothing(configured, data, tmp_path):
     assert done.exit_code == 0, done.output
     assert "align (parts)" in done.output and "tune (lora)" in done.output
     assert f"{data} (train): 6 rows" in done.output and f"{data} (val): 3 rows" in done.output
-    assert (
-        "steps       6 of 4 pictures (2 x 2 accumulated x 1 processes)" in done.output
-    )  # 3 batches: 2 steps an epoch
+    assert "steps       6 of 4 images (2 x 2 accumulated x 1 processes)" in done.output  # 3 batches: 2 steps an epoch
     assert not (tmp_path / "out").exists()
 
 
@@ -439,7 +449,7 @@ def test_a_plan_tells_memory_and_time_and_writes_nothing(configured, tmp_path):
     done = CliRunner().invoke(app, ["train", configured(), "--plan", "--plan_device", "l40s"])
     assert done.exit_code == 0, done.output
     for stage, steps in (("align (parts)", 2), ("tune (lora)", 3)):
-        assert stage in done.output and f"steps       {steps} of 2 pictures" in done.output
+        assert stage in done.output and f"steps       {steps} of 2 images" in done.output
     assert done.output.count("(fits 48 GiB)") == done.output.count("h in all.") == 2
     assert not (tmp_path / "out").exists()
 
@@ -504,31 +514,23 @@ def test_a_run_leaves_a_checkpoint_that_grounds(configured, data, photograph, ch
     assert files(out) == written
 
 
-def test_a_run_with_a_feature_cache_ends_as_one_without(configured, base, data, tmp_path, capsys):
-    """Batches by length, as far as six rows of a length are, and evaluation included."""
-    path = configured(eval_datasets=[{"data": str(data), "split": "val"}], stages=["tune"], max_steps=6)
-    flags = ["--eval_strategy", "no", "--save_strategy", "no", "--train_sampling_strategy", "group_by_length"]
+def test_a_run_with_a_feature_cache_ends_as_one_without(configured, base, tmp_path):
+    flags = ["--stages", "[tune]", "--max_steps", "4", "--save_strategy", "no"]
     flags += ["--optim", "sgd", "--learning_rate", "0.1"]  # AdamW makes much of what was rounded
-    command.main([path, *flags])
-    printed = []
-    for name in ("first", "second"):
-        capsys.readouterr()
-        out = ["--output_dir", str(tmp_path / name), "--feature_cache", str(tmp_path / "features")]
-        command.main([path, *flags, *out])
-        printed.append(capsys.readouterr().out)
-    # Two epochs of six pictures and three that are evaluated, each for two towers.
-    assert "tune: 12 of 30 looks of towers came from" in printed[0]
-    assert "tune: 30 of 30 looks of towers came from" in printed[1]
-    folders = (base, *(tmp_path / name / "final" for name in ("out", "first", "second")))
-    before, plain, *cached = (load_file(folder / "model.safetensors") for folder in folders)
-    assert max((plain[name] - before[name]).abs().max() for name in plain) > 1e-2
-    for one in cached:
-        for name, value in plain.items():
-            torch.testing.assert_close(one[name], value, rtol=1e-4, atol=1e-5)
-    with pytest.raises(SystemExit):  # the cache may come and go within a run, the order of rows not
-        command.main([path, "--save_strategy", "no", "--eval_strategy", "no"])
-    assert "train_sampling_strategy" in capsys.readouterr().err
-    command.main([path, *flags, "--feature_cache", str(tmp_path / "features")])
+    command.main([configured(), *flags])
+    cached = ["--output_dir", str(tmp_path / "cached"), "--feature_cache", str(tmp_path / "features")]
+    command.main([configured(), *flags, *cached])
+    written = {name: time for name, time in files(tmp_path / "features").items() if name != ".lock"}
+    before, plain, same = (
+        load_file(folder / "model.safetensors") for folder in (base, tmp_path / "out/final", tmp_path / "cached/final")
+    )
+    assert written and max((plain[name] - before[name]).abs().max() for name in plain) > 1e-2
+    for name, value in plain.items():  # features are kept in half precision
+        torch.testing.assert_close(same[name], value, rtol=2e-2, atol=2e-3)
+    views = ["--feature_cache", str({"folder": str(tmp_path / "features"), "views": 2}), "--augment", "{color: 0.2}"]
+    with pytest.raises(ValueError, match=r"feature_cache: .* was built with the augment None"):
+        command.main([configured(), *flags, *views, "--output_dir", str(tmp_path / "views")])
+    assert files(tmp_path / "features").items() >= written.items()
 
 
 @pytest.mark.parametrize(
@@ -536,7 +538,7 @@ def test_a_run_with_a_feature_cache_ends_as_one_without(configured, base, data, 
     [
         ({"freeze_towers": False}, "for 'tune', which trains the high_res_tower; want frozen towers"),
         ({"train_parts": ["box_head", "vision_tower"]}, "for 'align', which trains the vision_tower"),
-        ({"augment": {"flip": 0.5}}, "for 'align', which has augment; want none"),
+        ({"augment": {"flip": 0.5}}, "for 'align', which has augment; want more than one of its views"),
     ],
 )
 def test_a_feature_cache_is_refused_where_features_would_be_stale(configured, tmp_path, capsys, changes, message):
@@ -547,12 +549,15 @@ def test_a_feature_cache_is_refused_where_features_would_be_stale(configured, tm
 
 
 def test_a_stage_may_have_a_feature_cache_alone(configured):
-    stages = [{"name": "align", "feature_cache": "features", "feature_cache_limit_gb": 2}, "tune"]
+    stages = [
+        {"name": "align", "feature_cache": {"folder": "features", "views": 2}, "augment": {"color": 0.1}},
+        "tune",
+    ]
     prepared = prepare(read_recipe([configured(stages=stages, freeze_towers=False)]))
     command.check_feature_cache(prepared)
-    run = prepared.stages[0].stage.run
-    assert (run.feature_cache, run.feature_cache_limit_gb) == ("features", 2.0)
-    assert prepared.stages[1].stage.run.feature_cache is None
+    cache = prepared.stages[0].stage.data.cache()
+    assert (cache.folder, cache.views) == ("features", 2)
+    assert prepared.stages[1].stage.data.cache() is None
 
 
 @pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED"])
@@ -561,6 +566,58 @@ def test_a_feature_cache_is_refused_with_sharded_weights(configured, monkeypatch
     monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
     with pytest.raises(ValueError, match="for 'align', which shards weights; want neither FSDP nor DeepSpeed"):
         command.check_feature_cache(prepared)
+
+
+def test_dense_labels_want_maps(configured):
+    path = configured(stages=[{"name": "sight", "tuning": "dense", "dense_cells": 4}])
+    with pytest.raises(
+        ValueError, match="dense_cells: got it for 'sight', but no data set has the column instance_map"
+    ):
+        prepare(read_recipe([path]))
+
+
+def test_a_model_from_nothing_sees_then_speaks_then_grounds(configured, data, base, photograph, tmp_path):
+    """Every kind of stage, from one file, on rows with instance maps."""
+    rows = datasets.load_dataset(
+        "parquet", data_files=str(data / DATA_FOLDER / shard_name("train", 0, 1)), split="train"
+    )
+    maps = np.repeat(np.arange(4, dtype=np.uint8), 80)[None].repeat(200, 0)
+    rows = rows.map(
+        lambda _: {"instance_map": Image.fromarray(maps)},
+        features=Features({**rows.features, "instance_map": datasets.Image()}),
+    )
+    mapped = tmp_path / "mapped" / DATA_FOLDER / shard_name("train", 0, 1)
+    mapped.parent.mkdir(parents=True)
+    rows.to_parquet(mapped)
+    words = {"pack_turns": True, "max_turns": 2, "dense_cells": 4, "gaze_loss_weight": 1.0, "max_steps": 2}
+    stages = [
+        {"name": "sight", "tuning": "dense", "dense_cells": 4, "max_steps": 2, "augment": {"flip": 0.5, "color": 0.2}},
+        {"name": "words", "tuning": "full", "turns": "first_words", **words},
+        {"name": "tune", **words},
+    ]
+    command.main(
+        [
+            configured(
+                stages=stages,
+                datasets=[{"data": str(tmp_path / "mapped")}, {"data": str(data), "split": "other"}][:1],
+                eval_datasets=[{"data": str(data), "split": "val"}],
+                **{"freeze_towers": False, "attn_implementation": "eager", "muon": True, "final_dtype": "bfloat16"},
+            )
+        ]
+    )
+    out = tmp_path / "out"
+    first, seen, told = (load_file(f / "model.safetensors") for f in (base, out / "sight/model", out / "words/model"))
+    language = "model.language_model.layers.0.mlp.up_proj.weight"
+    tower = next(name for name in first if name.startswith("model.high_res_tower") and name.endswith("weight"))
+    assert torch.equal(first[language], seen[language]) and not torch.equal(first[tower], seen[tower])
+    assert not torch.equal(seen[language], told[language])
+    assert {value.dtype for value in load_file(out / "final/model.safetensors").values()} <= {
+        torch.bfloat16,
+        torch.float32,
+    }
+    assert ask(out / "final", photograph)["score"] > 0
+    log = json.loads((out / "final" / "training_log.json").read_text())
+    assert log["sight"][0]["loss_names"] > 0 and log["tune"][0]["loss_gaze"] > 0 and log["tune"][0]["loss_dense"] > 0
 
 
 @pytest.mark.slow
@@ -590,7 +647,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(configured, tmp_path, m
     capsys.readouterr()
     command.main([path, "--output_dir", str(other)])
     printed = capsys.readouterr().out
-    assert "align: done already, passed over." in printed and "tune: done already, passed over." in printed
+    assert "align: done already, skipped." in printed and "tune: done already, skipped." in printed
     assert {entry.name for entry in other.iterdir()} == {"run.json", "align", "tune", "final"}
     ours, theirs = (load_file(folder / "final" / "model.safetensors") for folder in (tmp_path / "out", other))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
