@@ -61,7 +61,7 @@ class FeatureCacheArguments:
         folder: where the cache is, or will be.
         views: views of each image; more than one needs augmentation.
         towers: whose features are kept; the images of a tower that is not among them are kept instead.
-        batch_size: views that the towers look at together.
+        batch_size: views that the towers see together; on CPUs, large batches slow a CNN down.
         shard_size: views per shard; at most one shard is lost if a build is killed.
         bf16: whether the towers compute in bfloat16 (autocast), which is quicker on most devices and less exact.
 
@@ -72,7 +72,7 @@ class FeatureCacheArguments:
     folder: str
     views: int = 1
     towers: list[str] = field(default_factory=lambda: list(TOWERS))
-    batch_size: int = 8
+    batch_size: int = 4
     shard_size: int = 256
     bf16: bool = False
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Augmentation: pixels, camera, boxes and words move together, and what is said stays true."""
+"""Augmentation: pixels, camera, boxes and words move together, and words stay true."""
 
 import copy
 import io
@@ -48,7 +48,7 @@ GEOMETRIC["all"] = (
 
 
 def random_row(draw, image):
-    """Three objects before a camera with unlike focal lengths and a principal point off the middle."""
+    """Return three objects in front of a camera with unequal focal lengths and an off-centre principal point."""
     width, height = image.size
     fx = width * draw.uniform(0.7, 1.5)
     k = [
@@ -78,9 +78,9 @@ def random_row(draw, image):
 
 
 def seen_at(row, flipped=False):
-    """{object id: [9, 2]} where its centre and corners are seen, in numpy and by nothing of the package.
+    """Project centres and corners, {object id: [9, 2]}, in numpy and without the package.
 
-    Mirrored, the box's z axis turns round: corners 4-7 stand where 0-3 would.
+    When mirrored, the box's z axis is reversed: corners 4-7 are where 0-3 would be.
     """
     signs = [(x, y, z) for z in (-1, 1) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
     signs = np.array([(0, 0, 0), *signs]) * (1, 1, -1 if flipped else 1)
@@ -93,8 +93,10 @@ def seen_at(row, flipped=False):
 
 
 def read(pixels, points):
-    """Values [N, 3] of pixels [H, W, 3] at points [N, 2] (x, y), (0, 0) being the corner of the picture: bilinear, and
-    the mean of nine points around, so that a ramp of 8 bits is read finely."""
+    """Return values [N, 3] of pixels [H, W, 3] at points [N, 2] (x, y), with (0, 0) at the corner of the image.
+
+    Bilinear, averaged over nine points around, so that an 8-bit ramp is read finely.
+    """
     around = np.stack(np.meshgrid((-1, 0, 1), (-1, 0, 1)), -1).reshape(9, 2)
     x, y = (points[:, None] - 0.5 + around).reshape(-1, 2).T
     x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
@@ -106,8 +108,8 @@ def read(pixels, points):
 
 @pytest.mark.parametrize("kind", GEOMETRIC)
 def test_a_box_is_projected_to_where_its_pixels_moved(kind):
-    # Each pixel tells where it was: red by its x, green by its y, and blue that it was in the picture. Every other
-    # picture grows darker that way, so that rounding is not taken for a shift.
+    # Each pixel encodes where it was: red its x, green its y, and blue that it was in the image. Every other image
+    # gets darker instead of lighter, so that rounding is not taken for a shift.
     draw, changed, errors = Random(kind), 0, []
     for case in range(144):
         sign, start = ((4.5, 0), (-4.5, 250))[case % 2]
@@ -123,7 +125,7 @@ def test_a_box_is_projected_to_where_its_pixels_moved(kind):
             inside = ((points > 4) & (points < np.array(new["image"].size) - 4)).all(-1)
             old, new_points = before[name][inside], points[inside]
             x, y = new_points.astype(int).T
-            # Nothing grey nearby, with which the picture would be mixed.
+            # No grey nearby that would be mixed in.
             taken = np.asarray(new["image"].getchannel(2).filter(ImageFilter.MinFilter(7)))[y, x] >= 254
             values = read(np.asarray(new["image"], float), new_points[taken])
             errors.append((values[:, :2] - start) / sign - old[taken])
@@ -151,7 +153,7 @@ def test_painted_blobs_are_found_where_centres_are_projected():
             if new is row:
                 continue
             shown = np.asarray(new["image"], float)[..., 0]
-            shown = np.where(shown == GREY[0], 0, shown)  # what was beyond the picture
+            shown = np.where(shown == GREY[0], 0, shown)  # the border
             near = (
                 np.hypot(
                     *(
@@ -202,7 +204,7 @@ def test_a_zoom_is_another_lens(row):
         torch.testing.assert_close(depths[1], depths[0] / 1.5)
 
 
-def test_what_a_wider_lens_would_have_shown_is_grey(row):
+def test_the_border_of_a_wider_lens_is_grey(row):
     new = FocalZoom((0.5, 0.5), 1)(row, Random(0))
     assert new["image"].getpixel((0, 0)) == new["image"].getpixel((319, 199)) == GREY
     assert len(new["objects"]) == 2 and new["targets"] == row["targets"]
@@ -216,7 +218,7 @@ def test_how_much_is_seen_follows_a_crop(row):
         new = RandomCrop((0.5, 0.8), 1)(row, Random(seed))
         if new is row:
             continue
-        # The window in pixels of the picture before.
+        # The window in pixels of the original image.
         left, top = np.array(row["intrinsics"])[:2, 2] - np.array(new["intrinsics"])[:2, 2]
         window = left, top, left + new["image"].width, top + new["image"].height
         for entry in new["objects"]:
@@ -243,7 +245,7 @@ def area(box, window):
 
 
 def said(*turns):
-    """messages and task of (question, answer, task)."""
+    """Return messages and task of (question, answer, task)."""
     messages = []
     for i, (question, answer, _) in enumerate(turns):
         messages.append({"role": "user", "content": ("<image>\n" if i == 0 else "") + question})
@@ -308,7 +310,7 @@ def test_a_row_with_a_left_shoe_is_not_mirrored(row):
 
 @pytest.fixture
 def street(photograph):
-    """Cars and cones, with room between them for every kind of phrase, and what is said of them."""
+    """Return a scene of cars and a cone, spaced for every kind of phrase, with conversations about it."""
     k = [[250.0, 0.0, 160.0], [0.0, 250.0, 100.0], [0.0, 0.0, 1.0]]
     places = [(-4, 9, "red"), (-1.5, 6, "blue"), (0.4, 14, "red"), (3.2, 12, "blue"), (2.3, 5, "white")]
     objects = [
@@ -378,7 +380,7 @@ def test_a_turn_with_a_form_is_kept_only_if_it_is_still_true(street, kind):
 
 
 def crop_without(row, lost):
-    """The row cropped so that nothing is left of the object `lost` alone."""
+    """Return the row cropped so that only the object `lost` leaves it."""
     want = {entry["id"] for entry in row["objects"]} - {lost}
     for seed in range(300):
         new = RandomCrop((0.6, 0.9), 1)(row, Random(seed))
@@ -465,7 +467,7 @@ def test_seed_epoch_and_id_decide_everything(street):
     assert all(augment(row)["image"].tobytes() != one["image"].tobytes() for row, one in zip(rows, first, strict=True))
 
 
-def test_rows_are_not_modified_and_pictures_come_in_every_form(street, tmp_path):
+def test_rows_are_not_modified_and_images_come_in_every_form(street, tmp_path):
     row, stored = street(0), io.BytesIO()
     row["image"].save(stored, "PNG")
     (tmp_path / "street.png").write_bytes(stored.getvalue())
@@ -490,7 +492,7 @@ def test_a_turned_photograph_is_augmented_as_it_is_seen(row):
     validate_row(new)
 
 
-def test_a_picture_without_objects_is_augmented(row):
+def test_an_image_without_objects_is_augmented(row):
     row.update(said(("Locate the bear in 3D.", "There is none.", "absent")), objects=[], targets=[])
     for transforms in GEOMETRIC.values():
         new = Augment(transforms)(row)

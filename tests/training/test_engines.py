@@ -1,8 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What examples/accelerate makes of the paper's size: how FSDP2 splits it over eight processes, how ZeRO-3 is filled.
+"""The paper's size under examples/accelerate: how FSDP2 splits it over eight processes, how ZeRO-3's file is filled.
 
-Nothing is computed: the model is on the meta device, and the other processes are torch's fake process group. That is
-the whole process's, so FSDP2 wraps in a process of its own, this file run as a program.
+Nothing is computed: the model is on the meta device, and the other processes are torch's fake process group. Since
+that affects a whole process, FSDP2 wraps in a subprocess, which runs this file as a program.
 """
 
 import json
@@ -38,7 +38,7 @@ LANGUAGE, HEADS = f"{BASE}.model.language_model", f"{BASE}.box_head"
 
 
 def launched_by(file: str):
-    """What `accelerate launch --config_file FILE -m llmi3d.training.run` understands."""
+    """Return what `accelerate launch --config_file FILE -m llmi3d.training.run` parses."""
     command = ["--config_file", str(ACCELERATE / file), "-m", "llmi3d.training.run", "config.yaml"]
     return _validate_launch_command(launch_command_parser().parse_args(command))[0]
 
@@ -47,7 +47,7 @@ def launched_by(file: str):
 
 
 def wrap() -> dict:
-    """Wraps the 7B size with LoRA as accelerate would when launched with fsdp2.yaml; says which group has what."""
+    """Wrap the 7B size with LoRA as accelerate does with fsdp2.yaml, and return the contents of each group."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     os.environ.update(prepare_multi_gpu_env(launched_by("fsdp2.yaml")))
@@ -91,7 +91,7 @@ def wrapped():
 def test_fsdp2_groups_are_layers_mining_heads_embeddings_and_the_rest(wrapped):
     layers = {f"{LANGUAGE}.layers.{index}" for index in range(32)}
     layers |= {f"{TOWER}.encoder.layers.{index}" for index in range(24)}
-    # PEFT keeps what was there beside the copy that it trains.
+    # PEFT keeps the original beside the copy that it trains.
     parts = {f"{part}.{one}" for part in (MINING, HEADS) for one in ("original_module", "modules_to_save.default")}
     assert set(wrapped["groups"]) == layers | parts | {f"{LANGUAGE}.embed_tokens", f"{BASE}.lm_head", ""}
 
@@ -100,7 +100,7 @@ def test_fsdp2_groups_are_layers_mining_heads_embeddings_and_the_rest(wrapped):
 def test_fsdp2_leaves_each_process_an_eighth(wrapped):
     counts = [counts for group in wrapped["groups"].values() for counts in group.values()]
     assert sum(sum(one.values()) for one in counts) == wrapped["whole"]
-    # Rows that do not go into eight are filled up.
+    # Rows that eight does not divide are padded.
     assert wrapped["whole"] / PROCESSES <= wrapped["own"] < 1.0001 * wrapped["whole"] / PROCESSES
 
 
@@ -113,7 +113,7 @@ def test_fsdp2_heads_are_float32_and_alone(wrapped):
 
 @pytest.mark.slow
 def test_fsdp2_finds_one_dtype_among_what_a_group_trains(wrapped):
-    """Or it would stop in the first step; frozen weights may be of another, and are."""
+    """Otherwise the first step would fail; frozen weights may have another dtype, and do."""
     assert all(set(group["trained"]) <= {"float32"} for group in wrapped["groups"].values())
     assert set(wrapped["groups"][f"{LANGUAGE}.layers.0"]["frozen"]) == {"bfloat16"}
     # Rank 16 on q, k, v, o and on gate, up, down.
@@ -125,7 +125,7 @@ def test_fsdp2_finds_one_dtype_among_what_a_group_trains(wrapped):
 
 
 class Zero3(deepspeed.HfTrainerDeepSpeedConfig, HfDeepSpeedConfig):
-    """As the Trainer reads DeepSpeed's file; without DeepSpeed transformers leaves accelerate's base out."""
+    """DeepSpeed's file as the Trainer reads it; without DeepSpeed, transformers leaves accelerate's base class out."""
 
 
 @pytest.fixture
@@ -156,10 +156,10 @@ def test_zero3_is_filled_in_for_the_papers_size(zero3, tmp_path):
     assert automatic(found) == []
     assert (found["train_micro_batch_size_per_gpu"], found["train_batch_size"]) == (4, 8 * arguments.world_size)
     assert found["gradient_clipping"] == 0.5 and found["bf16"] == {"enabled": True}
-    # What the Trainer derives from the language model's width.
+    # Values that the Trainer derives from the language model's width.
     assert found["zero_optimization"]["reduce_bucket_size"] == 4096**2
     assert found["zero_optimization"]["stage3_param_persistence_threshold"] == 10 * 4096
-    # Modules that read the weights of others inside them, by names that exist.
+    # Modules that read weights of inner modules, by names that exist.
     leaves = found["zero_optimization"]["leaf_module"]["classes"]
     assert leaves == [FeatureMining.__name__, TrainableTokensWrapper.__name__]
     # The trainer's own are used.

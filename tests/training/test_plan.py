@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The planner against what real steps of small models save, compute and keep."""
+"""Plans against what real steps of small models save, compute and keep."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,7 +100,7 @@ def test_checkpointing_keeps_less_and_computes_more(config):
 
 def test_activations_grow_with_the_batch_and_weights_do_not(config):
     one, four = plan(config), plan(config, batch_size=4)
-    # But for what all pictures share: how mining interpolates.
+    # Except the interpolation in mining, which all images share.
     assert 3.8 * one.activations < four.activations <= 4 * one.activations
     assert four.weights == one.weights
 
@@ -141,7 +141,7 @@ def test_the_sum_decides_whether_it_fits(config):
     assert f"{found.total:.2f}" in found.to_markdown() and "fits 48 GiB" in found.to_markdown()
 
 
-def test_time_is_operations_by_what_is_reached(config):
+def test_time_is_operations_over_achieved_speed(config):
     fast, slow = (plan_training(config, device="h100", utilisation=share) for share in (0.5, 0.25))
     assert slow.seconds_per_step == pytest.approx(2 * fast.seconds_per_step)
     assert fast.seconds_per_step == pytest.approx(fast.tera_operations * 1e12 / (989e12 * 0.5))
@@ -158,10 +158,10 @@ def test_adapters_and_moments_of_the_papers_size_are_those_counted_by_hand():
     adapters = 32 * 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008)) + 4096
     assert adapters == 39_976_960 + 4096
     assert found.trained_parameters == adapters + heads
-    # float32: four bytes a gradient, and as much for each of AdamW's two moments.
+    # float32: four bytes per gradient, and as much for each of AdamW's two moments.
     assert found.gradients * GIB == pytest.approx(4 * (adapters + heads))
     assert found.optimizer * GIB == pytest.approx(8 * (adapters + heads))
-    # bfloat16, but for what is trained and the heads, which PEFT keeps beside the copy that it trains.
+    # bfloat16, except trained weights and the heads, which PEFT keeps beside the copy that it trains.
     single = adapters + 2 * heads
     assert found.weights * GIB == pytest.approx(2 * (found.parameters - single) + 4 * single)
 
@@ -173,12 +173,12 @@ def test_the_papers_size():
         parameters = sum(one.numel() for one in LLMI3DForConditionalGeneration(config).parameters())
     found = plan_training(config, tuning="new_parts", batch_size=1)
     assert found.parameters == parameters
-    assert found.weights * GIB == pytest.approx(2 * parameters, rel=0.01)  # bfloat16, but for the heads
+    assert found.weights * GIB == pytest.approx(2 * parameters, rel=0.01)  # bfloat16, except the heads
     # Twice the language model's weights for each of its tokens forward, as much backward to its inputs.
     tokens = config.image_seq_length + 128
     assert found.tera_operations * 1e12 > 4 * 6.6e9 * tokens
     assert plan_training(config, batch_size=1, device="rtx-3090", gradient_checkpointing=True).fits
-    # AdamW in float32: four times four bytes a weight.
+    # AdamW in float32: four times four bytes per weight.
     assert not plan_training(config, tuning="full", dtype=torch.float32, device="a100-80gb").fits
 
 

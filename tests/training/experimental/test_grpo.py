@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Reinforcement: rewards of known answers, prompts as in use, and steps that see both resolutions."""
+"""Reinforcement: rewards of known answers, prompts as at inference, and steps that see both resolutions."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ def box(x, z=10.0):
 
 
 def said(*boxes):
-    """JSON boxes of unit rotation in the virtual camera, written without the library."""
+    """Return JSON boxes of unit rotation in the virtual camera, written without the library."""
     entries = [f'{{"bbox_3d": {[*one["center"], *one["size"], 0, 0, 0]}, "label": "car"}}' for one in boxes]
     return f"[{', '.join(entries)}]"
 
@@ -48,7 +48,7 @@ def said(*boxes):
         (said(box(0)), [box(20), box(0)], 1, 1 / 2),  # one too few
         (said(box(2), box(10)), [box(10), box(0)], 1, (1 + 1 / 3) / 2),  # in another order
         (said(box(0), box(2)), [box(2), box(0)], 1, 1),  # each is near both, matched for the best sum
-        (said(box(0))[:-1] + ', {"bbox_3d": [1, 2', [box(0)], 0, 1),  # cut off behind a good box
+        (said(box(0))[:-1] + ', {"bbox_3d": [1, 2', [box(0)], 0, 1),  # cut off after a good box
         ("It is not there.", [box(0)], 0, 0),
         ("It is not there.", [], 1, 1),
         ("[]", [], 1, 1),
@@ -66,7 +66,7 @@ def test_rewards_of_known_answers(text, true, form, iou):
         assert iou_reward([completion], **arguments) == pytest.approx([iou])
 
 
-def test_rewards_are_each_answers_own():
+def test_each_answer_has_its_own_reward():
     texts, true = [said(box(0)), "", said(box(2))], [[box(0)], [box(0)], [box(0)]]
     rewards = [reward(texts, targets=true, intrinsics=[K] * 3) for reward in box_rewards(JSON)]
     assert rewards == [[1, 0, 1], pytest.approx([1, 0, 1 / 3])]
@@ -75,7 +75,7 @@ def test_rewards_are_each_answers_own():
 @pytest.fixture
 def rows(row):
     talk = grounding_conversation(["everything", "the dog"])
-    talk[1]["content"], talk[3]["content"] = "<box_3d><box_3d>", "It is not in the picture."
+    talk[1]["content"], talk[3]["content"] = "<box_3d><box_3d>", "It is not in the image."
     talk += [{"role": "user", "content": "How many cars?"}, {"role": "assistant", "content": "One."}]
     several = {**row, "messages": talk, "targets": ["b", "a"], "task": ["multi", "absent", "vqa"]}
     return [row, several]
@@ -87,7 +87,7 @@ def test_prompts_are_the_questions_that_boxes_answer(chain, rows):
     assert asked == [f"Locate {phrase} in 3D." for phrase in ("the car", "the cone", "everything", "the dog")]
     assert [[true["center"][0] for true in one["targets"]] for one in prompts] == [[0.5], [-1.0], [-1.0, 0.5], []]
     assert prompts[3]["image"].size == rows[1]["image"].size
-    # 320x200 is laid in the middle of 64x64, a fifth as large.
+    # 320x200 lies in the middle of 64x64, a fifth as large.
     np.testing.assert_allclose(prompts[0]["intrinsics"], [[50, 0, 30], [0, 52, 34], [0, 0, 1]])
     text = chain[1].apply_chat_template(
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked[0]}]}],
@@ -103,7 +103,7 @@ def test_rows_without_such_questions_are_refused(chain, rows):
 
 
 def digits(completions, **_):
-    """A reward that even answers of drawn weights differ in."""
+    """Return rewards that differ even between answers of random weights."""
     return [sum(letter.isdigit() for letter in one[0]["content"]) + len(one[0]["content"]) / 10 for one in completions]
 
 
@@ -111,7 +111,7 @@ def make_trainer(model, processor, rows, out, **settings):
     args = GRPOConfig(
         str(out),
         per_device_train_batch_size=2,
-        steps_per_generation=2,  # the second step learns from what was written before the first
+        steps_per_generation=2,  # the second step learns from answers of before the first
         num_generations=2,
         max_completion_length=8,
         learning_rate=1e-2,
@@ -171,7 +171,7 @@ def test_steps_move_the_adapters_and_log_the_rewards(trainer):
 
 
 @pytest.mark.slow
-def test_interrupted_reinforcement_goes_on(chain, rows, tmp_path):
+def test_interrupted_reinforcement_resumes(chain, rows, tmp_path):
     model, processor = chain
     settings = {"save_strategy": "steps", "save_steps": 2}
     make_trainer(copy.deepcopy(model), processor, rows, tmp_path, **settings).train()

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The text baseline: what its words say of the boxes, that they are learned, and how they are read and scored."""
+"""Text baseline: boxes as words, how they are learned, read and scored."""
 
 import copy
 import subprocess
@@ -23,9 +23,9 @@ from llmi3d.training.experimental.text_boxes import BoxText, network_intrinsics
 
 @pytest.fixture
 def several(row):
-    """The row with a question that means both of its objects, one about nothing, and one in words."""
+    """Return the row with a question about both objects, one about an absent object, and one answered in words."""
     talk = grounding_conversation(["everything", "the dog"])
-    talk[1]["content"], talk[3]["content"] = "<box_3d><box_3d>", "It is not in the picture."
+    talk[1]["content"], talk[3]["content"] = "<box_3d><box_3d>", "It is not in the image."
     talk += [{"role": "user", "content": "How many cars?"}, {"role": "assistant", "content": "One."}]
     return {**row, "messages": talk, "targets": ["b", "a"], "task": ["multi", "absent", "vqa"]}
 
@@ -49,7 +49,7 @@ def test_only_answers_with_boxes_are_rewritten(chain, several, form):
     box_text = BoxText.for_processor(chain[1], form)
     written = box_text.write_row(several, chain[1])
     answers = [message["content"] for message in written["messages"][1::2]]
-    assert answers[1:] == ["It is not in the picture.", "One."] and written["targets"] == []
+    assert answers[1:] == ["It is not in the image.", "One."] and written["targets"] == []
     assert written["messages"][::2] == several["messages"][::2]
     k = network_intrinsics(chain[1], several["image"].size, several["intrinsics"])
     found = box_text.read(answers[0], k).boxes
@@ -107,7 +107,7 @@ def test_words_are_learned_by_lora_alone(new_chain, row, several, tmp_path):
     trainer = text_trainer(model, processor, rows, args, "numbers", text_lora_config(model, rank=4))
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses[0] == pytest.approx(before, rel=1e-3)  # that of the assistant's words, by the model's own reckoning
+    assert losses[0] == pytest.approx(before, rel=1e-3)  # the model's own loss, of the assistant's words
     assert losses[-1] < losses[0]
     for name, parameter in trainer.model.named_parameters():
         if parameter.requires_grad:
@@ -134,8 +134,7 @@ def question(row, turn):
 
 
 def let_write(predictor, monkeypatch, write, probabilities=(0.5,)):
-    """Has the model write `write(prompt)`, a list of answers; its token t has the probability `probabilities[t]`, the
-    last of them from there on."""
+    """Make the model write `write(prompt)`, a list of answers. Token t has `probabilities[t]`, later ones the last."""
     tokenizer = predictor.processor.tokenizer
 
     def generate(input_ids, **kwargs):
@@ -185,7 +184,7 @@ def test_score_is_the_mean_probability_of_the_answers_tokens(checkpoint, row, mo
 
 def test_what_cannot_be_read_is_no_answer(checkpoint, row, monkeypatch):
     predictor = TextPredictor(checkpoint, "numbers", device="cpu")
-    let_write(predictor, monkeypatch, lambda prompt: ["30 30"] if "car" in prompt else ["It is not in the picture."])
+    let_write(predictor, monkeypatch, lambda prompt: ["30 30"] if "car" in prompt else ["It is not in the image."])
     assert predictor([question(row, 0), question(row, 1)]) == [None, []]
     assert predictor.counts == {"answers": 2, "abstained": 1, "malformed": 1, "malformed_boxes": 0}
 
@@ -193,7 +192,7 @@ def test_what_cannot_be_read_is_no_answer(checkpoint, row, monkeypatch):
 def test_best_readable_answer_is_chosen(checkpoint, row, monkeypatch):
     predictor = TextPredictor(checkpoint, "numbers", device="cpu", samples=3)
     good, better = "30 30 5 4 1 2 0 0 0", "31 30 5 4 1 2 0 0 0; 31 30 5 4 1 2 0 0 0"
-    # With a likely first token the shorter answer has the higher mean, and what cannot be read is shorter yet.
+    # With a likely first token, shorter answers have a higher mean; the unreadable one is the shortest.
     let_write(predictor, monkeypatch, lambda prompt: ["3", better, good], (0.99, 0.5))
     [[box]] = predictor([question(row, 0)])
     [[first], *_] = [predictor._write(*written_inputs(predictor, row))]
