@@ -1,6 +1,6 @@
-"""Phrases that mean exactly what they should, and questions whose answers are in the boxes."""
+"""Phrases that mean exactly what they should, questions that the boxes answer, and paraphrases to test with."""
 
-from llmi3d.data.expressions.forms import Referents, referents
+from llmi3d.data.expressions.forms import referents
 from llmi3d.data.expressions.phrases import PHRASE_KINDS, phrases_for
 from llmi3d.data.expressions.questions import QUESTION_KINDS
 from llmi3d.data.expressions.rewrite import rewrite_phrases
@@ -9,7 +9,6 @@ from llmi3d.data.expressions.scene_conversation import make_conversation
 __all__ = [
     "PHRASE_KINDS",
     "QUESTION_KINDS",
-    "Referents",
     "make_conversation",
     "phrases_for",
     "referents",

@@ -1,19 +1,19 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Logical forms of phrases, and which objects of a scene they mean.
+"""Logical forms of phrases, and the objects of a scene that they mean.
 
 A form is a JSON mapping {"category": name, "conditions": [...]}. Each condition is a mapping with the key "is":
 
-    {"is": "attribute", "name": "color", "value": "red"}       of ADJECTIVES; what else a source notes is rarely seen
-    {"is": "place", "third": "left" | "middle" | "right"}       third of the picture's width with the box's centre;
-        "on the left" may be said of the whole half: between the third and the half it is too close to call
+    {"is": "attribute", "name": "color", "value": "red"}       of ADJECTIVES; others are rarely visible
+    {"is": "place", "third": "left" | "middle" | "right"}       third of the image width with the box's centre;
+        some say "on the left" of the whole half, so between the third and the half it is too close to call
     {"is": "metres", "about": 20.0}                             distance of the box's centre from the camera
     {"is": "relation", "name": ..., "to": form}                 with `to` meaning one object, the anchor:
-        left_of, right_of        the centre lies further left or right in the picture
+        left_of, right_of        the centre is further left or right in the image
         nearer_than, farther_than   the centre is nearer to or farther from the camera
         next_to                  the centres are no farther apart than half the sum of the two boxes' diagonals
-        above                    the centre lies higher in the picture, above the anchor's own width
+        above                    the centre is higher in the image, within the anchor's width
     {"is": "rank", "by": ..., "n": 1}                           the n-th among those that all other conditions leave:
-        left, right              counted from that side of the picture
+        left, right              counted from that side of the image
         near, far                by distance from the camera
         large, small             by volume
         tall, short              by height
@@ -21,10 +21,10 @@ A form is a JSON mapping {"category": name, "conditions": [...]}. Each condition
 Everything is seen from the camera. A rank comes last and alone. An object satisfies a condition, does not, or is too
 close to call: within a margin of the threshold. A form is decided only if no object that matters is too close to call.
 
-Objects to ignore, and those hardly to be seen, are never meant and never anchors; but a listener may see them, so they
-are too close to call wherever they do not fail outright. So are objects of a category that overlaps with the named.
-Of an object that reaches into the picture from behind the camera only category and attributes can fail: where and how
-far away its centre is, the picture does not show.
+Ignored and hardly visible objects are never meant and never anchors. A listener may still see them, so they are too
+close to call unless they clearly fail a condition. The same holds for objects of a category that overlaps with the
+named one. An object that reaches into the image from behind the camera can fail only category and attributes, since
+the image does not show where its centre is.
 """
 
 import math
@@ -38,31 +38,32 @@ import torch
 from llmi3d.data.expressions.nouns import overlap, words
 from llmi3d.processing.geometry_llmi3d import project
 
-# Margins within which nothing is called. Annotations are off by some centimetres and pixels, and so are people's eyes.
-X_MARGIN = 0.03  # of the picture's width, between centres or to a third's edge
-Y_MARGIN = 0.05  # of the picture's height
+# Margins within which it is too close to call: annotations and people's eyes are off by some centimetres and pixels.
+X_MARGIN = 0.03  # share of the image width, between centres or to a third's edge
+Y_MARGIN = 0.05  # share of the image height
 DISTANCE_MARGIN = (0.05, 0.05)  # share of the larger distance, and metres
 VOLUME_RATIO, HEIGHT_RATIO = 1.3, 1.1
-# "About" means off by no more than a tenth or 0.25 m: (share, metres) up to which that is clear, and from which not.
+# "About" means within a tenth or 0.25 m: (share, metres) up to which an object clearly satisfies it, and from which it
+# clearly does not.
 METRES = ((0.07, 0.18), (0.2, 0.5))
-NEXT_TO = (0.9, 1.5)  # half sums of diagonals up to which it is clear, and from which it clearly is not
-# An object of which less is seen is not asked for.
+NEXT_TO = (0.9, 1.5)  # in half sums of diagonals: up to which it clearly is, and from which it clearly is not
+# Objects that are less visible, or more truncated, are not asked for.
 LEAST_VISIBILITY, MOST_TRUNCATION = 0.1, 0.7
 
-# Attributes that a picture shows and a phrase can put before the noun, in the order in which English does.
+# Visible attributes that a phrase can put before the noun, in English order.
 ADJECTIVES = ("color", "colour", "pattern", "material")
 YES, MAYBE, NO = 2, 1, 0
 RELATIONS = ("left_of", "right_of", "nearer_than", "farther_than", "next_to", "above")
 RANKS = ("left", "right", "near", "far", "large", "small", "tall", "short")
-# The ranks that count downwards -> those that count the same upwards.
+# Descending rank -> the ascending rank of the same quantity.
 _UPWARD = {"right": "left", "far": "near", "large": "small", "tall": "short"}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object as the forms see it: u, v are its projected centre in shares of the picture, lengths in metres.
+    """An object as the forms see it: u, v are its projected centre in shares of the image; lengths are metres.
 
-    u, v are nan where the centre is not before the camera.
+    u, v are nan if the centre is not in front of the camera.
     """
 
     id: str
@@ -92,11 +93,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Referents:
-    """Which objects a form means.
+    """The objects that a form means.
 
     Attributes:
         ids: in the scene's order.
-        decided: false where something is too close to call; `ids` then means nothing.
+        decided: false if something is too close to call; `ids` is then meaningless.
     """
 
     ids: tuple[str, ...]
@@ -107,7 +108,7 @@ UNDECIDED = Referents((), False)
 
 
 def make_things(objects: list[dict], intrinsics, image_size: tuple[int, int]) -> list[Thing]:
-    """The objects of a row that are at least partly in the picture.
+    """Return the objects of a row that are at least partly in the image.
 
     Args:
         objects: as in a row.
@@ -115,21 +116,21 @@ def make_things(objects: list[dict], intrinsics, image_size: tuple[int, int]) ->
         image_size: (width, height), pixels.
     """
     width, height = image_size
-    seen = [one for one in objects if one.get("box_2d") is not None]
+    seen = [entry for entry in objects if entry.get("box_2d") is not None]
     if not seen:
         return []
-    centers = torch.tensor([one["center"] for one in seen], dtype=torch.float64)
+    centers = torch.tensor([entry["center"] for entry in seen], dtype=torch.float64)
     points = project(centers, torch.as_tensor(intrinsics, dtype=torch.float64)).tolist()
     things = []
-    for one, (x, y) in zip(seen, points, strict=True):
-        left, top, right, bottom = one["box_2d"]
+    for entry, (x, y) in zip(seen, points, strict=True):
+        left, top, right, bottom = entry["box_2d"]
         if right <= 0 or bottom <= 0 or left >= width or top >= height:
             continue
-        if one["center"][2] <= 0:  # its projection means nothing
+        if entry["center"][2] <= 0:  # its projection means nothing
             x = y = math.nan
-        visibility, truncation = one.get("visibility"), one.get("truncation")
+        visibility, truncation = entry.get("visibility"), entry.get("truncation")
         askable = (
-            not one["ignore"]
+            not entry["ignore"]
             and 0 <= x < width
             and 0 <= y < height
             and (visibility is None or visibility >= LEAST_VISIBILITY)
@@ -137,13 +138,13 @@ def make_things(objects: list[dict], intrinsics, image_size: tuple[int, int]) ->
         )
         things.append(
             Thing(
-                id=one["id"],
-                category=one["category"],
-                attributes={name: value for name, value in one["attributes"].items() if name in ADJECTIVES},
+                id=entry["id"],
+                category=entry["category"],
+                attributes={name: value for name, value in entry["attributes"].items() if name in ADJECTIVES},
                 askable=askable,
-                center=tuple(one["center"]),
-                size=tuple(one["size"]),
-                distance=math.hypot(*one["center"]),
+                center=tuple(entry["center"]),
+                size=tuple(entry["size"]),
+                distance=math.hypot(*entry["center"]),
                 u=x / width,
                 v=y / height,
                 left=left / width,
@@ -154,19 +155,19 @@ def make_things(objects: list[dict], intrinsics, image_size: tuple[int, int]) ->
 
 
 def referents(form: dict, things: list[Thing]) -> Referents:
-    """The objects that a form means among `things` (`make_things`); for many forms of one scene see `Checker`.
+    """Return the objects that a form means among `things` (`make_things`); for many forms of a scene use `Checker`.
 
     Raises:
-        ValueError: a form that is none.
+        ValueError: an invalid form.
     """
     return Checker(things)(form)
 
 
 class Checker:
-    """What forms mean in one scene: `checker(form)` as `referents`.
+    """Finds what forms mean in one scene: `checker(form)` is as `referents`.
 
-    Hundreds of forms share a few conditions, so each condition is held against the objects once. Sets of objects are
-    the bits of an integer, that of the first object lowest.
+    Hundreds of forms share a few conditions, so each condition is checked against the objects only once. Sets of
+    objects are the bits of an integer, the first object being the lowest bit.
 
     Args:
         things: of the scene (`make_things`).
@@ -182,27 +183,28 @@ class Checker:
         filters, rank = form["conditions"], None
         if filters and filters[-1]["is"] == "rank":
             filters, rank = filters[:-1], filters[-1]
-        if any(one["is"] == "rank" for one in filters):
-            raise ValueError(f"form: got the conditions {form['conditions']}, want one rank at most, as the last.")
+        if any(condition["is"] == "rank" for condition in filters):
+            raise ValueError(f"form: got the conditions {form['conditions']}, want at most one rank, at the end.")
         category = form["category"]
         clear, possible = self._hold(category, lambda thing: _of_category(thing, category))
-        for one in filters:
-            if one["is"] == "relation":
-                meant = self(one["to"])
+        for condition in filters:
+            if condition["is"] == "relation":
+                meant = self(condition["to"])
                 if not meant.decided or len(meant.ids) != 1:
                     return UNDECIDED
-                key, holds = (one["name"], meant.ids), self._relation(one["name"], meant.ids[0])
+                name = condition["name"]
+                key, holds = (name, meant.ids), self._relation(name, meant.ids[0])
             else:
-                key, holds = frozenset(one.items()), partial(_holds, condition=one)
+                key, holds = frozenset(condition.items()), partial(_holds, condition=condition)
             also_clear, also_possible = self._hold(key, holds)
             clear, possible = clear & also_clear, possible & also_possible
-        # What only may be meant leaves the form undecided, as does what a listener may mean and we never do.
+        # An object that may be meant leaves the form undecided, as does one that is clearly meant but never asked for.
         if clear & self._askable != possible:
             return UNDECIDED
         return self._rank(clear, rank) if rank else Referents(tuple(thing.id for thing in self._of(clear)), True)
 
     def _hold(self, key: Hashable, holds: Callable[[Thing], int]) -> tuple[int, int]:
-        """The objects that satisfy a condition, and those that do not clearly fail it."""
+        """Return the objects that satisfy a condition, and those that do not clearly fail it."""
         if key not in self._held:
             clear = possible = 0
             for i, thing in enumerate(self.things):
@@ -227,9 +229,9 @@ class Checker:
             self._orders[by, chosen] = _order(self._of(chosen), by)
         ids, clear = self._orders[by, chosen]
         if len(ids) < max(2, n):
-            # "The nearest car" where there is one alone says more than there is to say.
+            # "The nearest car" is odd if there is only one.
             return UNDECIDED if ids else Referents((), True)
-        # Every place up to the n-th, and that behind it, must be clear.
+        # The order must be clear up to the n-th and the one after it.
         return Referents((ids[n - 1],), True) if clear >= min(n, len(ids) - 1) else UNDECIDED
 
 
@@ -243,7 +245,7 @@ def _holds(thing: Thing, condition: dict) -> int:
     kind = condition["is"]
     if kind == "attribute":
         value = thing.attributes.get(condition["name"])
-        # Nobody said which it is: the object may have it.
+        # Not annotated, so the object may have it.
         return MAYBE if value is None else YES if value == condition["value"] else NO
     if thing.behind and kind in ("place", "metres"):
         return MAYBE
@@ -279,7 +281,7 @@ def _related(thing: Thing, name: str, anchor: Thing) -> int:
 
 
 def _order(things: list[Thing], by: str) -> tuple[list[str], int]:
-    """Ids in a rank's order, and how many neighbours there follow one another clearly, from the first on."""
+    """Return ids in a rank's order, and how many neighbours from the first on are clearly ordered."""
     value, apart = {
         "left": (lambda thing: thing.u, lambda a, b: b - a > X_MARGIN),
         "near": (lambda thing: thing.distance, lambda a, b: b - a > distance_margin(a, b)),
@@ -293,7 +295,7 @@ def _order(things: list[Thing], by: str) -> tuple[list[str], int]:
 
 
 def distance_margin(a: float, b: float) -> float:
-    """Metres within which two distances count as equal."""
+    """Return the metres within which two distances count as equal."""
     return DISTANCE_MARGIN[0] * max(a, b) + DISTANCE_MARGIN[1]
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Category names as English nouns: words, plurals, and which names may mean the same thing."""
+"""Category names as English nouns: words, plurals, and names that may mean the same thing."""
 
 from functools import lru_cache
 
@@ -20,14 +20,13 @@ _IRREGULAR |= {
     "piece of footwear": "pieces of footwear",
 }
 _IRREGULAR |= {"shelf": "shelves", "bookshelf": "bookshelves", "person sitting": "people sitting", "foot": "feet"}
-# Names that are plural as they stand, or have none: never counted, never asked for as several.
+# Names that are plural already, or have no plural: never counted, never asked for as several.
 UNCOUNTED = frozenset(
     ("books", "shelves", "clothes", "blinds", "shoes", "stationery", "stairs", "scissors", "glasses", "debris", "food")
 )
-# Single words that always mean the same. "Bike" is none: it may be a motorcycle.
+# Single words that always mean the same. "Bike" is not one: it may be a motorcycle.
 SYNONYMS = ({"car", "automobile"}, {"sofa", "couch"}, {"television", "tv"}, {"motorcycle", "motorbike"})
-# Names of which one listener's may be another's. A name also overlaps with any that ends in the same word, and with
-# its synonyms.
+# Names that listeners may use for one another. A name also overlaps with any that ends in the same word.
 _OVERLAPS = (
     *SYNONYMS,
     {"pedestrian", "person", "person_sitting", "cyclist", "motorcyclist", "adult", "child"},
@@ -51,12 +50,12 @@ _OVERLAPS = (
 
 @lru_cache(maxsize=4096)
 def words(category: str) -> str:
-    """ "Traffic_Cone" -> "traffic cone"."""
+    """Return a category as words: "Traffic_Cone" -> "traffic cone"."""
     return category.replace("_", " ").strip().lower()
 
 
 def plural(category: str) -> str:
-    """ "traffic_cone" -> "traffic cones"."""
+    """Return the plural of a category in words: "traffic_cone" -> "traffic cones"."""
     noun = words(category)
     if noun in _IRREGULAR:
         return _IRREGULAR[noun]
@@ -73,13 +72,13 @@ def plural(category: str) -> str:
 
 
 def article(noun: str) -> str:
-    """ "a" or "an" before a noun, by its first letter."""
+    """Return "a" or "an" by the first letter of a noun."""
     return "an" if noun[:1] in "aeiou" else "a"
 
 
 @lru_cache(maxsize=4096)
 def overlap(a: str, b: str) -> bool:
-    """Whether an object called `a` might be taken for a `b` by a listener; false for equal names."""
+    """Whether a listener might take an object called `a` for a `b`; false for equal names."""
     first, second = words(a), words(b)
     if first == second:
         return False

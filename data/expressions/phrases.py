@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Phrases of many kinds for the objects of a scene, each kept only if its form means what it should."""
+"""Phrases of many kinds for the objects of a scene, kept only if their forms mean what they should."""
 
 from itertools import combinations
 from random import Random
@@ -12,7 +12,7 @@ PHRASE_KINDS = (
     *("category", "attribute", "place", "ordinal", "nearest", "farthest", "size", "height", "left_right"),
     *("nearer_farther", "next_to", "above", "metres", "composed"),
 )
-# Objects that phrases are made for, at random where there are more: bounds the work of crowded scenes.
+# Limits of objects that get phrases, of anchors and of ranks; they bound the work in crowded scenes.
 MOST_TARGETS, MOST_ANCHORS, MOST_RANK = 10, 6, 4
 _RANK_KIND = {"left": "ordinal", "right": "ordinal", "near": "nearest", "far": "farthest", "large": "size"}
 _RANK_KIND |= {"small": "size", "tall": "height", "short": "height"}
@@ -21,15 +21,15 @@ _RELATION_KIND |= {"nearer_than": "nearer_farther", "farther_than": "nearer_fart
 
 
 def phrases_for(scene: dict, image_size: tuple[int, int], seed: int = 0) -> list[dict]:
-    """Every phrase found that means one object.
+    """Return every phrase found that means one object.
 
     Args:
-        scene: a row; its conversation, if any, is not read.
+        scene: row; its conversation, if any, is not read.
         image_size: (width, height), pixels.
         seed: of the wording, and of the choice of objects in crowded scenes.
 
     Returns:
-        {"phrase", "kind", "form", "objects" (one id)} each.
+        List of {"phrase", "kind", "form", "objects" (one id)}.
     """
     draw = Random(f"{seed}/{scene['image_id']}")
     things = make_things(scene["objects"], scene["intrinsics"], image_size)
@@ -42,7 +42,7 @@ def phrases_for(scene: dict, image_size: tuple[int, int], seed: int = 0) -> list
 
 
 def unique_forms(things: list[Thing], draw: Random) -> list[tuple[Thing, str, dict]]:
-    """(object, kind, form) of every form found that means one object."""
+    """Return (object, kind, form) of every form found that means one object."""
     targets = [thing for thing in things if thing.askable]
     if len(targets) > MOST_TARGETS:
         targets = draw.sample(targets, MOST_TARGETS)
@@ -63,7 +63,7 @@ def unique_forms(things: list[Thing], draw: Random) -> list[tuple[Thing, str, di
 
 
 def several_forms(things: list[Thing]) -> list[tuple[str, dict, tuple[str, ...]]]:
-    """(kind, form, ids) of forms that mean two or more objects."""
+    """Return (kind, form, ids) of forms that mean two or more objects."""
     meant, found = Checker(things), []
     for category in dict.fromkeys(thing.category for thing in things if thing.askable):
         if words(category) in UNCOUNTED:
@@ -82,7 +82,7 @@ def several_forms(things: list[Thing]) -> list[tuple[str, dict, tuple[str, ...]]
 
 
 def absent_forms(things: list[Thing], vocabulary: tuple[str, ...], draw: Random) -> list[tuple[str, dict]]:
-    """(kind, form) of forms that mean nothing in the scene, about categories of which all that is seen is labelled."""
+    """Return (kind, form) of forms that mean nothing in the scene, of categories labelled wherever they are seen."""
     present = {words(thing.category) for thing in things}
     forms = [("category", _form(name)) for name in vocabulary if words(name) not in present]
     categories = list(dict.fromkeys(thing.category for thing in things if thing.askable))
@@ -100,7 +100,7 @@ def absent_forms(things: list[Thing], vocabulary: tuple[str, ...], draw: Random)
 
 
 def _simple_forms(thing: Thing, things: list[Thing]):
-    alike = [one for one in things if one.category == thing.category]
+    alike = [other for other in things if other.category == thing.category]
     yield "category", _form(thing.category)
     for name, value in thing.attributes.items():
         yield "attribute", _form(thing.category, {"is": "attribute", "name": name, "value": value})
@@ -109,14 +109,14 @@ def _simple_forms(thing: Thing, things: list[Thing]):
         yield "place", _form(thing.category, _place(third))
         for by in RANKS:
             for n in range(1, min(len(alike), MOST_RANK) + 1):
-                # "The second smallest" is no way to point.
+                # Nobody points with "the second smallest".
                 if n == 1 or by in ("left", "right", "near"):
                     yield _RANK_KIND[by], _form(thing.category, {"is": "rank", "by": by, "n": n})
         yield "metres", _form(thing.category, {"is": "metres", "about": round_metres(thing.distance)})
 
 
 def _compound_forms(thing: Thing, things: list[Thing], anchors: list[tuple[Thing, dict]], draw: Random):
-    alike = sum(one.category == thing.category for one in things)
+    alike = sum(other.category == thing.category for other in things)
     for anchor, anchor_form in anchors:
         if anchor is thing or (alike < 2 and draw.random() < 0.7):
             continue
@@ -142,15 +142,16 @@ def _compound_forms(thing: Thing, things: list[Thing], anchors: list[tuple[Thing
 
 
 def _can_be_anchor(form: dict) -> bool:
-    """Whether a form can be said with nothing behind the noun."""
+    """Whether a form can be said with nothing after the noun."""
     return all(
-        one["is"] == "attribute" or (one["is"] == "rank" and (one["n"] == 1 or one["by"] == "near"))
-        for one in form["conditions"]
+        condition["is"] == "attribute"
+        or (condition["is"] == "rank" and (condition["n"] == 1 or condition["by"] == "near"))
+        for condition in form["conditions"]
     )
 
 
 def round_metres(distance: float) -> float:
-    """As one would say it: whole metres, or half ones below 5 m."""
+    """Round as one would say it: to whole metres, below 5 m to half metres."""
     return round(2 * distance) / 2 if distance < 5 else float(round(distance))
 
 

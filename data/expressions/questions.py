@@ -1,11 +1,11 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Questions whose answers are in the boxes: distances, sizes, order, counts.
+"""Questions that the boxes answer: distances, sizes, order, counts.
 
-Lengths are metres, between box centres or from the camera to one; below 1 m they are said to the centimetre, else to
-ten centimetres. A comparison is asked only where it is clear by the margins of `forms`.
+Distances are between box centres, or from the camera to one. Lengths below 1 m are said to the centimetre, others to
+ten centimetres. A comparison is asked only if it is clear by the margins of `forms`.
 
-A question's form is {"question": kind, "of": [forms of what it is about], "answer": value, "unit": "m", "count" or
-"choice"}, so that an answer can be scored without parsing the words.
+The form of a question is {"question": kind, "of": [forms of what it is about], "answer": value, "unit": "m", "count"
+or "choice"}, so that an answer can be scored without parsing words.
 """
 
 import math
@@ -31,8 +31,8 @@ _ASKED = {
     "existence": ("Is there {a} {c} in the picture?", "Can {a} {c} be seen?"),
 }
 QUESTION_KINDS = tuple(_ASKED)
-# Conditions that state or decide the answer, which no name of an object may use: of a rank what it goes by. What
-# relates two objects is kept out of all questions about two: the other may be the very one asked about.
+# Conditions that state or decide the answer, by `is` or the rank's `by`; names of objects must not use them. Questions
+# about two objects use no relation, whose anchor may be the other object.
 _SIZES = {"large", "small", "tall", "short"}
 _TELLING = {
     "distance": {"metres"},
@@ -46,7 +46,7 @@ _TELLING = {
 
 
 def say_metres(value: float) -> str:
-    """A length in words: "0.45 m", "12.3 m"."""
+    """Return a length in words: "0.45 m", "12.3 m"."""
     return f"{value:.2f} m" if value < 0.995 else f"{value:.1f} m"
 
 
@@ -59,15 +59,16 @@ def make_questions(
     counting: bool = True,
     wording: Wording = PLAIN,
 ) -> list[Turn]:
-    """Up to `most` questions of different kinds.
+    """Return up to `most` questions of different kinds, as turns.
 
     Args:
         things: of the scene.
-        unique: from `phrases.unique_forms`: how objects can be named.
-        vocabulary: categories that may be asked for though they are not there.
-        draw: chooses.
-        most: how many.
-        counting: whether every object of a category that is there has a label.
+        unique: names of objects, from `phrases.unique_forms`.
+        vocabulary: categories that may be asked for although absent.
+        draw: makes all choices.
+        most: maximum number of questions.
+        counting: whether every visible object of a labelled category has a label.
+        wording: templates of the names.
     """
     kinds = list(QUESTION_KINDS)
     draw.shuffle(kinds)
@@ -88,7 +89,7 @@ def make_questions(
 
 def _about_category(kind: str, things: list[Thing], vocabulary: tuple[str, ...], draw: Random) -> Turn | None:
     present = list(dict.fromkeys(thing.category for thing in things if thing.askable))
-    # Half of the questions about existence are about something that is not there.
+    # Half of the questions about existence are about something absent.
     others = [name for name in vocabulary if name not in present]
     names = others if kind == "existence" and others and draw.random() < 0.5 else present
     names = [name for name in names if words(name) not in UNCOUNTED]

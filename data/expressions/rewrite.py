@@ -1,9 +1,9 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Phrases in other words, by any vision-language model; what they mean stays as it was.
+"""Rewrites phrases with any vision-language model, without changing what they mean.
 
-Nobody checks a captioner's words against the boxes, so only those are taken that must mean the same: known wordings
-of places, orders, relations and distances and listed synonyms of nouns are interchangeable, and every other word has
-to stay as and where it is. A true rewording that is refused costs variety; a false one that is taken, a wrong label.
+A captioner's words are not checked against the boxes, so a rewording is accepted only if it must mean the same: known
+wordings of places, orders, relations and distances, and listed synonyms of nouns, are interchangeable; every other
+word must stay in its place. Refusing a true rewording costs variety; accepting a false one makes a wrong label.
 """
 
 import re
@@ -41,7 +41,7 @@ _SUPERLATIVES = {
     "LARGEST": "largest|biggest",
     "SHORTEST": "shortest|least tall",
 }
-# A sign, and the wordings that it stands for in a phrase without its empty words; an earlier one goes first.
+# Sign -> the wordings it stands for in a phrase without its empty words; matched in this order.
 _SIGNS = {
     r"METRES_\1": r"(?:at a distance of )?(?:about|around|roughly|approximately) (\d+(?:\.\d+)?) ?"
     rf"(?:m|met(?:er|re)s?)(?: away)?(?: from{_EYE})?",
@@ -59,15 +59,15 @@ _NOUNS = {form(noun): form(min(group)) for group in SYNONYMS for noun in group f
 
 
 def rewrite_phrases(rows: list[dict], captioner: Callable, max_new_tokens: int = 40) -> list[dict]:
-    """Rows whose grounding phrases a captioner has put in other words.
+    """Return rows with grounding phrases rewritten by a captioner.
 
-    Task, targets and form of a turn stay; its meaning gets `rewritten`. An answer that is empty, long, of several
-    lines, or holds a placeholder or special token is not taken, nor one that does not surely mean the same.
+    Task, targets and form of a turn stay; its meaning gets `rewritten`. An answer is refused if it is empty, long, of
+    several lines, holds a placeholder or special token, or might mean something else.
 
     Args:
-        rows: as of the schema; `meanings` may be null.
-        captioner: an `image-text-to-text` pipeline of transformers, or anything that is called alike.
-        max_new_tokens: of an answer.
+        rows: valid rows; `meanings` may be null.
+        captioner: an `image-text-to-text` pipeline of transformers, or a callable like it.
+        max_new_tokens: limit of an answer.
     """
     rewritten = []
     for row in rows:
@@ -81,7 +81,7 @@ def rewrite_phrases(rows: list[dict], captioner: Callable, max_new_tokens: int =
                     text=[{"role": "user", "content": content}], max_new_tokens=max_new_tokens, return_full_text=False
                 )
                 new = str(answer[0]["generated_text"]).strip(" \n\"'.")
-                new = re.sub("^The ", "the ", new)  # it stands within a sentence
+                new = re.sub("^The ", "the ", new)  # it becomes part of a sentence
                 if new.lower() != phrase.lower() and same_meaning(new, phrase):
                     meaning = {**turn.meaning, "rewritten": True}
                     turn = replace(turn, question=turn.question.replace(phrase, new), meaning=meaning)
@@ -98,13 +98,13 @@ def same_meaning(new: str, old: str) -> bool:
 
 
 def _signs(phrase: str) -> list[str]:
-    """What a phrase says, in order: two phrases with the same signs mean the same."""
+    """Return what a phrase says, in order: two phrases with the same signs mean the same."""
     words = re.sub(r"(?<=[^\W\d])-(?=[^\W\d])|,", " ", phrase.lower()).split()
     text = " ".join(word for word in words if word not in _EMPTY)
     for sign, wordings in _SIGNS.items():
         text = wordings.sub(sign, text)
     signs = [_NOUNS.get(word, word) for word in text.split()]
-    # "The car nearest to the camera" is the nearest car; behind a relation, it would be its anchor that is nearest.
+    # "The car nearest to the camera" is the nearest car; after a relation, its anchor would be the nearest.
     if signs and signs[-1] in _SUPERLATIVES and not _RELATIONS.keys() & signs:
         signs.insert(0, signs.pop())
     return signs
