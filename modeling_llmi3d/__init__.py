@@ -115,8 +115,8 @@ class _RegisterAfterImport(MetaPathFinder):
                     due = not (self._unfinished or self._registering) and "transformers" in sys.modules
                     due = due and self in sys.meta_path
                     self._registering |= due
-            if due:
-                self._register()
+                if due:
+                    self._register()
 
         return exec_module
 

@@ -112,6 +112,10 @@ assert not errors, errors
         "from llmi3d.processing.geometry_llmi3d import decode_boxes; import llmi3d.modeling_llmi3d",
         "from llmi3d import LLMI3DForConditionalGeneration",
         "import llmi3d, peft",
+        # An import that fails midway registers, too.
+        "import sys; sys.modules['llmi3d.training.losses'] = None; import llmi3d, contextlib\n"
+        "with contextlib.suppress(ImportError): print(llmi3d.LLMI3DTrainer)\n"
+        "assert 'transformers' in sys.modules\n",
         THREADS,
     ],
     ids=lambda code: code.strip().partition("\n")[0],
