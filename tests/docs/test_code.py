@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The pages' Python runs, a page's blocks in order with one set of names; their JSON and YAML can be read."""
+"""The Python of each page runs, its blocks in order with one set of names; JSON and YAML can be read."""
 
 import ast
 import contextlib
@@ -10,7 +10,7 @@ import pytest
 import yaml
 from doc_pages import PAGES, ROOT, blocks
 
-# Pages whose Python is run with more about it, and where.
+# Pages whose Python another test runs.
 ELSEWHERE = {
     "docs/your_data.md": "tests/test_docs.py",
     "docs/offline.md": "tests/apps/test_offline.py",
@@ -21,51 +21,37 @@ ELSEWHERE = {
 LANGUAGES = {"python", "bash", "json", "yaml", "text", ""}
 
 
-def rows():
-    """Rows to learn from, as `llmi3d data build` writes them."""
+def training_objects():
+    """Return a model, its processor and rows, as `llmi3d data build` writes them."""
+    from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor
     from llmi3d.data.dataset import load_split
 
-    return load_split("DIR", "val")
-
-
-def trained():
-    """A trainer about to take one step, and its model."""
-    from llmi3d import LLMI3DForConditionalGeneration, LLMI3DProcessor, LLMI3DTrainer, LLMI3DTrainingArguments
-    from llmi3d.training.collator import LLMI3DDataCollator
-
     model = LLMI3DForConditionalGeneration.from_pretrained("CHECKPOINT")
-    for tower in (model.model.vision_tower, model.model.high_res_tower):
-        tower.requires_grad_(False)
-    arguments = LLMI3DTrainingArguments(output_dir="run", max_steps=1, per_device_train_batch_size=1, use_cpu=True)
-    collator = LLMI3DDataCollator(LLMI3DProcessor.from_pretrained("CHECKPOINT"))
-    trainer = LLMI3DTrainer(model, arguments, train_dataset=rows(), data_collator=collator)
-    return {"model": model, "trainer": trainer}
+    processor = LLMI3DProcessor.from_pretrained("CHECKPOINT")
+    return {"model": model, "processor": processor, "rows": load_split("DIR", "val"), "steps": 1}
 
 
-# What a page takes as given, by the names that it uses.
+# Names that a page uses without defining them.
 GIVEN = {
-    "docs/data.md": lambda: {"first": "DIR", "second": "DIR"},
-    "docs/training.md": trained,
+    "docs/data.md": lambda: {"first": "DATASET", "second": "DATASET"},
+    "docs/training.md": training_objects,
     "model_cards/llmi3d-tiny/README.md": lambda: {"fx": 721.5, "fy": 721.5, "cx": 609.6, "cy": 172.9},
 }
-# Packages of extras that a page's Python wants.
+# Packages of extras that a page's Python needs.
 WANTED = {"docs/pictures.md": ("plotly",)}
-# What stands on a page and is otherwise here: the split's name.
-OTHERWISE = {"docs/data.md": ('"train"', '"val"')}
 
 
 def run_page(page: str) -> tuple[dict, str]:
-    """Runs the Python of a page; the names that it leaves behind, and what it printed.
+    """Run the Python of a page and return its names and what it printed.
 
-    A block of `text` behind one of Python is what that prints.
+    A block of `text` after one of Python must be what that prints.
     """
     names, printed = GIVEN.get(page, dict)(), ""
     every = blocks(page)
     for block, following in zip(every, [*every[1:], None], strict=True):
         if block.language != "python":
             continue
-        text = block.text.replace(*OTHERWISE[page]) if page in OTHERWISE else block.text
-        code = compile("\n" * (block.line - 1) + text, str(ROOT / page), "exec")  # errors name the page's line
+        code = compile("\n" * (block.line - 1) + block.text, str(ROOT / page), "exec")  # errors name the page's line
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(code, names)
         printed += out.getvalue()
@@ -76,7 +62,7 @@ def run_page(page: str) -> tuple[dict, str]:
 
 # Pages that show the tables that their Python prints.
 PRINTS = {"docs/training.md"}
-# What must be true of what a page leaves behind.
+# Conditions on the names that a page defines.
 CHECKS = {
     "README.md": {
         "answer": lambda answer: len(answer["boxes"]) == 1 and answer["intrinsics_source"] == "given",

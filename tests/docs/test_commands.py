@@ -1,8 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Every command of the pages is run, ours in this process, in the folder of `workplace`, unless `PARSED` says why not.
+"""Every command of the pages runs, ours in this process, in the folder of `workplace`, unless `PARSED` says why not.
 
-What asks for much is given smaller numbers. A launcher's options meet its own parser, and what it would start is run
-once. Each command is also taken apart by the parsers below, which the commands within sentences meet alone.
+Options that ask for much are reduced by their names. A launcher's options meet its own parser, and what it would start
+runs once. Each command is also read by its parser; commands within sentences are only read.
 """
 
 import argparse
@@ -39,28 +39,26 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-# Commands that are parsed and not run, by how they begin, and why.
-PARSED = {"pip install flash-attn": "it wants a network and CUDA"}
-# What is asked for in smaller numbers.
-SMALLER = {
-    **{"train:200,test:40": "train:2,test:1", "train:40,validation:10,test:60": "train:2,validation:1,test:1"},
-    **{f"--num-proc {count}": "--num-proc 1" for count in (2, 8, 16)},
-    **{"long_side=320": "long_side=64", "--robustness": "--condition focal-0.7", "--threads 1 2": "--threads 1"},
-    **{"--batch-size 1 4 --phrases 1 16": "--batch-size 1 2 --phrases 1 2", "--size tiny small": "--size tiny"},
-    "frames=test:1000": "frames=test:2",
-    "--pictures 60 --rows 600 --steps 150": "--pictures 1 --rows 2 --steps 1",
-    "model_cards/llmi3d-7b": "model_cards/llmi3d-tiny-random",  # a config.json alone, too
-    "CONVNEXT": "open_clip_model.safetensors",  # a name that tells the format
-    "--port 8000": f"--port {free_port()}",
+# Commands that are read and not run, by their first words, and why.
+PARSED = {"pip install flash-attn": "it needs a network and CUDA"}
+# Values of options, at most.
+AT_MOST = {
+    **dict.fromkeys(("--num-proc", "--repeats", "--pictures", "--steps"), 1),
+    **dict.fromkeys(("--batch-size", "--phrases", "--rows", "--count"), 2),
 }
+# Values of options instead of any others.
+INSTEAD = {"--threads": ["1"], "--size": ["tiny"], "--port": [str(free_port())]}
+# Options instead of others.
+RENAMED = {"--robustness": ["--condition", "focal-0.7"]}
+# Arguments instead of others: a folder with a config.json alone.
+SMALL = {"model_cards/llmi3d-7b": "model_cards/llmi3d-tiny-random"}
 DRY = "--dry-run --no-index --no-build-isolation"
-# Options that make a command small, by how it begins.
+# Further options, by a command's first words.
 MORE = {
-    # All but writing it down; what it needs must be here, but for two extras that the tests go without.
+    # All but installing; its requirements must be installed, except for two extras that the tests do without.
     **dict.fromkeys(("pip install .[quantize]", "pip install .[flash]"), f"{DRY} --no-deps"),
     "pip install": DRY,
     "make test": f"VENV={sys.prefix} --old-file={sys.prefix}/installed",  # which is not to be made
-    "llmi3d init --base llava-hf/llava-1.5-7b-hf": "--high-res-weights open_clip_model.safetensors",
     "llmi3d bench": "--repeats 1 --warm-up 1 --new-tokens 2 --image-size 320x96",
     **dict.fromkeys(
         ("llmi3d train", "python -m llmi3d.training.run"),
@@ -72,7 +70,7 @@ MORE = {
     "python examples/benchmarks/preprocessing.py": "--count 2 --batch-size 1",
     "python examples/benchmarks/throughput.py": "--rows 2 --only sample",
 }
-# What a command leaves behind, by how it begins, beside what follows `--out`.
+# Files that a command writes, by its first words, besides the value of --out.
 LEAVES = {
     "llmi3d convert": "paper_base/config.json",
     "llmi3d export CHECKPOINT exported": "exported*/export.json",
@@ -80,9 +78,13 @@ LEAVES = {
     "python examples/demo.py": "outputs/demo/results.json",
     "python examples/space/build.py": "outputs/space/app.py",
 }
-# What takes too long for every run, by how it begins; `pytest -m slow` runs it.
-SLOW = {"llmi3d export": "it traces; tests/apps/test_graph_export.py exports something smaller"}
-# Packages of extras that are wanted by commands in which such words stand.
+# Commands that only `pytest -m slow` runs, by their first words, and why.
+SLOW = {
+    "llmi3d export": "it traces; tests/apps/test_graph_export.py exports something smaller",
+    "llmi3d train examples/recipes/tiny.yaml": "four stages; tests/training/test_tiny.py runs the whole chain",
+    "python examples/tiny/new_model.py": "as above",
+}
+# Packages of extras, by words of the commands that need them.
 WANTED = {
     **{".mp4": ("av", "stonesoup"), "--html": ("plotly",), "llmi3d demo": ("gradio",)},
     "llmi3d export": ("onnx", "onnxruntime", "onnxscript"),
@@ -90,20 +92,20 @@ WANTED = {
 # What stands for a choice, and for the rest of a page's neighbouring command.
 CHOICES = {"NAME": "mining"}
 REST = ["--prompt", "the nearest car", "--checkpoint", "CHECKPOINT", "--out", "boxes.parquet"]
-# What has been run: what several pages say, behind whatever launcher, is run once.
+# Commands that have run: each runs once, whatever its page or launcher.
 DONE: set[str] = set()
 # Pages with a test of their own, which does more.
 ELSEWHERE = {"docs/your_data.md": "tests/test_docs.py"}
-SAID = "Locate the nearest car in 3D.\n\n"  # to a command that listens
+SAID = "Locate the nearest car in 3D.\n\n"  # standard input
 
 
 def of_beginning(table: dict[str, str], command: list[str]) -> str | None:
-    """The entry of a table by how commands begin."""
-    return next((one for start, one in table.items() if " ".join(command).startswith(start)), None)
+    """Return the entry of a table by a command's first words."""
+    return next((entry for start, entry in table.items() if " ".join(command).startswith(start)), None)
 
 
 def named(page: str, command: list[str]):
-    """A command as a parameter; those that are run and those that are parsed are told apart by their names."""
+    """Return a command as a parameter, whose name says whether it runs or is only read."""
     how = "run" if of_beginning(PARSED, command) is None else "parsed"
     marks = pytest.mark.slow if of_beginning(SLOW, command) else ()
     return pytest.param(command, id=f"{page}-{how}-{' '.join(command)[:60]}", marks=marks)
@@ -113,7 +115,7 @@ def named(page: str, command: list[str]):
 
 
 def parse_llmi3d(arguments: list[str]) -> None:
-    """Takes a command apart without doing what it says; a wrong option, choice or file is an error."""
+    """Read a command without running it; a wrong option, choice or file is an error."""
     if arguments[0] == "train":
         read_recipe([one for one in arguments[1:] if one != "--help"])
         return
@@ -136,7 +138,7 @@ def parse_module(module: str, arguments: list[str]) -> None:
 
 @contextlib.contextmanager
 def as_program(script: Path, arguments: list[str], monkeypatch) -> Iterator[None]:
-    """What a script finds when it is started: its arguments, and its neighbours, which have plain names."""
+    """Set what a script finds when it starts: its arguments, and its neighbours, which have plain names."""
     known = set(sys.modules)
     monkeypatch.setattr(sys, "argv", list(arguments))
     monkeypatch.syspath_prepend(script.parent)
@@ -149,11 +151,11 @@ def as_program(script: Path, arguments: list[str], monkeypatch) -> Iterator[None
 
 
 class Parsed(Exception):
-    """A script's options were understood."""
+    """Raised when a script has read its options."""
 
 
 def parse_script(arguments: list[str], monkeypatch) -> None:
-    """Starts a script of examples/ or tests/, and stops it once it has read its options."""
+    """Start a script of examples/ or tests/, and stop it once it has read its options."""
     arguments = [CHOICES.get(word, word) for word in arguments]
     script = ROOT / arguments[0]
     if "ArgumentParser" not in script.read_text():
@@ -188,10 +190,10 @@ def parse_pip(arguments: list[str]) -> None:
 
 
 def started(command: list[str]) -> list[str]:
-    """What is started in the end: behind settings of the environment, and behind launchers, whose options are read.
+    """Return what finally starts, without environment variables and launchers, whose options are read.
 
     Raises:
-        AssertionError, SystemExit, CalledProcessError: a launcher's options that would not be understood.
+        AssertionError, SystemExit, CalledProcessError: options that a launcher does not understand.
     """
     while re.fullmatch(r"[A-Z_0-9]+=\S*", command[0]):  # NAME=value program ...
         command = command[1:]
@@ -210,7 +212,7 @@ def started(command: list[str]) -> list[str]:
         rest = [*arguments[:-1], *REST] if arguments[-1] == "..." else arguments
         command = ["python", "-m", launched.training_script, *rest]
     if program == "make":
-        # The tests themselves may have been started by make, which then tells of folders.
+        # Under make, which may have started the tests, it would print folders.
         dry = ["make", "-n", "--no-print-directory", *arguments]
         steps = subprocess.run(dry, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         if arguments[0] == "demo":
@@ -219,10 +221,10 @@ def started(command: list[str]) -> list[str]:
 
 
 def parse(command: list[str], monkeypatch) -> None:
-    """Whatever program a page calls; an unknown one fails, and wants a way here.
+    """Read the command of any program that pages call; an unknown program fails.
 
     Raises:
-        AssertionError, SystemExit, ClickException: a command that would not be understood.
+        AssertionError, SystemExit, ClickException: a command that its program does not understand.
     """
     program, *arguments = started(command)
     if program == "llmi3d":
@@ -247,18 +249,28 @@ def parse(command: list[str], monkeypatch) -> None:
 
 
 def smaller(command: list[str]) -> list[str]:
-    """The same with less to do."""
-    text = shlex.join(command)
-    for given, less in SMALLER.items():
-        text = text.replace(given, less)
-    return shlex.split(f"{text} {of_beginning(MORE, command) or ''}")
+    """Return the same command with less to do."""
+    words, option = [], ""
+    for word in command:
+        if word.startswith("--"):
+            option = word
+            words += RENAMED.get(option, [option]) + INSTEAD.get(option, [])
+        elif option in AT_MOST and word.isdigit():
+            words.append(str(min(int(word), AT_MOST[option])))
+        elif option == "--option" and word.startswith("frames="):
+            words.append(re.sub(r":\d+", ":2", word))
+        elif option == "--option" and word.startswith("long_side="):
+            words.append("long_side=64")
+        elif option not in INSTEAD:
+            words.append(SMALL.get(word, word))
+    return words + shlex.split(of_beginning(MORE, command) or "")
 
 
 def run_llmi3d(arguments: list[str], monkeypatch) -> None:
     seen = []
 
     def ask_and_stop(page) -> None:
-        """Instead of serving a page until Ctrl+C: asks for it once."""
+        """Request the page once instead of serving it until Ctrl+C."""
         try:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(page.local_url, timeout=60) as answer:
@@ -277,13 +289,13 @@ def run_llmi3d(arguments: list[str], monkeypatch) -> None:
 
 
 def in_this_process(work, *arguments) -> dict[str, float]:
-    """Instead of `measured` of examples/benchmarks/data.py, whose new process imports everything first."""
+    """Replace `measured` of examples/benchmarks/data.py, whose new process imports everything first."""
     work(*arguments)
     return {"peak_mb": 0.0}
 
 
 def run_python(arguments: list[str], monkeypatch) -> None:
-    """A script of examples/, or a module of the package."""
+    """Run a script of examples/, or a module of the package."""
     module, threads = arguments[0] == "-m", torch.get_num_threads()
     arguments = arguments[1:] if module else arguments
     script = ROOT / arguments[0]
@@ -302,7 +314,7 @@ def run_python(arguments: list[str], monkeypatch) -> None:
 
 
 def run_program(command: list[str], where: Path | str, **variables: str) -> None:
-    """A program that is no part of this package."""
+    """Run a program of others."""
     variables = {name: value for name, value in {**os.environ, **variables}.items() if "XDIST" not in name}
     done = subprocess.run(command, cwd=where, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout} {done.stderr}"
@@ -313,12 +325,12 @@ def run_pip(arguments: list[str], monkeypatch) -> None:
 
 
 def run_make(arguments: list[str], monkeypatch) -> None:
-    """Of the repository's tests, those of one module."""
+    """Run a target of make; of the tests only one module."""
     run_program(["make", *arguments], ROOT, PYTEST_ADDOPTS="tests/docs/test_links.py -n 0 -p no:cacheprovider")
 
 
 def left_behind(command: list[str]) -> list[str]:
-    """Patterns of files and folders that are there when a command is done."""
+    """Return patterns of files and folders that exist after a command."""
     patterns = [command[i + 1] for i, word in enumerate(command) if word == "--out"]
     trained = ["llmi3d", "train"] if command[0] == "llmi3d" else ["python", "-m", "llmi3d.training.run"]
     arguments = command[len(trained) :]
@@ -352,7 +364,7 @@ def test_commands_of_the_pages(command, workplace, monkeypatch):
 
 
 def inline_commands() -> list:
-    """Commands within sentences and tables, a line break in them counting as a space."""
+    """Return commands within sentences and tables; a line break counts as a space."""
     found = {}
     for page in PAGES:
         for text in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose(page)):
@@ -364,7 +376,7 @@ def inline_commands() -> list:
 
 @pytest.mark.parametrize("command", inline_commands())
 def test_commands_within_sentences(command, workplace, monkeypatch):
-    """Whole ones meet their parser. Of `llmi3d` they are often cut short: its commands and options exist."""
+    """Those of `llmi3d` are often incomplete: its commands and options exist. Others meet their parser."""
     if command[0] != "llmi3d":
         parse(command, monkeypatch)
         return
