@@ -23,6 +23,7 @@ from llmi3d.processing.geometry_llmi3d import (
     egocentric_to_allocentric,
     project,
 )
+from llmi3d.training.dense import dense_boxes
 from llmi3d.training.experimental.text_boxes import read_boxes
 
 PICTURES = 8  # of a batch
@@ -105,8 +106,12 @@ class Grounder:
             most = max(len(one.cells) for one in group)
             cells = torch.tensor([[*one.cells, *[0] * (most - len(one.cells))] for one in group])
             mask = torch.arange(most) < torch.tensor([[len(one.cells)] for one in group])
-            states = image.pooler_output.gather(1, cells[..., None].expand(-1, -1, image.pooler_output.shape[-1]))
-            boxes = self.model.box_head(states, mask, image.depth_logits)
+            if image.cells is not None:  # with pointing, places are the CNN's: those in the middle of the tokens
+                (rows, columns), (height, width) = image.tokens.shape[1:3], image.cells.shape[-2:]
+                y, x = ((cells // columns + 0.5) * height / rows, (cells % columns + 0.5) * width / columns)
+                cells = y.long() * width + x.long()
+            dense = {"places": cells, "mask": mask}
+            boxes = dense_boxes(self.model.box_head, image, image.pooler_output, dense)
             told = [self._told(camera) for camera in cameras]
             decoded = self.processor.post_process_grounding_3d(SimpleNamespace(boxes_3d=boxes), told)
             answers += [

@@ -182,8 +182,10 @@ def test_objects_are_looked_at_where_they_are_seen(experiments, chain, asked):
     )
     with torch.no_grad():
         image = model.get_image_features(**pixels)
-        states = image.pooler_output[:, cells[1] : cells[1] + 1]
-        raw = model.box_head(states, torch.ones(1, 1, dtype=torch.bool), image.depth_logits)
+        width = image.cells.shape[-1]
+        y, x = (int((side + 0.5) * width / grid) for side in divmod(cells[1], grid))
+        mask, places = torch.ones(1, 1, dtype=torch.bool), torch.tensor([[y * width + x]])
+        raw = model.box_head(None, mask, **image.sight._asdict(), places=places)
     [want] = processor.post_process_grounding_3d(SimpleNamespace(boxes_3d=raw), pixels.cameras)
     [box] = found[0][1]["boxes"]
     np.testing.assert_allclose(box["center"], want["centers"][0], rtol=1e-3, atol=1e-4)

@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model
 from llmi3d import LLMI3DForConditionalGeneration, LLMI3DTrainer, LLMI3DTrainingArguments
 from llmi3d.data.schema import turns_of, with_turns
 from llmi3d.training.collator import LLMI3DDataCollator
-from llmi3d.training.feature_cache import FeatureCache
+from llmi3d.training.feature_cache import FeatureCacheArguments, cache_settings
 from llmi3d.training.lora import lora_config
 from llmi3d.training.plan import count_step, plan_training
 
@@ -151,7 +151,6 @@ def test_runs_are_planned(new_chain, tuning):
     assert (plan.trained_parameters == own) == (tuning == "full")
 
 
-def test_features_of_an_encoder_that_is_not_read_by_layers_are_not_kept(qwen_chain, tmp_path):
-    model = copy.deepcopy(qwen_chain[0]).requires_grad_(False)
-    with pytest.raises(ValueError, match=r"model: features of a 'qwen.*_vision' are not kept, want a ViT"):
-        FeatureCache(model, tmp_path)
+def test_features_of_its_encoder_are_not_kept(qwen_chain):
+    with pytest.raises(ValueError, match=r"feature_cache: got a 'qwen.*_vision', want a ViT"):
+        cache_settings(*qwen_chain, None, FeatureCacheArguments("features"))
