@@ -1,1 +1,1 @@
-"""Everything that needs the truth: data, targets, losses, trainer, metrics."""
+"""Everything that changes weights: collator, losses, trainer, recipes, LoRA, planner."""

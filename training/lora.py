@@ -18,14 +18,14 @@ def lora_config(
     dropout: float = 0.0,
     train: tuple[str, ...] = NEW_PARTS,
 ) -> LoraConfig:
-    """A `peft.LoraConfig` for a `LLMI3DForConditionalGeneration`; use it with `peft.get_peft_model`.
+    """Return a `peft.LoraConfig` for a `LLMI3DForConditionalGeneration`; use it with `peft.get_peft_model`.
 
     Adapters go on every linear layer inside the language model's blocks. What is new in LLMI3D (`NEW_PARTS`) is
     trained in full and saved with the adapter; so is the row of the 3D query token in the embeddings.
 
     Args:
         model: the model that will be wrapped; it is only read.
-        rank: of the adapters.
+        rank: rank of the adapters.
         alpha: scale of the adapters, twice the rank by default.
         dropout: on the adapters' input.
         train: modules to train in full. Those that are empty are left out, as the projector is where the vision

@@ -1,17 +1,17 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Which weights a run trains, and in which dtype; for models with weights and on the meta device alike."""
+"""Select the weights that a run trains, and their dtype, with weights and on the meta device."""
 
 from collections.abc import Sequence
 
 from peft import PeftModel
 from torch import nn
 
-# Of the model: the ViT and the CNN.
+# Modules of the model: the ViT and the CNN.
 TOWERS = ("vision_tower", "high_res_tower")
 
 
 def make_trainable(model: nn.Module, parts: Sequence[str], full: bool = False) -> nn.Module:
-    """The model as it is trained: what is trained requires gradients, in float32; the rest keeps its dtype.
+    """Return the model as it is trained: trained weights require gradients, in float32; the rest keeps its dtype.
 
     Args:
         model: a `LLMI3DForConditionalGeneration`, or a `PeftModel` of one, whose adapter says what is trained; it is
@@ -39,10 +39,10 @@ def make_trainable(model: nn.Module, parts: Sequence[str], full: bool = False) -
 
 
 def is_part(module: str, parts: Sequence[str]) -> bool:
-    """Whether a module's full name is that of one of the parts, which may be given by the end of theirs."""
+    """Return whether a module is one of the parts, which may be given by the end of their names."""
     return any(module == part or module.endswith(f".{part}") for part in parts)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model that adapters were put on, or the model itself."""
+    """Return the model without adapters."""
     return model.get_base_model() if isinstance(model, PeftModel) else model

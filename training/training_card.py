@@ -62,7 +62,7 @@ def write_training_card(
     metrics: dict[str, float] | None,
     command: str,
 ) -> None:
-    """Writes `README.md` of a final checkpoint.
+    """Write `README.md` of a final checkpoint.
 
     Args:
         path: of the card.
@@ -123,7 +123,7 @@ def write_training_card(
 
 
 def _eval_results(one: "PreparedStage", metrics: dict[str, float]) -> list[EvalResult]:
-    """What was measured at the end of training, in the Hub's form; named as what it is, not as a protocol's."""
+    """Return what was measured at the end of training, in the Hub's form and under its own name."""
     if one.evaluation is None:
         return []
     parts = one.evaluation.parts
@@ -146,7 +146,7 @@ def _eval_results(one: "PreparedStage", metrics: dict[str, float]) -> list[EvalR
 
 
 def _licences(prepared: "PreparedRun", base: BaseInCard) -> str:
-    """What the weights started from and what they saw, each with the licence that its card states."""
+    """Return what the weights started from and were trained on, each with the licence that its card states."""
     own = base.metadata.get("license_name") or base.metadata.get("license")
     rows = [("all weights, before training", f"`{base.name}`", own or "not stated by its card")]
     if base.metadata.get("base_model"):
@@ -165,7 +165,7 @@ def _licence_of_data(data: str) -> str:
 
 
 def _name(data: str) -> str:
-    """Of a data set on the Hub; of a folder no more than its last part."""
+    """Return the name of a data set; of a folder only its last part."""
     return Path(data).resolve().name if Path(data).exists() else data
 
 
@@ -184,7 +184,7 @@ def _data(prepared: "PreparedRun") -> str:
             for part, size, drawn in zip(mixture.parts, mixture.sizes, mixture.drawn, strict=True):
                 weight = "" if part.weight is None else f"{part.weight:g}"
                 rows.append((one.stage.name, use, part.data, part.split, f"{size:,}", weight, f"{drawn:,}"))
-    return _table(("stage", "for", "data set", "split", "pictures", "weight", "an epoch"), rows)
+    return _table(("stage", "for", "data set", "split", "images", "weight", "an epoch"), rows)
 
 
 def _parameters(one: "PreparedStage") -> tuple[str, str, str]:
@@ -193,7 +193,7 @@ def _parameters(one: "PreparedStage") -> tuple[str, str, str]:
 
 
 def _settings(prepared: "PreparedRun", log: dict[str, list[dict]]) -> str:
-    """One column a stage."""
+    """Return the table of settings, one column a stage."""
     columns = []
     for one in prepared.stages:
         arguments, lines = one.arguments, log[one.stage.name]
@@ -202,7 +202,7 @@ def _settings(prepared: "PreparedRun", log: dict[str, list[dict]]) -> str:
         columns.append(
             {
                 "steps": f"{max((line.get('step', 0) for line in lines), default=0):,} of {one.steps:,}",
-                "pictures a step": one.batch_size,
+                "images a step": one.batch_size,
                 "learning rate": f"{arguments.learning_rate:g}",
                 "learning rate of new parts": "the same" if new is None else f"{new:g}",
                 "schedule": f"{_text(arguments.lr_scheduler_type)}, warm-up {arguments.warmup_steps:g}",
@@ -211,7 +211,7 @@ def _settings(prepared: "PreparedRun", log: dict[str, list[dict]]) -> str:
                 "order of rows": _text(arguments.train_sampling_strategy).replace("_", " "),
                 "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32",
                 "LoRA rank": one.stage.model.lora_r if one.stage.tuning == "lora" else "-",
-                "turns of a picture": one.stage.data.max_turns or "all",
+                "turns of an image": one.stage.data.max_turns or "all",
                 "augmentation": one.stage.data.augment or "none",
                 "seed": arguments.seed,
                 "time": _time(lines),
