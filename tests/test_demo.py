@@ -1,8 +1,9 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The checkpoint that comes along, its pictures, and the demo that asks it about them."""
+"""The model cards, the shipped checkpoint, its images, and the demo that asks it about them."""
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from safetensors import safe_open
 from llmi3d.processing.geometry_llmi3d import box_corners, check_intrinsics, project
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINT = ROOT / "model_cards" / "llmi3d-tiny"
-PICTURES = ROOT / "examples" / "pictures"
-ENTRIES = json.loads((PICTURES / "pictures.json").read_text())
+CARDS = ROOT / "model_cards"
+FLOORS = ("modeling_llmi3d", "processing")  # whose code checkpoints carry
+CHECKPOINT = CARDS / "llmi3d-tiny"
+IMAGES = ROOT / "examples" / "pictures"
+ENTRIES = json.loads((IMAGES / "pictures.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +47,18 @@ def test_weights_are_small_safe_and_half():
     assert {kind for name, kind in kinds.items() if not name.startswith("box_head")} == {torch.bfloat16}
 
 
-def test_the_code_beside_the_weights_is_that_of_the_package():
-    for path in CHECKPOINT.glob("*.py"):
-        [source] = [
-            one for one in (ROOT / "modeling_llmi3d" / path.name, ROOT / "processing" / path.name) if one.exists()
-        ]
-        assert path.read_text() == source.read_text(), f"{path.name}: copy {source} to {path}"
+@pytest.mark.parametrize("card", sorted(path for path in CARDS.iterdir() if path.is_dir()), ids=lambda card: card.name)
+def test_the_code_of_every_card_is_that_of_the_package(card):
+    """Every file is a copy of its source, and every file that one of them imports is there."""
+    sources = {
+        path.name: path for folder in ("modeling_llmi3d", "processing") for path in (ROOT / folder).glob("*.py")
+    }
+    for path in card.glob("*.py"):
+        assert path.name in sources, f"{path}: no such module in the package; delete it"
+        text = path.read_text()
+        assert text == sources[path.name].read_text(), f"{path}: copy {sources[path.name]} to it"
+        for name in re.findall(r"^\s*from \.(\w+) import", text, re.MULTILINE):
+            assert (card / f"{name}.py").is_file(), f"{path}: imports {name}.py, which is not in {card}"
 
 
 def test_card_and_log_say_how_it_was_made():
@@ -61,9 +70,9 @@ def test_card_and_log_say_how_it_was_made():
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["image"])
-def test_pictures_have_their_truth(entry):
-    """The camera fits, every phrase has its box, and its middle is in the picture."""
-    with Image.open(PICTURES / entry["image"]) as image:
+def test_images_have_their_truth(entry):
+    """The camera fits, every phrase has its box, and its middle is in the image."""
+    with Image.open(IMAGES / entry["image"]) as image:
         size = image.size
     k = torch.tensor(entry["intrinsics"], dtype=torch.float64)
     check_intrinsics(k, size)
@@ -75,7 +84,7 @@ def test_pictures_have_their_truth(entry):
     assert entry["absent"] and entry["ask"]["question"] and entry["ask"]["answer"]
 
 
-def test_a_shipped_picture_is_answered_and_drawn(demo, ground, tmp_path, capsys):
+def test_a_shipped_image_is_answered_and_drawn(demo, ground, tmp_path, capsys):
     entry = next(entry for entry in ENTRIES if entry["image"].startswith("objects"))
     result = demo.shipped_image(ground, entry, tmp_path)
     assert [one["phrase"] for one in result["found"]] == [one["phrase"] for one in entry["phrases"]]
@@ -85,7 +94,7 @@ def test_a_shipped_picture_is_answered_and_drawn(demo, ground, tmp_path, capsys)
     assert entry["phrases"][0]["phrase"] in capsys.readouterr().out
     with (
         Image.open(tmp_path / f"{Path(entry['image']).stem}.png") as drawn,
-        Image.open(PICTURES / entry["image"]) as image,
+        Image.open(IMAGES / entry["image"]) as image,
     ):
         assert drawn.width * drawn.height > image.width * image.height  # the bird's-eye view beside it
 
@@ -96,9 +105,9 @@ def test_a_true_box_has_an_iou_of_one(demo):
     assert demo.iou_with({"corners": corners.tolist()}, truth) == pytest.approx(1, abs=1e-6)
 
 
-def test_a_picture_of_ones_own(demo, tmp_path, monkeypatch, capsys):
+def test_an_image_of_ones_own(demo, tmp_path, monkeypatch, capsys):
     picture = tmp_path / "mine.png"
-    Image.open(PICTURES / ENTRIES[0]["image"]).save(picture)
+    Image.open(IMAGES / ENTRIES[0]["image"]).save(picture)
     out = tmp_path / "out"
     arguments = [
         str(picture),

@@ -35,9 +35,9 @@ KINDS = {
 
 def geometry(place: Place) -> dict:
     """The finished checkpoint with one source of depth alone and with all fused, by switches of its configuration;
-    it was trained with all three. Under another focal length the picture stays and the truth moves along its rays
+    it was trained with all three. Under another focal length the image stays and the truth moves along its rays
     (a dolly zoom), which a network that never sees K follows by construction: the sweep checks the geometry, not
-    what was learned. The split `camera` has other lenses in its pictures. Under noise the model is told a wrong K
+    what was learned. The split `camera` has other lenses in its images. Under noise the model is told a wrong K
     and judged by the true one.
     """
     asker = Asker(place)
@@ -164,7 +164,7 @@ def prompts(place: Place) -> dict:
 
 def robustness(place: Place) -> dict:
     """The finished checkpoint where things are small, far, hidden or many, where it is told a wrong K, and on
-    corrupted pictures, which are asked on half of the pictures.
+    corrupted images, which are asked on half of the images.
     """
     asker = Asker(place)
     test = asker.records("test")
@@ -181,7 +181,7 @@ def robustness(place: Place) -> dict:
 
     tables = []
     for title, key, edges, unit in (
-        ("Scale: share of the picture that the object covers", "image_area", (0, 0.01, 0.05, 0.2, 1.01), ""),
+        ("Scale: share of the image that the object covers", "image_area", (0, 0.01, 0.05, 0.2, 1.01), ""),
         ("Distance, split `test`", "distance", (0, 2, 5, 10, 20, 40, 1000), "m"),
         ("Other objects of the same category", "distractors", (0, 1, 2, 4, 100), ""),
     ):
@@ -219,7 +219,7 @@ def robustness(place: Place) -> dict:
         for family, by_severity in corrupted.items()
     ]
     severities = [str(s) for s in (0, *SEVERITIES)]
-    title = "acc@0.25 on corrupted pictures, by severity"
+    title = "acc@0.25 on corrupted images, by severity"
     tables.append(table(title, rows, severities, "columns", xlabel="severity", ylabel="acc@0.25 (%)"))
     expected = [
         expect(f"the split `{name}` is harder than `test`", "acc@0.25", [numbers["test"]], [numbers[name]], "less")

@@ -39,18 +39,18 @@ HEAD = """# Experiments
 
 What each mechanism is worth, on IG3D-Synth (rendered scenes with exact truth) and with a model of a few million
 parameters: evidence about this implementation at this size, none about the paper's own numbers. The paper's tables are
-not known to us; "as the paper says" means that a part of its design helps.
+not known to us; "as expected" means that a part of its design helps.
 
 - `make experiments` runs everything; `python examples/experiments/run.py plan` says what that takes, and
-  `python examples/experiments/run.py NAME` runs one. Interrupted runs go on.
+  `python examples/experiments/run.py NAME` runs one. Interrupted runs resume.
 - acc@0.25 and acc@0.5 are shares of phrases (or objects) whose box has an exact oriented 3D IoU above that, mean_iou
-  is its mean; the median depth error is in percent of the true depth.
-- In parentheses: 95 % percentile bootstrap intervals over pictures, and over seeds where there are several; behind ±:
-  the standard deviation over seeds. Differences are paired. A difference whose interval holds 0 is not decided. No
-  correction for the number of comparisons is made.
-- Budgets are those of an afternoon on two cores. Arms that start from nothing see a few thousand pictures, where the
-  checkpoint's towers saw 70,000: they hardly get beyond 2 % of Acc@0.25, where small differences cannot be decided.
-  `--scale 3` (some hours more) or a GPU goes on where it matters: arms of another budget need a new `--out`.
+  is the mean IoU; the median depth error is in percent of the true depth.
+- Parentheses hold 95 % percentile bootstrap intervals over images, and over seeds if there are several; ± is
+  the standard deviation over seeds. Differences are paired. A difference whose interval contains 0 is not decided.
+  Multiple comparisons are not corrected for.
+- Budgets are an afternoon on two cores. Arms that start from nothing see a few thousand images, the
+  checkpoint's towers saw 70,000: the arms hardly exceed 2 % of Acc@0.25, where small differences cannot be decided.
+  `--scale 3` (some hours more) or a GPU goes further; arms of another budget need a new `--out`.
 """
 
 
@@ -111,7 +111,7 @@ def section(name: str, result: dict) -> str:
     """What the page says of one experiment."""
     about = result["provenance"]
     facts = [f"`{about['command']}`", about["machine"], f"commit {about['commit']}", about["date"]]
-    facts.append(f"at most {about['pictures']} pictures a split")
+    facts.append(f"at most {about['pictures']} images per split")
     if about["checkpoint"]:
         facts.append(f"checkpoint {about['checkpoint']}")
     lines = [f"## {result['number']}: {result['title']}", "", result["how"]]
@@ -140,10 +140,10 @@ def _budgets(training: dict) -> str:
     by_budget = {}
     for arm, one in training.items():
         given = one["budget"]
-        stages = f"{given['steps']} steps of {given['batch']} pictures ({given['stage']})"
+        stages = f"{given['steps']} steps of {given['batch']} images ({given['stage']})"
         stages += f" with up to {given['turns']} turns each" if given["turns"] else ""
         seeds = ", ".join(map(str, one["seeds"]))
-        pictures = f"{one['base']['pictures']} pictures to learn from, commit {', '.join(one['commits'])}"
+        pictures = f"{one['base']['pictures']} training images, commit {', '.join(one['commits'])}"
         by_budget.setdefault(f"{stages}; seeds {seeds}; {pictures}", []).append(f"`{arm}`")
     return " ".join(f"Arms {', '.join(arms)}: {budget}." for budget, arms in by_budget.items())
 

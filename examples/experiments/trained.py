@@ -20,7 +20,7 @@ from llmi3d.evaluation.records import Record
 from llmi3d.evaluation.report import write_whole
 
 SEEDS = (0, 1, 2)
-SMALL = 0.01  # share of the picture
+SMALL = 0.01  # share of the image
 DISTANT = 20.0  # metres
 FOUR_ERRORS = ("depth_error", "length_error", "width_error", "height_error")
 LATENCY_QUESTIONS, WARM_UP = 20, 3
@@ -42,7 +42,7 @@ def mining(place: Place) -> dict:
     }
     subsets = {
         "all": lambda record: True,
-        f"small, under {100 * SMALL:g} % of the picture": lambda record: record.metadata["image_area"] < SMALL,
+        f"small, under {100 * SMALL:g} % of the image": lambda record: record.metadata["image_area"] < SMALL,
         f"distant, {DISTANT:g} m and more": lambda record: record.metadata["distance"] >= DISTANT,
     }
     by_arm = {name: [grounding(arm_records(place, name, seed), subsets) for seed in SEEDS] for name in names}
@@ -63,7 +63,7 @@ def mining(place: Place) -> dict:
 
 
 def query_token(place: Place) -> dict:
-    """Three ways to answer from one pre-trained base, with the same pictures, turns, LoRA and steps. None of them
+    """Three ways to answer from one pre-trained base, with the same images, turns, LoRA and steps. None of them
     was known to the base's language model: the query token's 3D heads start anew, the text arms learn to write on the
     language loss alone. All say what the virtual camera sees, so that no form is punished for not knowing K. But the
     base's visual tokens were trained with dense 3D labels, read by heads of the query token's make (and, where the
@@ -138,7 +138,7 @@ def latency(place: Place, names: Sequence[str]) -> dict[str, float]:
 
 
 def virtual_depth(place: Place) -> dict:
-    """Depth in one virtual camera against depth in metres. The second arm is trained as if every picture had been
+    """Depth in one virtual camera against depth in metres. The second arm is trained as if every image had been
     taken with the virtual focal length: the network must say metres without knowing the lens. Its answers keep
     their z and their pixels, and get x and y from the true K. Both arms are trained from nothing on dense labels,
     and asked as in 1.
@@ -167,7 +167,7 @@ def virtual_depth(place: Place) -> dict:
 
 def domains(place: Place) -> dict:
     """One of the four domains left out of training, and all four, tested on each. Arms are trained from nothing,
-    since a base would have seen what is left out; all see as many pictures. One seed: intervals are over pictures
+    since a base would have seen what is left out; all see as many images. One seed: intervals are over images
     alone.
     """
     arms = {"full": "all four"} | {f"no_{domain}": f"all but {domain}" for domain in SYNTHETIC_DOMAINS}
@@ -247,7 +247,7 @@ def arm_records(
 ) -> list[Record]:
     """What an arm answered: arms from nothing at the objects' places, arms of the base to phrases.
 
-    The latter, some of which write at length, are asked on half of the pictures.
+    The latter, some of which write at length, are asked on half of the images.
     """
     path = place.arm(name, seed) / f"{split}.jsonl"
     if ARMS[name].start == "nothing":
