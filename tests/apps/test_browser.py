@@ -110,14 +110,13 @@ def test_upload_ask_and_look(open_page, pictures):
     assert "purple table" in window.inner_text("#result")
 
 
-def test_the_heat_map_of_pointing_is_a_toggle(open_page, pictures, chain, monkeypatch, tmp_path):
+def test_the_heat_map_of_pointing_is_a_toggle(open_page, pictures, chain):
     """A checkpoint that points offers the toggle, another one does not."""
     from transformers import pipeline
 
     from llmi3d.apps.page import build_page
 
     model, processor = chain
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     pointing = build_page(pipeline("image-3d-grounding", model=model, processor=processor, device="cpu"))
     pointing.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, ssr_mode=False)
     try:
