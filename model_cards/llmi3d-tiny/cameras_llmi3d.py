@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What a user knows about a camera becomes a `Camera`: given K or field of view, else EXIF, else a stated default."""
+"""Cameras from what is known: K or field of view as given, else EXIF, else a stated default."""
 
 import logging
 import math
@@ -8,18 +8,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .geometry_llmi3d import (
-    Camera,
-    check_intrinsics,
-    intrinsics_from_focal,
-    intrinsics_from_fov,
-    orient_intrinsics,
-)
+from .geometry_llmi3d import Camera, check_intrinsics, intrinsics_from_focal, intrinsics_from_fov, orient_intrinsics
 
 logger = logging.getLogger(__name__)
 
-# Across the longer side; between a phone's main camera (about 65-70 degrees) and a webcam or dash camera (about
-# 50-60).
+# Across the longer side: between a phone's main camera (65-70 degrees) and a webcam or dash camera (50-60).
 DEFAULT_FOV_DEG = 60.0
 
 EXIF_ORIENTATION = 0x0112
@@ -31,16 +24,16 @@ _DIAGONAL_35MM = math.hypot(36.0, 24.0)
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """EXIF orientation of a picture, 1 where there is none or it is out of range."""
+    """Return the EXIF orientation of an image, 1 where it is missing or out of range."""
     orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
 
 
 def exif_focal_length(image: Image.Image) -> float | None:
-    """Focal length in pixels of the stored picture from its EXIF data, None where it says nothing usable.
+    """Return the focal length of the stored image in pixels from its EXIF data, None without usable entries.
 
-    The 35 mm-equivalent focal length is tried first (equal diagonals, as CIPA defines it), then the focal length with
-    the sensor's resolution.
+    The 35 mm equivalent focal length comes first (equal diagonals, as CIPA defines it), then the focal length with the
+    sensor's resolution.
     """
     exif = image.getexif().get_ifd(_EXIF_IFD)
     width, height = image.size
@@ -57,17 +50,17 @@ def exif_focal_length(image: Image.Image) -> float | None:
     millimetres, resolution = number(_FOCAL_LENGTH), number(_FOCAL_PLANE_X_RESOLUTION)
     unit = _MILLIMETRES_PER_UNIT.get(exif.get(_FOCAL_PLANE_RESOLUTION_UNIT, 2))
     if millimetres and resolution and unit:
-        # The resolution belongs to the picture as it was taken; it may have been resized since.
+        # The resolution belongs to the image as taken; it may have been resized since.
         resized = width / (number(_PIXEL_X_DIMENSION) or width)
         return millimetres * resolution / unit * resized
     return None
 
 
 def parse_intrinsics(intrinsics: Any, image_size: tuple[int, int]) -> torch.Tensor:
-    """One camera's K, given as 3x3 or as (fx, fy, cx, cy), checked: float64 [3, 3].
+    """Check a K given as 3x3 or as (fx, fy, cx, cy) and return it as float64 [3, 3].
 
     Args:
-        intrinsics: nested sequence, array or tensor, pixels of the picture as stored.
+        intrinsics: nested sequence, array or tensor, pixels of the image as stored.
         image_size: (width, height) as stored, pixels.
 
     Raises:
@@ -91,17 +84,17 @@ def resolve_camera(
     fov_deg: float | None = None,
     focal_length: float | None = None,
 ) -> Camera:
-    """The camera of one picture, with the source of its K.
+    """Return the camera of an image, with the source of its K.
 
     Args:
         image_size: (width, height) as stored, pixels.
-        orientation: EXIF orientation; the picture, K and with them the camera frame are turned upright.
-        intrinsics: K of the picture *as stored*, 3x3 or (fx, fy, cx, cy), pixels.
-        fov_deg: horizontal field of view of the *upright* picture, degrees.
+        orientation: EXIF orientation; image, K and camera frame are turned upright.
+        intrinsics: K of the image *as stored*, 3x3 or (fx, fy, cx, cy), pixels.
+        fov_deg: horizontal field of view of the *upright* image, degrees.
         focal_length: from EXIF, pixels.
 
     Raises:
-        ValueError: bad intrinsics or field of view, or both given at once.
+        ValueError: invalid intrinsics or field of view, or both given.
     """
     if intrinsics is not None and fov_deg is not None:
         raise ValueError(f"intrinsics and fov_deg: got both ({intrinsics} and {fov_deg}), want at most one of them.")
@@ -119,8 +112,7 @@ def resolve_camera(
             k, source = intrinsics_from_focal(focal, focal, width / 2, height / 2), "default"
             logger.warning(
                 "No intrinsics, no fov_deg and no focal length in the EXIF data of a %dx%d image: a field of view "
-                "of %g "
-                "degrees across its longer side is assumed. Every distance scales with this guess.",
+                "of %g degrees across its longer side is assumed. Every distance scales with this guess.",
                 *image_size,
                 DEFAULT_FOV_DEG,
             )

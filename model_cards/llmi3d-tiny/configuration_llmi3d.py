@@ -8,7 +8,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-# Keys that transformers itself writes into or takes out of a configuration without declaring a field for them.
+# Strides of the CNN's stages, pixels of the high-resolution input.
+CNN_STRIDES = (4, 8, 16, 32)
+# Keys that transformers reads and writes without declaring a field for them.
 _HOUSEKEEPING_KEYS = {
     "_commit_hash",
     "_experts_implementation_internal",
@@ -29,7 +31,10 @@ _HOUSEKEEPING_KEYS = {
     "use_cache",
 }
 
-# Qwen-VL's vision encoders, which merge patches and project them by themselves, and the language models made for them.
+# Tokens that a ViT sets before those of its patches: the class token, and DINOv2's registers.
+_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1, "dinov2_with_registers": 1}
+
+# Qwen-VL's vision encoders, which merge and project patches themselves, and the language models made for them.
 _QWEN_VL = {"qwen2_5_vl_vision": "qwen2_5_vl_text", "qwen3_vl_vision": "qwen3_vl_text"}
 
 
@@ -41,21 +46,24 @@ class LLMI3DConfig(PreTrainedConfig):
 
     Args that choose the backbones:
         text_config: any causal language model of transformers; a Llama by default.
-        vision_config: the low-resolution ViT, CLIP or SigLIP, or the vision encoder of Qwen2.5-VL or Qwen3-VL, with
-            its own language model as `text_config`. The latter needs no projector, and none of the three fields of
-            ViT and projector below is read.
-        image_size: side of the square low-resolution input, pixels; the ViT's own. Qwen-VL's encoders have none of
-            their own and take `high_res_image_size` by default.
-        high_res_branch: whether the high-resolution CNN and the mining exist. Without it the tokens of the
-            low-resolution picture are all that is seen, and there is no depth branch.
-        high_res_vision_config: the high-resolution CNN, a timm ConvNeXt behind `TimmWrapperConfig`.
-        high_res_image_size: side of the square high-resolution input, pixels; also the side of the network frame,
-            whether or not there is a CNN.
-        vision_feature_layer: which hidden state of the ViT is used (-2: last but one).
-        vision_feature_select_strategy: `default` drops the class token (CLIP), `full` keeps all tokens (SigLIP).
+        vision_config: the low-resolution ViT: CLIP, SigLIP or DINOv2 (with or without registers); or the vision
+            encoder of Qwen2.5-VL or Qwen3-VL, with its own language model as `text_config`. The latter needs no
+            projector, and the three fields of ViT and projector below are not read.
+        image_size: side of the square low-resolution input, pixels; by default the ViT's own, or
+            `high_res_image_size` for Qwen-VL's encoders, which have none.
+        high_res_branch: whether the high-resolution CNN and feature mining exist. Without them only the low-resolution
+            tokens are seen, and there is no depth branch.
+        high_res_vision_config: the high-resolution CNN: any timm network with feature maps at strides 4, 8, 16 and
+            32 (ConvNeXt, ResNet, EfficientNet, MobileNet), as a `TimmWrapperConfig`.
+        high_res_image_size: side of the square high-resolution input, pixels; also the side of the network frame, with
+            or without a CNN.
+        vision_feature_layer: which hidden state of the ViT is read (-2: last but one). A list reads several, each
+            layer-normalised without weights, concatenated along the channels.
+        vision_feature_select_strategy: `default` drops the class token, and registers (CLIP, DINOv2); `full` keeps all
+            tokens (SigLIP).
         projector_hidden_act, multimodal_projector_bias: activation of the two-layer projector into the language model,
             and whether its layers have a bias.
-        tie_word_embeddings: whether input and output embeddings are one matrix.
+        tie_word_embeddings: whether input and output embeddings share one matrix.
 
     Args that control Spatial-Enhanced Local Feature Mining:
         depth_branch: whether the depth predictor exists and its embedding enters the keys and values.
@@ -72,6 +80,9 @@ class LLMI3DConfig(PreTrainedConfig):
         virtual_focal_length: focal length of the virtual camera, network pixels; `high_res_image_size` by default
             (a field of view of 53 degrees), so that the range of virtual depth does not depend on the resolution.
         box_head_dim: width of the 3D heads.
+        pointing: whether the 3D query token points at the place that it means, and boxes are read there. Off by
+            default, so that checkpoints from before it exist answer unchanged; `llmi3d init` turns it on.
+        pointing_dim: channels in which query tokens are compared with places.
         depth_from_regression, depth_from_height, depth_from_map: which of the three estimates of virtual depth are
             fused. At least one; the third needs `depth_branch`.
 
@@ -80,7 +91,7 @@ class LLMI3DConfig(PreTrainedConfig):
         box_3d_token_id: id of `<|box_3d|>`, the 3D query token.
 
     Raises:
-        ValueError: a key that no field has.
+        ValueError: an unknown key.
         huggingface_hub.errors.StrictDataclassError: a value of the wrong type, or values that contradict each other;
             the message gives both.
 
@@ -128,7 +139,7 @@ class LLMI3DConfig(PreTrainedConfig):
     high_res_branch: bool = True
     high_res_vision_config: dict | PreTrainedConfig | None = None
     high_res_image_size: int = 768
-    vision_feature_layer: int = -2
+    vision_feature_layer: int | list[int] = -2
     vision_feature_select_strategy: Literal["default", "full"] = "default"
     projector_hidden_act: str = "gelu"
     multimodal_projector_bias: bool = True
@@ -144,6 +155,8 @@ class LLMI3DConfig(PreTrainedConfig):
 
     virtual_focal_length: float | int | None = None
     box_head_dim: int = 1024
+    pointing: bool = False
+    pointing_dim: int = 128
     depth_from_regression: bool = True
     depth_from_height: bool = True
     depth_from_map: bool = True
@@ -153,8 +166,8 @@ class LLMI3DConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self._refuse_unknown(kwargs)
-        # A checkpoint names the pipeline that it carries, and `pipeline()` would then run that copy or nothing. Where
-        # llmi3d is installed, its own registered pipeline serves, and no remote code needs to be trusted.
+        # A checkpoint names the pipeline code that it carries, and `pipeline()` would insist on that copy. Where
+        # llmi3d is installed, its own registered pipeline is used instead, and no remote code needs to be trusted.
         if not type(self).__module__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)
         if self.virtual_focal_length is None:
@@ -162,7 +175,7 @@ class LLMI3DConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.image_size is None:
             self.image_size = getattr(self.vision_config, "image_size", self.high_res_image_size)
-        # Language models that tie their embeddings say so in their own configuration.
+        # Whether embeddings are tied is stated in the language model's own configuration.
         if not self.tie_word_embeddings and getattr(self.text_config, "tie_word_embeddings", False):
             self.tie_word_embeddings = True
 
@@ -177,7 +190,7 @@ class LLMI3DConfig(PreTrainedConfig):
                 raise ValueError(f"LLMI3DConfig: got the unknown key `{key}`={kwargs[key]!r}{hint}")
 
     def validate_sizes(self):
-        """Refuses sizes that contradict each other."""
+        """Refuse sizes that contradict each other."""
         vision = self.vision_config
         own = getattr(vision, "image_size", self.image_size)
         if self.image_size != own:
@@ -188,30 +201,38 @@ class LLMI3DConfig(PreTrainedConfig):
                 f"vision_config: image_size {self.image_size} is not a multiple of {side} {self.visual_token_side}."
             )
         grid, high = self.image_grid_size, self.high_res_image_size
-        if high <= 0 or (self.high_res_branch and (high % (4 * grid) or high % 32)):
+        first, last = CNN_STRIDES[0], CNN_STRIDES[-1]
+        if high <= 0 or (self.high_res_branch and (high % (first * grid) or high % last)):
             raise ValueError(
-                f"high_res_image_size: got {high}, want a multiple of 32 (the CNN's last stride) "
-                f"and of {4 * grid} (its first stride times the ViT's {grid} tokens along a side), so that each token "
-                "has its own window of cells."
+                f"high_res_image_size: got {high}, want a multiple of {last} (the CNN's last stride) "
+                f"and of {first * grid} (its first stride times the ViT's {grid} tokens along a side), so that each "
+                "token has its own window of cells."
             )
-        for name in ("box_head_dim", "depth_predictor_dim", "depth_embedding_dim"):
+        for name in ("box_head_dim", "depth_predictor_dim", "depth_embedding_dim", "pointing_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1.")
         if self.has_qwen_vision:
             self._validate_qwen()
             return
-        has_class_token = vision.model_type.startswith("clip")
-        if has_class_token != (self.vision_feature_select_strategy == "default"):
+        if vision.model_type not in _CLASS_TOKENS:
+            raise ValueError(
+                f"vision_config: got a '{vision.model_type}', want one of {', '.join([*_CLASS_TOKENS, *_QWEN_VL])}."
+            )
+        has_prefix = self.num_prefix_tokens > 0
+        if has_prefix != (self.vision_feature_select_strategy == "default"):
             raise ValueError(
                 f"vision_feature_select_strategy: got '{self.vision_feature_select_strategy}' with a "
-                f"'{vision.model_type}', want '{'default' if has_class_token else 'full'}' "
-                f"({'it has a' if has_class_token else 'it has no'} class token to drop)."
+                f"'{vision.model_type}', want '{'default' if has_prefix else 'full'}' "
+                f"({'it has a' if has_prefix else 'it has no'} class token to drop)."
             )
-        if not -vision.num_hidden_layers - 1 <= self.vision_feature_layer <= vision.num_hidden_layers:
-            raise ValueError(
-                f"vision_feature_layer: got {self.vision_feature_layer}, but the ViT has "
-                f"{vision.num_hidden_layers} layers."
-            )
+        layers = self.vision_feature_layer
+        for layer in layers if isinstance(layers, list) else [layers]:
+            if not -vision.num_hidden_layers - 1 <= layer <= vision.num_hidden_layers:
+                raise ValueError(
+                    f"vision_feature_layer: got {layer}, but the ViT has {vision.num_hidden_layers} layers."
+                )
+        if layers == []:
+            raise ValueError("vision_feature_layer: got an empty list, want at least one layer.")
 
     def _validate_qwen(self):
         vision, text = self.vision_config, self.text_config
@@ -227,12 +248,11 @@ class LLMI3DConfig(PreTrainedConfig):
             )
 
     def validate_depth(self):
-        """Refuses depth settings that contradict each other."""
+        """Refuse depth settings that contradict each other."""
         if not 0 < self.depth_min_virtual < self.depth_max_virtual:
             raise ValueError(
                 f"depth_min_virtual, depth_max_virtual: got {self.depth_min_virtual} and {self.depth_max_virtual}, "
-                f"want "
-                "0 < depth_min_virtual < depth_max_virtual."
+                "want 0 < depth_min_virtual < depth_max_virtual."
             )
         if self.num_depth_bins < 2:
             raise ValueError(f"num_depth_bins: got {self.num_depth_bins}, want at least 2.")
@@ -248,7 +268,7 @@ class LLMI3DConfig(PreTrainedConfig):
             raise ValueError("depth_from_map: got True with depth_branch=False, but there is no depth map to read.")
 
     def validate_special_tokens(self):
-        """Refuses special tokens that are equal or outside the vocabulary."""
+        """Refuse special tokens that are equal or outside the vocabulary."""
         vocab_size = self.text_config.vocab_size
         for name in ("image_token_id", "box_3d_token_id"):
             if not 0 <= getattr(self, name) < vocab_size:
@@ -263,22 +283,45 @@ class LLMI3DConfig(PreTrainedConfig):
 
     @property
     def visual_token_side(self) -> int:
-        """Side of the square behind a visual token, low-resolution pixels: a patch, or patches that are merged."""
+        """Side of the image square that a visual token covers, low-resolution pixels: a patch, or several merged."""
         return self.vision_config.patch_size * getattr(self.vision_config, "spatial_merge_size", 1)
 
     @property
     def visual_token_dim(self) -> int:
-        """Channels of a visual token before the projector, if there is one."""
-        return self.vision_config.out_hidden_size if self.has_qwen_vision else self.vision_config.hidden_size
+        """Channels of a visual token before the projector."""
+        if self.has_qwen_vision:
+            return self.vision_config.out_hidden_size
+        return self.vision_config.hidden_size * len(self.vision_feature_layers)
+
+    @property
+    def vision_feature_layers(self) -> list[int]:
+        """Hidden states of the ViT that are read, counted from 0 (the embeddings)."""
+        layers = (
+            self.vision_feature_layer if isinstance(self.vision_feature_layer, list) else [self.vision_feature_layer]
+        )
+        return [layer % (self.vision_config.num_hidden_layers + 1) for layer in layers]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens of the ViT before those of its patches: class and register tokens."""
+        vision = self.vision_config
+        return _CLASS_TOKENS.get(vision.model_type, 0) + getattr(vision, "num_register_tokens", 0)
+
+    @property
+    def place_px(self) -> float:
+        """Side of a place that query tokens can point at, network pixels: a cell of the CNN, or a visual token."""
+        if self.high_res_branch:
+            return 4 * 2**self.depth_map_stage
+        return self.high_res_image_size / self.image_grid_size
 
     @property
     def image_grid_size(self) -> int:
-        """Visual tokens along one side of the picture."""
+        """Visual tokens along one side of the image."""
         return self.image_size // self.visual_token_side
 
     @property
     def image_seq_length(self) -> int:
-        """Visual tokens of one picture."""
+        """Visual tokens of one image."""
         return self.image_grid_size**2
 
 

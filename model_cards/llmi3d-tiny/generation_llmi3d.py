@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""How the language model writes an answer, and how boxes come out of what it wrote.
+"""Generation: the language model writes an answer, and every 3D query token in it becomes a box.
 
 Shapes: B samples, I images, T tokens of a sequence.
 """
@@ -11,13 +11,13 @@ from transformers.cache_utils import DynamicCache
 from transformers.utils import logging
 
 from .box_heads_llmi3d import gather_queries
-from .canvas_llmi3d import positions_in_the_square, token_grid
 from .outputs_llmi3d import LLMI3DGenerateOutput, LLMI3DImageFeatures
-from .phrases_llmi3d import pad_behind, shared_start
+from .phrases_llmi3d import pad_after, shared_start
+from .token_grid_llmi3d import positions_in_the_square, token_grid
 
 logger = logging.get_logger(__name__)
 
-# Arguments of `generate` with which it wants, or is given, another cache or other positions than a prompt's start has.
+# Arguments of `generate` that bring their own cache or positions, so that a shared prefix cache cannot be used.
 OWN_CACHE = (
     *("cache", "past_key_values", "cache_implementation", "position_ids"),
     *("assistant_model", "prompt_lookup_num_tokens", "custom_generate"),
@@ -27,7 +27,7 @@ OWN_CACHE = (
 class LLMI3DGenerationMixin(GenerationMixin):
     """`generate` of a model with 3D heads, and `generate_boxes`."""
 
-    def prepare_inputs_for_generation(self, *args, inputs_embeds=None, **kwargs):  # named, or `generate` refuses them
+    def prepare_inputs_for_generation(self, *args, inputs_embeds=None, **kwargs):  # named, or `generate` refuses it
         model_inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)
         model_inputs["output_boxes"] = False  # the prompt's queries are not the answer's
         return model_inputs
@@ -55,27 +55,27 @@ class LLMI3DGenerationMixin(GenerationMixin):
         input_ids: Tensor,
         pixel_values: Tensor,
         high_res_pixel_values: Tensor | None = None,
-        picture_index: Tensor | None = None,
+        image_index: Tensor | None = None,
         **generate_kwargs,
     ) -> LLMI3DGenerateOutput:
-        """Generates an answer and decodes a box at every query token in it, with one pass over the image.
+        """Generate an answer and decode a box at every query token in it, with one pass over the image.
 
-        The states are those that decoding computed anyway. A query token that ends a sequence cut off by its length
-        limit never got a state and gives no box (with a warning).
+        The hidden states are those that decoding computed anyway. If the length limit cuts the answer off right after
+        a query token, that token has no hidden state and gives no box (with a warning).
 
         Args:
             input_ids: [B, T].
-            pixel_values, high_res_pixel_values: one image a sample, or those that `picture_index` names.
-            picture_index: [B], which image each sample is about; by default each about its own.
+            pixel_values, high_res_pixel_values: one image a sample, or those that `image_index` names.
+            image_index: [B], which image each sample is about; by default each about its own.
             generate_kwargs: anything that `generate` takes (`attention_mask`, `max_new_tokens`, `num_beams`, ...).
         """
         image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
-        start, depth_logits = None, image.depth_logits
-        if picture_index is not None:
-            start = self._start_with_pictures(input_ids, image, picture_index, generate_kwargs)
+        start, sight = None, image.sight
+        if image_index is not None:
+            start = self._shared_prefix(input_ids, image, image_index, generate_kwargs)
             if start is None:
-                image = image.of_pictures(picture_index)
-            depth_logits = None if depth_logits is None else depth_logits[picture_index]
+                image = image.of_images(image_index)
+            sight = sight.of_images(image_index)
         start = start or {"input_ids": input_ids, "mm_encoder_outputs": {"image": image}}
         generated = self.generate(
             **{**generate_kwargs, **start, "return_dict_in_generate": True, "output_hidden_states": True}
@@ -97,26 +97,25 @@ class LLMI3DGenerationMixin(GenerationMixin):
         usable = torch.zeros(states.shape[:2], dtype=torch.bool, device=is_query.device)
         usable[:, :steps] = is_query[:, :steps]
         states, mask = gather_queries(states, usable)
-        if depth_logits is not None:  # several answers to one sample share its image
-            depth_logits = depth_logits.repeat_interleave(len(answer) // len(depth_logits), 0)
-        # As they were given: where phrases share a start, padding lies elsewhere.
+        sight = sight.repeated(len(answer) // len(input_ids))  # several answers to one sample share its image
+        # The prompts as given: with a shared prefix, padding lies elsewhere.
         prompts = input_ids.repeat_interleave(len(answer) // len(input_ids), 0)
         sequences = torch.cat((prompts, answer), 1)
-        return LLMI3DGenerateOutput(sequences=sequences, boxes_3d=self.box_head(states, mask, depth_logits))
+        return LLMI3DGenerateOutput(sequences=sequences, boxes_3d=self.box_head(states, mask, **sight._asdict()))
 
-    def _start_with_pictures(
-        self, input_ids: Tensor, image: LLMI3DImageFeatures, picture_index: Tensor, generate_kwargs: dict
+    def _shared_prefix(
+        self, input_ids: Tensor, image: LLMI3DImageFeatures, image_index: Tensor, generate_kwargs: dict
     ) -> dict | None:
-        """What phrases about a picture share, computed once for each picture, and a cache that branches from there.
+        """Compute the tokens that phrases about an image share once for each image, and branch the cache from there.
 
         Args:
             input_ids: [B, T].
-            image: of the pictures [I].
-            picture_index: [B].
-            generate_kwargs: as of `generate_boxes`.
+            image: features of the images [I].
+            image_index: [B].
+            generate_kwargs: as in `generate_boxes`.
 
         Returns:
-            What `generate` starts with; None where nothing is shared, or `generate` is to make a cache of its own.
+            Arguments that `generate` starts from; None if nothing is shared, or if `generate` must make its own cache.
         """
         config = generate_kwargs.get("generation_config") or self.generation_config
 
@@ -126,20 +125,20 @@ class LLMI3DGenerationMixin(GenerationMixin):
         mask = generate_kwargs.get("attention_mask")
         if mask is None or chosen("use_cache") is False or any(chosen(name) is not None for name in OWN_CACHE):
             return None
-        length = shared_start(input_ids, mask, self.model.is_placeholder(input_ids, None), picture_index)
+        length = shared_start(input_ids, mask, self.model.is_placeholder(input_ids, None), image_index)
         if not length:
             return None
-        input_ids, mask = (pad_behind(rows, mask, length) for rows in (input_ids, mask))
+        input_ids, mask = (pad_after(rows, mask, length) for rows in (input_ids, mask))
         inputs = {"attention_mask": mask, "mm_encoder_outputs": {"image": image}}
         position_ids = self._prepare_position_ids_for_generation(input_ids, inputs)
-        pictures, branches = picture_index.unique(return_inverse=True)
-        firsts = torch.stack([(picture_index == picture).long().argmax() for picture in pictures])
+        images, branches = image_index.unique(return_inverse=True)
+        firsts = torch.stack([(image_index == index).long().argmax() for index in images])
         cache = DynamicCache(config=self.config.get_text_config(decoder=True))
         self.model(
             input_ids=input_ids[firsts, :length],
             attention_mask=mask[firsts, :length],
             position_ids=position_ids[..., firsts, :length],
-            mm_encoder_outputs={"image": image.of_pictures(pictures)},
+            mm_encoder_outputs={"image": image.of_images(images)},
             cache=cache,
             use_cache=True,
         )

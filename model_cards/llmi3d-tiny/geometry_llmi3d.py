@@ -50,7 +50,7 @@ NEAR = 0.01
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` as float32, or unchanged when it is float64: geometry is never computed in half precision."""
+    """Return `x` in float32, or unchanged if it is float64: geometry is never computed in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -62,7 +62,7 @@ def _promote(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, elementwise: `@` would be computed in half precision under autocast, and in TF32 where that is on."""
+    """Compute a @ b elementwise: `@` would use half precision under autocast, and TF32 where that is enabled."""
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
@@ -71,10 +71,10 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Camera:
-    """The camera of one picture and the way from its pixels to the network's.
+    """The camera of one image and the mapping from its pixels to the network's.
 
-    It travels beside the network inputs as plain Python numbers: it never enters the network, and no cast of a batch
-    to half precision can touch it.
+    It accompanies the network inputs as plain Python numbers: it never enters the network, and casting a batch to half
+    precision leaves it alone.
 
     Attributes:
         intrinsics: 3x3 K as nested tuples, image frame (after EXIF orientation), pixels.
@@ -91,27 +91,27 @@ class Camera:
     offset: tuple[float, float] = (0.0, 0.0)
 
     def intrinsics_tensor(self) -> Tensor:
-        """K, image frame: float64 [3, 3]."""
+        """Return K in the image frame: float64 [3, 3]."""
         return torch.tensor(self.intrinsics, dtype=torch.float64)
 
     def network_intrinsics(self) -> Tensor:
-        """K moved into the network frame: float64 [3, 3]."""
+        """Return K in the network frame: float64 [3, 3]."""
         return transform_intrinsics(self.intrinsics_tensor(), self.scale, self.offset)
 
     def to_network(self, points_px: Tensor) -> Tensor:
-        """Image-frame pixels [..., 2] (or boxes [..., 4] xyxy) to network-frame pixels."""
+        """Map image-frame pixels [..., 2] (or boxes [..., 4] xyxy) to network-frame pixels."""
         points_px, repeat = at_least_float32(points_px), points_px.shape[-1] // 2
         scale, offset = points_px.new_tensor(self.scale * repeat), points_px.new_tensor(self.offset * repeat)
         return points_px * scale + offset
 
     def to_image(self, points_px: Tensor) -> Tensor:
-        """Network-frame pixels [..., 2] (or boxes [..., 4] xyxy) back to image-frame pixels."""
+        """Map network-frame pixels [..., 2] (or boxes [..., 4] xyxy) back to image-frame pixels."""
         points_px = at_least_float32(points_px)
         return network_to_image(points_px, points_px.new_tensor(self.scale), points_px.new_tensor(self.offset))
 
 
 def network_to_image(points_px: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """Network-frame pixels [..., 2] (or boxes [..., 4] xyxy) of any number of cameras back to image-frame pixels.
+    """Map network-frame pixels [..., 2] (or boxes [..., 4] xyxy) of several cameras back to image-frame pixels.
 
     Args:
         scale, offset: [..., 2], as in `Camera` (broadcast against the points).
@@ -121,16 +121,16 @@ def network_to_image(points_px: Tensor, scale: Tensor, offset: Tensor) -> Tensor
 
 
 def check_intrinsics(intrinsics: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
-    """Validates K and returns it as float64 [3, 3].
+    """Check K and return it as float64 [3, 3].
 
     Args:
         intrinsics: [3, 3], pixels.
-        image_size: (width, height) in pixels of the picture that K belongs to. A principal point outside the picture
-            means that K was made for another size or orientation.
+        image_size: (width, height) in pixels of the image that K belongs to. A principal point outside the image
+            shows that K belongs to another size or orientation.
 
     Raises:
-        ValueError: wrong shape, non-finite values, focal length not positive, skew, a last row other than
-            (0, 0, 1), or a principal point outside the picture.
+        ValueError: wrong shape, non-finite values, a focal length that is not positive, skew, a last row other than
+            (0, 0, 1), or a principal point outside the image.
     """
     intrinsics = torch.as_tensor(intrinsics, dtype=torch.float64)
     if intrinsics.shape != (3, 3):
@@ -145,32 +145,32 @@ def check_intrinsics(intrinsics: Tensor, image_size: tuple[int, int] | None = No
     if abs(skew) > 1e-6 * fx or any(abs(got - want) > 1e-6 for got, want in zip(rest, (0, 0, 0, 1), strict=True)):
         raise ValueError(
             f"intrinsics: got {intrinsics.tolist()}, want [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] (no skew; undistort "
-            "and rectify the picture first)."
+            "and rectify the image first)."
         )
     if image_size is not None:
         width, height = image_size
         if not (0 < cx < width and 0 < cy < height):
             raise ValueError(
                 f"intrinsics: principal point ({cx:g}, {cy:g}) lies outside the {width}x{height} image; K belongs to "
-                "a picture of another size or orientation. Scale K along with the picture."
+                "an image of another size or orientation. Scale K along with the image."
             )
     return intrinsics
 
 
 def intrinsics_from_focal(fx: float, fy: float, cx: float, cy: float) -> Tensor:
-    """float64 [3, 3] K from focal lengths and principal point, pixels."""
+    """Return K, float64 [3, 3], from focal lengths and principal point in pixels."""
     return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
 def intrinsics_from_fov(fov_deg: float, image_size: tuple[int, int]) -> Tensor:
-    """float64 [3, 3] K of a pinhole camera with square pixels and a centred principal point.
+    """Return K, float64 [3, 3], of a pinhole camera with square pixels and a centred principal point.
 
     Args:
         fov_deg: horizontal field of view, degrees, between 0 and 180 (both excluded).
         image_size: (width, height), pixels.
 
     Raises:
-        ValueError: a field of view out of range.
+        ValueError: the field of view is out of range.
     """
     if not 0 < fov_deg < 180:
         raise ValueError(f"fov_deg: got {fov_deg}, want a horizontal field of view in degrees above 0 and below 180.")
@@ -180,7 +180,7 @@ def intrinsics_from_fov(fov_deg: float, image_size: tuple[int, int]) -> Tensor:
 
 
 def transform_intrinsics(intrinsics: Tensor, scale, offset) -> Tensor:
-    """K after the pixel operation u' = scale * u + offset (resize, crop, pad or any chain of them).
+    """Return K after the pixel operation u' = scale * u + offset (resize, crop, pad or any chain of them).
 
     Args:
         intrinsics: [..., 3, 3].
@@ -195,16 +195,16 @@ def transform_intrinsics(intrinsics: Tensor, scale, offset) -> Tensor:
 
 
 def orient_intrinsics(intrinsics: Tensor, image_size: tuple[int, int], orientation: int) -> Tensor:
-    """K after an EXIF orientation is applied to the picture. The camera frame turns with the picture.
+    """Return K after an EXIF orientation is applied to the image. The camera frame turns with the image.
 
     Args:
-        intrinsics: [3, 3], of the picture as stored.
+        intrinsics: [3, 3], of the image as stored.
         image_size: (width, height) as stored, pixels.
         orientation: EXIF tag 274: 1 as stored, 2 mirrored, 3 turned by 180 degrees, 4 flipped, 5 transposed, 6 turned
             by 90 degrees clockwise to be upright, 7 transversed, 8 turned by 90 degrees counter-clockwise.
 
     Raises:
-        ValueError: an orientation outside 1-8.
+        ValueError: the orientation is not in 1-8.
     """
     if orientation not in range(1, 9):
         raise ValueError(f"orientation: got {orientation}, want an EXIF orientation from 1 to 8.")
@@ -223,7 +223,7 @@ def orient_intrinsics(intrinsics: Tensor, image_size: tuple[int, int], orientati
 
 
 def back_project(points_2d_px: Tensor, depth: Tensor, intrinsics: Tensor) -> Tensor:
-    """Pixels and depth to camera-frame points.
+    """Back-project pixels with depth to camera-frame points.
 
     Args:
         points_2d_px: [..., 2], in K's frame.
@@ -240,7 +240,7 @@ def back_project(points_2d_px: Tensor, depth: Tensor, intrinsics: Tensor) -> Ten
 
 
 def project(points_cam: Tensor, intrinsics: Tensor) -> Tensor:
-    """Camera-frame points [..., 3] in front of the camera to pixels [..., 2] in K's frame."""
+    """Project camera-frame points [..., 3] in front of the camera to pixels [..., 2] in K's frame."""
     points_cam, intrinsics = _promote(points_cam, intrinsics)
     z = points_cam[..., 2]
     u = intrinsics[..., 0, 0] * points_cam[..., 0] / z + intrinsics[..., 0, 2]
@@ -249,7 +249,7 @@ def project(points_cam: Tensor, intrinsics: Tensor) -> Tensor:
 
 
 def metric_to_virtual_depth(depth: Tensor, intrinsics: Tensor, virtual_focal_length: float) -> Tensor:
-    """Depth in metres to depth in the virtual camera: the depth at which the object would look as large there.
+    """Convert depth in metres to virtual depth: where an object looks as large in the virtual camera.
 
     Cube R-CNN's virtual depth. The vertical focal length is used, so that depth from projected height is exact.
 
@@ -263,7 +263,7 @@ def metric_to_virtual_depth(depth: Tensor, intrinsics: Tensor, virtual_focal_len
 
 
 def virtual_to_metric_depth(depth_virtual: Tensor, intrinsics: Tensor, virtual_focal_length: float) -> Tensor:
-    """Inverse of `metric_to_virtual_depth`."""
+    """Invert `metric_to_virtual_depth`."""
     depth_virtual, intrinsics = _promote(depth_virtual, intrinsics)
     return depth_virtual * intrinsics[..., 1, 1] / virtual_focal_length
 
@@ -272,10 +272,10 @@ def virtual_to_metric_depth(depth_virtual: Tensor, intrinsics: Tensor, virtual_f
 
 
 def rotation_6d_to_matrix(rotation_6d: Tensor) -> Tensor:
-    """Two 3-vectors [..., 6] to the rotation [..., 3, 3] whose first two columns they span (Zhou et al., CVPR 2019).
+    """Return the rotation [..., 3, 3] whose first two columns two 3-vectors [..., 6] span (Zhou et al., CVPR 2019).
 
-    Always a rotation: a vanishing first vector is read as the x axis, and a second one parallel to the first is
-    replaced by the coordinate axis farthest from it.
+    The result is always a rotation: a vanishing first vector counts as the x axis, and a second one parallel to the
+    first is replaced by the coordinate axis farthest from it.
     """
     rotation_6d = at_least_float32(rotation_6d)
     eps = 1e-6
@@ -283,7 +283,7 @@ def rotation_6d_to_matrix(rotation_6d: Tensor) -> Tensor:
     axes = torch.eye(3, dtype=first.dtype, device=first.device)
     first = torch.where(_square_norm(first) > eps**2, first, axes[0])
     x = first * _square_norm(first).rsqrt()
-    # Scaled first, so that "parallel" is a question of angle and not of length.
+    # Normalised first, so that "parallel" depends on the angle alone.
     second = torch.where(_square_norm(second) > eps**2, second, axes[1])
     second = second * _square_norm(second).rsqrt()
     y = second - (x * second).sum(-1, keepdim=True) * x
@@ -291,7 +291,7 @@ def rotation_6d_to_matrix(rotation_6d: Tensor) -> Tensor:
     fallback = fallback - (x * fallback).sum(-1, keepdim=True) * x
     y = torch.where(_square_norm(y) > eps**2, y, fallback)
     y = y * _square_norm(y).rsqrt()
-    # One more pass: near-parallel input leaves a residual of float rounding along x.
+    # Once more: near-parallel input leaves a rounding residual along x.
     y = y - (x * y).sum(-1, keepdim=True) * x
     y = y * _square_norm(y).rsqrt()
     return torch.stack((x, y, torch.linalg.cross(x, y)), -1)
@@ -302,25 +302,25 @@ def _square_norm(x: Tensor) -> Tensor:
 
 
 def matrix_to_rotation_6d(rotation: Tensor) -> Tensor:
-    """First two columns of [..., 3, 3] as [..., 6]."""
+    """Return the first two columns of [..., 3, 3] as [..., 6]."""
     return at_least_float32(rotation)[..., :2].transpose(-1, -2).flatten(-2)
 
 
 def yaw_to_matrix(yaw: Tensor) -> Tensor:
-    """Rotation [..., 3, 3] about the camera's y axis by `yaw` [...] radians (KITTI's rotation_y)."""
+    """Return the rotation [..., 3, 3] about the camera's y axis by `yaw` [...] radians (KITTI's rotation_y)."""
     yaw = at_least_float32(yaw)
     cos, sin, zero, one = yaw.cos(), yaw.sin(), torch.zeros_like(yaw), torch.ones_like(yaw)
     return torch.stack((cos, zero, sin, zero, one, zero, -sin, zero, cos), -1).unflatten(-1, (3, 3))
 
 
 def matrix_to_yaw(rotation: Tensor) -> Tensor:
-    """Heading [...] in radians of the box's length axis about the camera's y axis; a view that drops tilt."""
+    """Return the heading [...] of the length axis about the camera's y axis in radians; tilt is dropped."""
     rotation = at_least_float32(rotation)
     return torch.atan2(-rotation[..., 2, 0], rotation[..., 0, 0])
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
-    """Quaternion [..., 4] (w, x, y, z), of any positive length, to [..., 3, 3]."""
+    """Convert quaternions [..., 4] (w, x, y, z), of any positive length, to rotations [..., 3, 3]."""
     quaternion = at_least_float32(quaternion)
     w, x, y, z = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
     rows = (
@@ -332,12 +332,12 @@ def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
 
 
 def matrix_to_quaternion(rotation: Tensor) -> Tensor:
-    """Rotation [..., 3, 3] to a unit quaternion [..., 4] (w, x, y, z) with w >= 0."""
+    """Convert rotations [..., 3, 3] to unit quaternions [..., 4] (w, x, y, z) with w >= 0."""
     r = at_least_float32(rotation)
     xx, yy, zz = r[..., 0, 0], r[..., 1, 1], r[..., 2, 2]
     wx, wy, wz = r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]
     xy, xz, yz = r[..., 1, 0] + r[..., 0, 1], r[..., 0, 2] + r[..., 2, 0], r[..., 2, 1] + r[..., 1, 2]
-    # Each row is the quaternion times 4 of its own component; the largest one is the best conditioned.
+    # Row i is the quaternion times 4 times its component i; the largest component is the best conditioned.
     rows = (
         *(1 + xx + yy + zz, wx, wy, wz),
         *(wx, 1 + xx - yy - zz, xy, xz),
@@ -352,7 +352,7 @@ def matrix_to_quaternion(rotation: Tensor) -> Tensor:
 
 
 def geodesic_angle(rotation_a: Tensor, rotation_b: Tensor) -> Tensor:
-    """Angle [...] in radians between two rotations [..., 3, 3]; accurate, with finite gradients, from 0 to pi."""
+    """Return the angle [...] in radians between rotations; accurate, with finite gradients, from 0 to pi."""
     rotation_a, rotation_b = _promote(rotation_a, rotation_b)
     between = _matmul(rotation_a.transpose(-1, -2), rotation_b)
     sin = (between - between.transpose(-1, -2)).flatten(-2).norm(dim=-1) / math.sqrt(8)
@@ -361,17 +361,17 @@ def geodesic_angle(rotation_a: Tensor, rotation_b: Tensor) -> Tensor:
 
 
 def ray_rotation(points_cam: Tensor) -> Tensor:
-    """The smallest rotation [..., 3, 3] that turns the optical axis onto the ray through `points_cam` [..., 3]."""
+    """Return the smallest rotation [..., 3, 3] from the optical axis to the ray through `points_cam` [..., 3]."""
     points_cam = at_least_float32(points_cam)
     x, y, z = (points_cam / points_cam.norm(dim=-1, keepdim=True)).unbind(-1)
-    # Rodrigues about (-y, x, 0), whose sine and cosine are the ray itself: no angle, hence smooth on the axis too.
+    # Rodrigues about (-y, x, 0), with the sine and cosine of the ray itself: without an angle, smooth on the axis too.
     k = 1 / (1 + z)
     rows = (1 - k * x * x, -k * x * y, x, -k * x * y, 1 - k * y * y, y, -x, -y, z)
     return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
 
 def egocentric_to_allocentric(rotation: Tensor, center: Tensor) -> Tensor:
-    """Rotation in the camera frame to rotation as seen along the ray to `center` (what the pixels show).
+    """Convert rotations in the camera frame to rotations as seen along the ray to `center` (what pixels show).
 
     Args:
         rotation: [..., 3, 3], box to camera.
@@ -382,7 +382,7 @@ def egocentric_to_allocentric(rotation: Tensor, center: Tensor) -> Tensor:
 
 
 def allocentric_to_egocentric(rotation: Tensor, center: Tensor) -> Tensor:
-    """Inverse of `egocentric_to_allocentric`."""
+    """Invert `egocentric_to_allocentric`."""
     rotation, center = _promote(rotation, center)
     return _matmul(ray_rotation(center), rotation)
 
@@ -391,7 +391,7 @@ def allocentric_to_egocentric(rotation: Tensor, center: Tensor) -> Tensor:
 
 
 def box_corners(center: Tensor, size: Tensor, rotation: Tensor) -> Tensor:
-    """Corners [..., 8, 3] in metres, camera frame, in the order drawn at the top of this file.
+    """Return corners [..., 8, 3] in metres, camera frame, in the order drawn at the top of this file.
 
     Args:
         center: [..., 3], metres, camera frame.
@@ -405,7 +405,7 @@ def box_corners(center: Tensor, size: Tensor, rotation: Tensor) -> Tensor:
 
 
 def corners_to_box(corners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverse of `box_corners`: (center [..., 3], size [..., 3], rotation [..., 3, 3]) of true boxes with volume."""
+    """Invert `box_corners`: return (center [..., 3], size [..., 3], rotation [..., 3, 3]) of boxes with volume."""
     corners = at_least_float32(corners)
     signs = corners.new_tensor(CORNER_SIGNS)
     axes = _matmul(signs.transpose(0, 1), corners) / 4  # rows: the box's axes, as long as the box
@@ -414,9 +414,9 @@ def corners_to_box(corners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def project_box_2d(corners: Tensor, intrinsics: Tensor, near: float = NEAR) -> Tensor:
-    """Amodal 2D box [..., 4] (x_min, y_min, x_max, y_max) of a 3D box: the extent of the part before the near plane.
+    """Return the amodal 2D box [..., 4] (x_min, y_min, x_max, y_max): the extent of the part beyond the near plane.
 
-    Not clipped to the picture. A box that lies wholly behind the near plane gives nan.
+    It is not clipped to the image. A box wholly behind the near plane gives nan.
 
     Args:
         corners: [..., 8, 3], camera frame, metres.
@@ -426,7 +426,7 @@ def project_box_2d(corners: Tensor, intrinsics: Tensor, near: float = NEAR) -> T
     corners, intrinsics = _promote(corners, intrinsics)
     edges = torch.tensor(EDGES, device=corners.device)
     start, end = corners[..., edges[:, 0], :], corners[..., edges[:, 1], :]
-    # Each end behind the plane moves along its edge onto the plane; an edge wholly behind is left out.
+    # An end behind the plane moves along its edge onto the plane; an edge wholly behind is left out.
     start_in, end_in = start[..., 2] >= near, end[..., 2] >= near
     run = end[..., 2] - start[..., 2]
     crossing = (near - start[..., 2]) / torch.where(start_in == end_in, torch.ones_like(run), run)
@@ -443,9 +443,18 @@ def project_box_2d(corners: Tensor, intrinsics: Tensor, near: float = NEAR) -> T
     return torch.where(box.isinf().any(-1, keepdim=True), torch.full_like(box, math.nan), box)
 
 
+def box_2d_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
+    """Return the IoU [...] of 2D boxes [..., 4] xyxy: nan where a box is nan, 0 where both have no area."""
+    top_left = torch.maximum(boxes_a[..., :2], boxes_b[..., :2])
+    bottom_right = torch.minimum(boxes_a[..., 2:], boxes_b[..., 2:])
+    shared = (bottom_right - top_left).clamp(min=0).prod(-1)
+    areas = (boxes_a[..., 2:] - boxes_a[..., :2]).prod(-1) + (boxes_b[..., 2:] - boxes_b[..., :2]).prod(-1)
+    return shared / (areas - shared).clamp(min=1e-12)
+
+
 @dataclass(frozen=True)
 class EncodedBoxes:
-    """Boxes in the network's terms, the form of both targets and predictions. `...` is any leading shape.
+    """Boxes in network terms, for targets and predictions alike. `...` is any leading shape.
 
     Attributes:
         center_2d_px: [..., 2] projected 3D centre, network frame.
@@ -465,15 +474,15 @@ class EncodedBoxes:
 def encode_boxes(
     center: Tensor, size: Tensor, rotation: Tensor, intrinsics: Tensor, virtual_focal_length: float
 ) -> EncodedBoxes:
-    """Metric boxes to network terms.
+    """Encode metric boxes in network terms.
 
     Args:
-        center, size, rotation: [..., 3], [..., 3], [..., 3, 3], camera frame, metres. Centres lie before the camera.
+        center, size, rotation: [..., 3], [..., 3], [..., 3, 3], camera frame, metres. Centres lie in front of it.
         intrinsics: [..., 3, 3], network frame (broadcast against the boxes).
         virtual_focal_length: network pixels.
 
     Raises:
-        ValueError: a centre at or behind the camera plane.
+        ValueError: a centre lies at or behind the camera plane.
     """
     if not (center[..., 2] > 0).all():
         raise ValueError(f"center: got a depth of {center[..., 2].min().item():g} m, want every centre at z > 0.")
@@ -495,7 +504,7 @@ def decode_boxes(
     intrinsics: Tensor,
     virtual_focal_length: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Network terms to metric boxes: the only place where the camera meets the network's answer.
+    """Decode network terms into metric boxes: the only place where the camera meets the network's outputs.
 
     Args:
         center_2d_px, depth_virtual, size, rotation_allocentric: as in `EncodedBoxes`.
@@ -507,6 +516,6 @@ def decode_boxes(
     """
     depth = virtual_to_metric_depth(depth_virtual, intrinsics, virtual_focal_length)
     center = back_project(center_2d_px, depth, intrinsics)
-    # The ray needs no depth: the rotation's gradient must not reach the depth.
+    # The ray is taken at depth 1: the gradient of the rotation must not reach the depth.
     ray = back_project(center_2d_px, torch.ones_like(depth), intrinsics)
     return center, at_least_float32(size), allocentric_to_egocentric(rotation_allocentric, ray)

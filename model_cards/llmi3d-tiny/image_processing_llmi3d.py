@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""LLMI3DImageProcessor: one decode, one letterbox, two resolutions, and a camera that moves along with every pixel."""
+"""LLMI3DImageProcessor: one decode, one letterbox, two resolutions, and a camera that follows every pixel."""
 
 import base64
 import dataclasses
@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -35,12 +36,12 @@ from .geometry_llmi3d import Camera
 
 
 class CameraBatchFeature(BatchFeature):
-    """Network inputs, with the cameras beside them as the attribute `cameras`, one for each image.
+    """Network inputs with the attribute `cameras`, one for each image.
 
-    The cameras are no key: `model(**inputs)` does not pass them, and `inputs.to(dtype)` does not touch them.
+    The cameras are not a key: `model(**inputs)` does not pass them, and `inputs.to(dtype)` does not touch them.
     """
 
-    # Trainers make a batch anew of its keys alone.
+    # `cameras` has a default since trainers rebuild a batch from its keys alone.
     def __init__(self, data: dict, cameras: Sequence[Camera] = (), **kwargs):
         super().__init__(data, **kwargs)
         self.cameras = cameras
@@ -54,17 +55,17 @@ class CameraBatchFeature(BatchFeature):
 
 
 def load_image(source: str | os.PathLike | Image.Image, max_pixels: int | None = None) -> Image.Image:
-    """Opens a path, an http(s) URL or a base64 `data:` URL as a PIL image, its EXIF data kept and not yet applied.
+    """Open a path, an http(s) URL or a base64 `data:` URL as a PIL image; EXIF data is kept and not yet applied.
 
-    Of an animated picture it is the first frame.
+    An animated image gives its first frame.
 
     Args:
-        source: where the picture is, or the picture.
-        max_pixels: larger ones are refused before they are decoded; by default only where Pillow takes them for an
-            attack (some 179 million).
+        source: location of the image, or the image.
+        max_pixels: larger images are refused before decoding; by default only those that Pillow takes for an attack
+            (some 179 million).
 
     Raises:
-        ValueError: nothing there, not a photograph, too large, or one that cannot be shown in 8 bits a channel.
+        ValueError: the image is missing, unreadable, not a photograph, too large or of more than 8 bits a channel.
     """
     if isinstance(source, Image.Image):
         return _checked(source, max_pixels)
@@ -75,7 +76,7 @@ def load_image(source: str | os.PathLike | Image.Image, max_pixels: int | None =
         try:
             response = get_session().get(str(source), timeout=30, follow_redirects=True)
             response.raise_for_status()
-        except Exception as error:  # of whatever HTTP library the hub uses
+        except Exception as error:  # the exception depends on the hub's HTTP library
             raise ValueError(f"image: cannot fetch '{shown}' ({error}).") from error
         source = io.BytesIO(response.content)
     try:
@@ -84,37 +85,37 @@ def load_image(source: str | os.PathLike | Image.Image, max_pixels: int | None =
         image = Image.open(source)
     except UnidentifiedImageError as error:
         problem = _foreign_format(source) or error
-        raise ValueError(f"image: cannot read '{shown}' as a picture ({problem}).") from error
+        raise ValueError(f"image: cannot read '{shown}' as an image ({problem}).") from error
     except (*_BROKEN, Image.DecompressionBombError) as error:
-        raise ValueError(f"image: cannot read '{shown}' as a picture ({error}).") from error
+        raise ValueError(f"image: cannot read '{shown}' as an image ({error}).") from error
     _checked(image, max_pixels)
     try:
         image.load()
     except _BROKEN as error:
-        raise ValueError(f"image: cannot read '{shown}' as a picture ({error}).") from error
+        raise ValueError(f"image: cannot read '{shown}' as an image ({error}).") from error
     return image
 
 
-# Of the CNN's last stage, pixels of the high-resolution input.
+# Stride of the CNN's last stage, pixels of the high-resolution input.
 CNN_STRIDE = 32
 
-# What Pillow's decoders raise on broken files.
+# Exceptions of Pillow's decoders on broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
 
 
 def _checked(image: Image.Image, max_pixels: int | None) -> Image.Image:
-    if image.format in ("EPS", "WMF"):  # drawings, which others' programs would be started to read
+    if image.format in ("EPS", "WMF"):  # Pillow would start other programs to read them
         raise ValueError(f"image: got a drawing in the format {image.format}, want a photograph, such as a JPEG.")
     if max_pixels is not None and image.width * image.height > max_pixels:
         given = f"{image.width}x{image.height}, {image.width * image.height / 1e6:.0f} megapixels"
         raise ValueError(f"image: got {given}, want at most {max_pixels / 1e6:.0f}.")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        raise ValueError(f"image: got mode '{image.mode}' of more than 8 bits a channel, want an 8-bit picture.")
+        raise ValueError(f"image: got mode '{image.mode}' of more than 8 bits a channel, want an 8-bit image.")
     return image
 
 
 def _foreign_format(source: Any) -> str | None:
-    """What a file that Pillow does not know is, where people take it for a picture."""
+    """Name a common image format that Pillow cannot read."""
     with source if hasattr(source, "read") else open(source, "rb") as file:
         file.seek(0)
         start = file.read(1024)
@@ -128,20 +129,24 @@ def _foreign_format(source: Any) -> str | None:
 class LLMI3DImageProcessorKwargs(ImagesKwargs, total=False):
     r"""
     high_res_size (`dict`, *optional*, defaults to `{"height": 768, "width": 768}`):
-        Canvas of the high-resolution input; `size` is that of the low-resolution input, of the same aspect.
+        Canvas of the high-resolution input, of the same aspect as `size`, the canvas of the low-resolution input.
+    high_res_image_mean, high_res_image_std (`float` or `list[float]`, *optional*):
+        Normalisation of the high-resolution input; `image_mean` and `image_std` by default.
     intrinsics (`list`, *optional*):
-        Camera of each image: 3x3 or (fx, fy, cx, cy) in pixels of the image as stored; None where unknown. One camera
-        alone serves all images if they are of one size.
+        Camera of each image: 3x3 or (fx, fy, cx, cy) in pixels of the image as stored; None where unknown. A single
+        camera serves all images if they have one size.
     fov_deg (`float` or `list`, *optional*):
         Horizontal field of view of each upright image in degrees, instead of `intrinsics`.
     crop_padding (`bool`, *optional*, defaults to `False`):
-        Whether visual tokens are left out, in whole rows or columns, that would show nothing but padding in any of
-        the images. The cameras stay those of the whole canvas, of which the network then gets the middle.
+        Whether to leave out rows and columns of visual tokens that show only padding in all of the images. The network
+        then gets the middle of the canvas; the cameras stay those of the whole canvas.
     token_size (`int`, *optional*, defaults to 14):
-        Side of the square behind a visual token, pixels of the low-resolution input; `LLMI3DProcessor` sets it.
+        Side of a visual token in pixels of the low-resolution input; `LLMI3DProcessor` sets it.
     """
 
     high_res_size: Any
+    high_res_image_mean: Any
+    high_res_image_std: Any
     intrinsics: Any
     fov_deg: Any
     crop_padding: bool
@@ -150,12 +155,12 @@ class LLMI3DImageProcessorKwargs(ImagesKwargs, total=False):
 
 class LLMI3DImageProcessor(TorchvisionBackend):
     r"""
-    Turns pictures into `pixel_values` [I, 3, size] and `high_res_pixel_values` [I, 3, high_res_size], and keeps a
-    `Camera` for each in the attribute `cameras` of what it returns.
+    Turns images into `pixel_values` [I, 3, size] and `high_res_pixel_values` [I, 3, high_res_size], with the `Camera`
+    of each image in the attribute `cameras` of the result.
 
-    The picture is turned upright by its EXIF orientation, scaled to fit the high-resolution canvas without changing
-    its aspect, centred and padded with the mean colour; the low-resolution input is a smaller copy of that canvas.
-    With `crop_padding` both are the middle of that, without the rows or columns that every picture leaves empty.
+    An image is turned upright by its EXIF orientation, scaled to fit the high-resolution canvas at its own aspect,
+    centred, and padded with the mean colour, which is zero after normalisation; the low-resolution input is a smaller
+    copy of that canvas. With `crop_padding` both lose the rows and columns that are empty in every image.
 
     Example:
 
@@ -171,6 +176,8 @@ class LLMI3DImageProcessor(TorchvisionBackend):
     resample = PILImageResampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
     image_std = OPENAI_CLIP_STD
+    high_res_image_mean = None
+    high_res_image_std = None
     size = {"height": 336, "width": 336}
     high_res_size = {"height": 768, "width": 768}
     do_resize = True
@@ -191,10 +198,13 @@ class LLMI3DImageProcessor(TorchvisionBackend):
                 high_res_size = {"height": high_res_size, "width": high_res_size}
             high_res_size = SizeDict(**high_res_size)
         kwargs["high_res_size"] = high_res_size
+        for name in ("high_res_image_mean", "high_res_image_std"):
+            if isinstance(kwargs.get(name), list):
+                kwargs[name] = tuple(kwargs[name])  # hashable, as the base class makes `image_mean`
         return kwargs
 
     def fetch_images(self, image_url_or_urls):
-        """Loads paths and URLs as PIL images, so that their EXIF data survives; images pass through."""
+        """Load paths and URLs as PIL images, which keep their EXIF data; return images as they are."""
         if isinstance(image_url_or_urls, list | tuple):
             return _in_threads(self.fetch_images, image_url_or_urls)
         if isinstance(image_url_or_urls, str | os.PathLike | Image.Image):
@@ -206,9 +216,9 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         )
 
     def process_image(self, image, device=None, **kwargs):
-        """One picture as a tensor [3, H, W]; see `TorchvisionBackend`."""
+        """Convert an image to a tensor [3, H, W]; see `TorchvisionBackend`."""
         if isinstance(image, Image.Image) and image.mode == "RGB" and image.info.get("transparency") is None:
-            # As the pixels lie in memory: there resizing is quickest, and nothing is copied around.
+            # Channels last, as the pixels lie in memory: resizing is fastest so, and nothing is copied.
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             return pixels if device is None else pixels.to(device)
         return super().process_image(image, device=device, **kwargs)
@@ -217,8 +227,8 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         images = self._sources(images)
         if not images:
             raise ValueError("images: got an empty list, want at least one image.")
-        each = {id(image): image for image in images}  # a picture that comes several times is read once
-        read = dict(zip(each, _in_threads(partial(self._read, **kwargs), each.values()), strict=True))
+        unique = {id(image): image for image in images}  # an image given several times is read once
+        read = dict(zip(unique, _in_threads(partial(self._read, **kwargs), unique.values()), strict=True))
         fitted, sizes, orientations, focal_lengths = zip(*(read[id(image)] for image in images), strict=True)
         given = _one_for_each("intrinsics", intrinsics, sizes, is_one_camera)
         fovs = _one_for_each("fov_deg", fov_deg, sizes, lambda value: not isinstance(value, list | tuple))
@@ -226,15 +236,17 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         return self._preprocess(fitted, cameras=cameras, **kwargs)
 
     def _sources(self, images) -> list:
-        """Nested lists and batches of pictures as one list; paths and URLs are not opened yet."""
+        """Flatten nested lists and batches of images; paths and URLs are not opened yet."""
         if isinstance(images, list | tuple):
-            return [one for image in images for one in self._sources(image)]
+            return [source for image in images for source in self._sources(image)]
         if isinstance(images, str | os.PathLike | Image.Image):
             return [images]
         return make_flat_list_of_images(self.fetch_images(images))
 
     def _read(self, image, do_resize: bool, high_res_size: SizeDict, resample, **kwargs) -> tuple:
-        """One picture, opened, upright and fitted into the high-resolution canvas: of large ones few are held at once.
+        """Open an image, turn it upright and fit it into the high-resolution canvas.
+
+        All in one step, so that few large images are in memory at once.
 
         Returns:
             (pixels [3, H, W], (width, height) as stored, EXIF orientation, focal length in pixels or None).
@@ -263,12 +275,14 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         do_normalize: bool,
         image_mean,
         image_std,
+        high_res_image_mean=None,
+        high_res_image_std=None,
         crop_padding: bool = False,
         token_size: int = 14,
         return_tensors=None,
         **kwargs,
     ) -> CameraBatchFeature:
-        """Both inputs of pictures that fit the canvas, written where they belong: nothing is padded or stacked."""
+        """Write fitted images into the canvases of both inputs: nothing is padded or stacked afterwards."""
         canvas_height, canvas_width = high_res_size.height, high_res_size.width
         if size.height * canvas_width != size.width * canvas_height:
             raise ValueError(
@@ -276,14 +290,19 @@ class LLMI3DImageProcessor(TorchvisionBackend):
                 f"aspect."
             )
         if do_normalize:
-            mean, std, _ = self._fuse_mean_std_and_rescale_factor(
-                do_normalize, image_mean, image_std, do_rescale, rescale_factor, images[0].device
+            high_statistics = (
+                image_mean if high_res_image_mean is None else high_res_image_mean,
+                image_std if high_res_image_std is None else high_res_image_std,
             )
-            mean, std = (torch.as_tensor(value, device=images[0].device)[:, None, None] for value in (mean, std))
+            (mean, std), (high_mean, high_std) = (
+                self._channel_statistics(*statistics, do_rescale, rescale_factor, images[0])
+                for statistics in ((image_mean, image_std), high_statistics)
+            )
+            differ = not (torch.equal(mean, high_mean) and torch.equal(std, high_std))
         elif do_rescale:
             images = [self.rescale(image, rescale_factor) for image in images]
         kind = {"dtype": torch.float32 if do_normalize else images[0].dtype, "device": images[0].device}
-        # Zeros are the mean colour.
+        # Zero is the mean colour, in both normalisations.
         high = _zeros(len(images), len(images[0]), canvas_height, canvas_width, **kind)
         low = _zeros(len(images), len(images[0]), size.height, size.width, **kind)
         moved = []
@@ -309,6 +328,8 @@ class LLMI3DImageProcessor(TorchvisionBackend):
                     antialias=True,
                 )
             )
+            if do_normalize and differ:
+                region.copy_(image).sub_(high_mean).div_(high_std)
             scales, offsets = (new_width / width, new_height / height), (float(left), float(top))
             moved.append(dataclasses.replace(camera, scale=scales, offset=offsets))
         if crop_padding:
@@ -321,11 +342,18 @@ class LLMI3DImageProcessor(TorchvisionBackend):
         data = {"pixel_values": low, "high_res_pixel_values": high}
         return CameraBatchFeature(data, moved, tensor_type=return_tensors)
 
+    def _channel_statistics(self, mean, std, do_rescale: bool, rescale_factor: float, image: torch.Tensor) -> tuple:
+        """Return mean and standard deviation [C, 1, 1] for pixels that are not rescaled yet."""
+        mean, std, _ = self._fuse_mean_std_and_rescale_factor(
+            True, mean, std, do_rescale, rescale_factor, image.device
+        )
+        return tuple(torch.as_tensor(value, device=image.device)[:, None, None] for value in (mean, std))
+
     def empty_tokens(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(rows, columns) of tokens on either side that `crop_padding` leaves out of a picture by itself.
+        """Return (rows, columns) of tokens on either side that `crop_padding` leaves out of a single image.
 
         Args:
-            image_size: (width, height) of the upright picture, pixels.
+            image_size: (width, height) of the upright image, pixels.
         """
         size, canvas = SizeDict(**dict(self.size)), SizeDict(**dict(self.high_res_size))
         fitted = _fit(image_size, canvas)
@@ -334,7 +362,7 @@ class LLMI3DImageProcessor(TorchvisionBackend):
 
 
 def upright_size(image: Any) -> tuple[int, int]:
-    """(width, height) of a loaded picture, turned by its EXIF orientation."""
+    """Return (width, height) of a loaded image after its EXIF orientation."""
     if isinstance(image, Image.Image):
         return image.size if exif_orientation(image) < 5 else image.size[::-1]
     height, width = get_image_size(image)
@@ -342,45 +370,45 @@ def upright_size(image: Any) -> tuple[int, int]:
 
 
 def _fit(size: tuple[int, int], canvas: SizeDict) -> tuple[int, int]:
-    """The largest (width, height) of the same aspect that fits the canvas."""
+    """Return the largest (width, height) of the same aspect that fits the canvas."""
     scale = min(canvas.width / size[0], canvas.height / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _empty_tokens(margins: tuple[float, float], size: SizeDict, canvas: SizeDict, token_size: int) -> tuple[int, int]:
-    """(rows, columns) of tokens on either side that lie in margins (vertical, horizontal) of as many canvas pixels.
+    """Return (rows, columns) of tokens on either side that lie in margins (vertical, horizontal) of the canvas.
 
-    As many as leave whole strides of the CNN.
+    What remains is whole pixels of the canvas and whole strides of the CNN.
     """
     if size.height % token_size or size.width % token_size:
         raise ValueError(f"token_size: got {token_size}, but size is {size.width}x{size.height}.")
-    found = []
+    counts = []
     for margin, low, high in zip(margins, (size.height, size.width), (canvas.height, canvas.width), strict=True):
-        token = high * token_size // low
+        token = Fraction(high * token_size, low)  # its side on the canvas
         count = int(margin // token)
-        while count and (high - 2 * count * token) % CNN_STRIDE:
+        while count and (count * token % 1 or (high - 2 * count * token) % CNN_STRIDE):
             count -= 1
-        found.append(count)
-    return tuple(found)
+        counts.append(count)
+    return tuple(counts)
 
 
 def _middle(pixels: torch.Tensor, margins: Sequence[int]) -> torch.Tensor:
-    """Pictures [I, C, H, W] without as many rows and columns on either side."""
+    """Crop images [I, C, H, W] by as many rows and columns on either side."""
     (top, left), (height, width) = margins, pixels.shape[-2:]
     return pixels[..., top : height - top, left : width - left].contiguous()
 
 
 def _zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """`torch.zeros`, but on a CPU what is never written takes no time: numpy gets its zeros from the system."""
+    """Make zeros as `torch.zeros` does, but by numpy on a CPU, where zeros that are never written cost no time."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     return torch.from_numpy(np.zeros(shape, torch.empty(0, dtype=dtype).numpy().dtype))
 
 
 def _in_threads(function: Callable, items: Iterable) -> list:
-    """What `function` makes of each item, in order, on as many threads as torch uses.
+    """Map `function` over items, in order, on as many threads as torch uses.
 
-    Decoding and resizing hold neither the interpreter nor torch's other threads.
+    Decoding and resizing release the interpreter lock.
     """
     items = list(items)
     threads = min(torch.get_num_threads(), len(items))
@@ -391,25 +419,51 @@ def _in_threads(function: Callable, items: Iterable) -> list:
 
 
 def _stretch(start: int, stop: int, length: int, new_length: int) -> tuple[slice, slice]:
-    """The part of a side of the canvas that has to be made smaller: all that a picture in it can reach.
+    """Return the stretch of a side of the canvas that an image reaches when it is resized, at both resolutions.
 
-    Both ends lie where pixels of both resolutions begin, so that the smaller pixels are those of the whole side.
+    Both ends lie on pixel borders of both resolutions, so that resizing the stretch equals resizing the whole side.
 
     Args:
-        start, stop: of the picture.
-        length, new_length: of the side, before and after.
+        start, stop: of the image on the side, pixels.
+        length, new_length: of the side before and after resizing, pixels.
     """
     steps = math.gcd(length, new_length)
     step = length // steps
-    # A smaller pixel averages over twice its width; those that see the picture must not see the part's end.
+    # A smaller pixel averages over twice its width; pixels that see the image must not see the end of the stretch.
     reach = 2 * math.ceil(length / new_length) + 1
     first, last = max(0, (start - reach) // step), min(steps, -(-(stop + reach) // step))
     new_step = new_length // steps
     return slice(first * step, last * step), slice(first * new_step, last * new_step)
 
 
+def cells_to_image(cells: torch.Tensor, cell_px: float, network_size: tuple[int, int], camera: Camera) -> torch.Tensor:
+    """Move masses on a grid of network cells onto a grid of the same resolution over the original image.
+
+    The mass of a cell is spread evenly over its area. Mass on the padding around the image is dropped.
+
+    Args:
+        cells: [..., H, W], masses of square cells that lie in the middle of the network frame.
+        cell_px: side of a cell, network pixels.
+        network_size: (width, height) of the network frame, pixels.
+        camera: of the image.
+
+    Returns:
+        [..., rows, columns], masses of equal parts of the original image.
+    """
+    shares = []
+    for axis in (1, 0):
+        count, side = cells.shape[-1 - axis], camera.scale[axis] * camera.image_size[axis]
+        parts = max(1, math.ceil(side / cell_px - 1e-6))
+        start = (network_size[axis] - count * cell_px) / 2
+        old = start + cell_px * torch.arange(count + 1, dtype=cells.dtype, device=cells.device)
+        new = camera.offset[axis] + side / parts * torch.arange(parts + 1, dtype=cells.dtype, device=cells.device)
+        overlap = torch.minimum(new[1:, None], old[None, 1:]) - torch.maximum(new[:-1, None], old[None, :-1])
+        shares.append(overlap.clamp(min=0) / cell_px)
+    return shares[0] @ cells @ shares[1].T
+
+
 def is_one_camera(value: Any) -> bool:
-    """Whether `value` is one 3x3 or (fx, fy, cx, cy) rather than a list of cameras."""
+    """Tell whether `value` is one 3x3 or (fx, fy, cx, cy) rather than a list of cameras."""
     try:
         value = np.asarray(value)
     except ValueError:  # ragged: cameras of several forms
@@ -418,10 +472,10 @@ def is_one_camera(value: Any) -> bool:
 
 
 def _one_for_each(name: str, value: Any, sizes: list[tuple[int, int]], is_one) -> list:
-    """`value` as a list, one entry an image.
+    """Return `value` as a list with an entry for each image.
 
     Raises:
-        ValueError: another number of values than of images, or one camera for images of several sizes.
+        ValueError: the numbers of values and images differ, or one camera is given for images of several sizes.
     """
     if value is None:
         return [None] * len(sizes)

@@ -1,7 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The form of every checkpoint's model card, and the card that `save_pretrained` writes where there is none.
+"""Template of all model cards, and the card that `save_pretrained` writes if there is none.
 
-Trained checkpoints fill the same form (`llmi3d.training.card`); `llmi3d evaluate --card` fills in its section
+Training fills the same template (`llmi3d.training.training_card`); `llmi3d evaluate --card` fills its section
 Evaluation.
 """
 
@@ -13,7 +13,7 @@ from .configuration_llmi3d import LLMI3DConfig
 
 TAGS = ("llmi3d", "image-3d-grounding", "3d-object-detection", "monocular")
 PIPELINE_TAG = "image-text-to-text"
-UNSTATED = "Not stated yet by whoever trained these weights."
+UNSTATED = "Not stated by whoever trained these weights."
 
 TEMPLATE = """---
 {{ card_data }}
@@ -22,8 +22,8 @@ TEMPLATE = """---
 # {{ title }}
 
 Give it one photograph, its camera and a sentence; it answers with metric, oriented 3D boxes and a confidence.
-LLMI3D follows "MLLM-based 3D Perception from a Single 2D Image" ([arXiv 2408.07422](https://arxiv.org/abs/2408.07422)).
-{{ made_of }}
+LLMI3D follows "MLLM-based 3D Perception from a Single 2D Image" ([arXiv
+2408.07422](https://arxiv.org/abs/2408.07422)). {{ made_of }}
 
 ## Use
 
@@ -36,8 +36,8 @@ answer = ground("street.jpg", prompt="the nearest car", intrinsics=[fx, fy, cx, 
 answer["boxes"][0]["center"]  # metres: right, down, forward
 ```
 
-`intrinsics` are in pixels of the picture as stored; without them EXIF is read, and without that a field of view of 60
-degrees across the longer side is assumed, with a warning. `answer["intrinsics_source"]` says which it was. Depth is
+`intrinsics` are in pixels of the stored image. Without them EXIF is read; without EXIF, a field of view of 60 degrees
+across the longer side is assumed, with a warning. `answer["intrinsics_source"]` says which one was used. Depth is
 metric: the virtual camera is already undone.
 
 ## Architecture
@@ -62,27 +62,27 @@ metric: the virtual camera is already undone.
 
 ## Intended use and limits
 
-For research on 3D perception from one picture, and as a base to train on. What was seen in training is all that can be
-expected: a camera, scene or category unlike it gives boxes that look sure and are wrong. Size and distance of one
-picture are bound together, and distances hang on K: a focal length that is off by a tenth moves every box by a tenth.
-Pictures have to be undistorted, of a pinhole camera. Do not rely on it where people could be hurt.
+For research on 3D perception from one image, and as a base for fine-tuning. Expect it to work on images like those it
+was trained on: other cameras, scenes or categories give boxes that look certain and are wrong. One image cannot tell a
+large, distant object from a small, near one, and distances scale with K: a focal length that is off by 10 % moves
+every box by 10 %. Images must be undistorted, from a pinhole camera. Do not rely on it where people could be hurt.
 """
 
 
 def fill_card(data: ModelCardData, **sections: str) -> ModelCard:
-    """A card in the common form.
+    """Fill the template of all cards.
 
     Args:
         data: front matter.
         sections: `title`, `made_of`, `architecture`, `training_data`, `evaluation`, `training`, `licences`; the last
-            four say that nothing is stated where they are left out.
+            four say that nothing is stated if they are left out.
     """
     unstated = dict.fromkeys(("training_data", "evaluation", "training", "licences"), UNSTATED)
     return ModelCard.from_template(data, template_str=TEMPLATE, **{**unstated, **sections})
 
 
 def describe_architecture(config: LLMI3DConfig, num_parameters: int) -> str:
-    """A table of the parts and their sizes."""
+    """Describe the parts and their sizes in a table."""
     text, vision, high_res = config.text_config, config.vision_config, config.high_res_vision_config
     sources = {
         "regression": config.depth_from_regression,
@@ -108,7 +108,7 @@ def describe_architecture(config: LLMI3DConfig, num_parameters: int) -> str:
 
 
 def write_model_card(directory: str | Path, config: LLMI3DConfig, num_parameters: int) -> None:
-    """Writes `README.md` from the configuration, unless the directory has one already."""
+    """Write `README.md` from the configuration, unless the directory has one already."""
     path = Path(directory) / "README.md"
     if path.exists():
         return

@@ -1,13 +1,11 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
 """LLMI3DModel and LLMI3DForConditionalGeneration: a LLaVA or Qwen-VL with a high-resolution branch and 3D heads.
 
-The network works inside one virtual camera: no intrinsics enter here.
+The network works inside one virtual camera and never sees intrinsics.
 
 Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, Q 3D query tokens of a sample
 (padded), C channels, D depth bins.
 """
-
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,27 +21,35 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import maybe_install_capturing_hooks, select_hidden_states
 
 from .box_heads_llmi3d import Box3DHead, Box3DHeadOutput, find_queries, gather_queries, states_at
-from .canvas_llmi3d import positions_in_the_square, positions_of_the_middle, token_grid
 from .configuration_llmi3d import LLMI3DConfig
 from .feature_mining_llmi3d import FeatureMining
 from .generation_llmi3d import LLMI3DGenerationMixin
-from .outputs_llmi3d import (
-    LLMI3DCausalLMOutputWithPast,
-    LLMI3DImageFeatures,
-    LLMI3DModelOutputWithPast,
-)
+from .outputs_llmi3d import LLMI3DCausalLMOutputWithPast, LLMI3DImageFeatures, LLMI3DModelOutputWithPast
 from .phrases_llmi3d import ANY_MASK, phrase_mask, split_phrases
 from .pretrained_llmi3d import LLMI3DPreTrainedModel
 from .qwen_vl_llmi3d import patches_of, rope_positions
+from .token_grid_llmi3d import positions_in_the_square, token_grid
+from .vision_towers_llmi3d import (
+    build_cnn,
+    build_vit,
+    cnn_feature_maps,
+    keep_frozen_batch_norms,
+    stage_channels,
+    unused_vit_parts,
+    vit_tokens,
+)
+
+# ViTs whose position embeddings follow the image's size only when asked to; DINOv2's always do.
+INTERPOLATES_ON_REQUEST = ("clip_vision_model", "siglip_vision_model")
 
 
 class LLMI3DMultiModalProjector(nn.Module):
-    """Two layers from the ViT's width to the language model's, as in LLaVA-1.5."""
+    """Two-layer projection of visual tokens into the language model, as in LLaVA-1.5."""
 
     def __init__(self, config: LLMI3DConfig):
         super().__init__()
         dim, bias = config.text_config.hidden_size, config.multimodal_projector_bias
-        self.linear_1 = nn.Linear(config.vision_config.hidden_size, dim, bias=bias)
+        self.linear_1 = nn.Linear(config.visual_token_dim, dim, bias=bias)
         self.act = ACT2FN[config.projector_hidden_act]
         self.linear_2 = nn.Linear(dim, dim, bias=bias)
 
@@ -54,93 +60,97 @@ class LLMI3DMultiModalProjector(nn.Module):
 class LLMI3DModel(LLMI3DPreTrainedModel):
     """Both vision branches, feature mining, projector and language model, without heads.
 
-    What a configuration does without is an empty module: the CNN and the mining without high-resolution branch, the
-    projector with Qwen-VL's encoder, which projects by itself.
+    Unused parts are `nn.Identity`: CNN and mining without a high-resolution branch, the projector with Qwen-VL's
+    encoder, which projects its own tokens.
     """
 
     def __init__(self, config: LLMI3DConfig):
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = build_vit(config)
         self.high_res_tower, self.feature_mining, self.multi_modal_projector = (nn.Identity() for _ in range(3))
         if config.high_res_branch:
-            # timm resolves its own attention and declares eager and sdpa alone.
-            attention = "eager" if config.high_res_vision_config._attn_implementation == "eager" else "sdpa"
-            self.high_res_tower = AutoModel.from_config(config.high_res_vision_config, attn_implementation=attention)
-            self.high_res_tower.timm_model.head = nn.Identity()  # unused, and its weights would never get a gradient
-            stage_channels = [stage["num_chs"] for stage in self.high_res_tower.timm_model.feature_info]
-            self.feature_mining = FeatureMining(config, stage_channels)
+            self.high_res_tower = build_cnn(config.high_res_vision_config)
+            self.feature_mining = FeatureMining(config, stage_channels(self.high_res_tower))
         if not config.has_qwen_vision:
             self.multi_modal_projector = LLMI3DMultiModalProjector(config)
-            embeddings = self.vision_tower.embeddings
-            embeddings.interpolate_pos_encoding = partial(positions_of_the_middle, embeddings)
         self.language_model = AutoModel.from_config(config.text_config)
         self._freeze_unused_vision_layers()
         self.post_init()
 
     def _freeze_unused_vision_layers(self):
-        """Layers of the ViT behind the one that is read never get a gradient."""
-        if self.config.has_qwen_vision:  # all of them are read
-            return
-        layers = self.vision_tower.encoder.layers
-        used = self.config.vision_feature_layer % (len(layers) + 1)
-        unused = [*layers[used:], self.vision_tower.post_layernorm]
-        if getattr(self.vision_tower, "head", None) is not None:  # SigLIP's pooling head
-            unused.append(self.vision_tower.head)
-        for module in unused:
-            module.requires_grad_(False)
+        """Freeze what no visual token depends on: it never gets a gradient."""
+        if not self.config.has_qwen_vision:  # there every layer is read
+            for module in unused_vit_parts(self.vision_tower, self.config):
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        keep_frozen_batch_norms(self.high_res_tower)
+        return self
 
     @merge_with_config_defaults
     @can_return_tuple
     def get_image_features(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         high_res_pixel_values: Tensor | None = None,
-        vision_feature_layer: int | None = None,
+        vision_features: Tensor | None = None,
+        high_res_features: list[Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LLMI3DImageFeatures:
-        """Encodes images.
+        """Encode images, from pixels or from what frozen towers saw in them before.
 
         Args:
             pixel_values: [I, 3, image_size, image_size], or the middle of that (see `token_grid`).
             high_res_pixel_values: [I, 3, high_res_image_size, high_res_image_size], or the same part of that; not read
                 without high-resolution branch.
+            vision_features: [I, R, K, C], rows and columns of the ViT's tokens (see `vit_tokens`), instead of
+                `pixel_values`.
+            high_res_features: the CNN's four feature maps [I, C_s, H_s, W_s], instead of `high_res_pixel_values`.
 
         Raises:
-            ValueError: one resolution where two are read, or pictures of another size.
+            ValueError: one resolution where two are read, both pixels and features, or images of another size.
         """
-        if self.config.high_res_branch and high_res_pixel_values is None:
-            raise ValueError("high_res_pixel_values: got None, want pictures for the CNN; the processor makes both.")
-        rows, columns = grid = token_grid(
-            pixel_values, high_res_pixel_values if self.config.high_res_branch else None, self.config
-        )
-        in_part = rows * columns < self.config.image_seq_length
+        config = self.config
+        for name, pixels, features in (
+            ("pixel_values", pixel_values, vision_features),
+            ("high_res_pixel_values", high_res_pixel_values, high_res_features),
+        ):
+            if pixels is not None and features is not None:
+                raise ValueError(f"{name}: got both pixels and features of the same images, want one of them.")
+            if pixels is None and features is None and (config.high_res_branch or name == "pixel_values"):
+                raise ValueError(f"{name}: got None, want images; the processor makes both resolutions.")
         self._follow_device()
-        if self.config.has_qwen_vision:
-            patches, grids = patches_of(pixel_values, self.config)
-            low = self.vision_tower(patches, grid_thw=grids, return_dict=True, **kwargs)
-            # It knows no batch: patches and tokens of all images come in one row.
-            low.last_hidden_state, tokens, *deepstack = (
-                states.unflatten(0, (len(pixel_values), -1))
-                for states in (low.last_hidden_state, low.pooler_output, *(low.get("deepstack_features") or ()))
-            )
+        low, deepstack = LLMI3DImageFeatures(), None
+        if vision_features is not None:
+            tokens, (rows, columns) = vision_features.flatten(1, 2), vision_features.shape[1:3]
+            tokens = tokens.to(self.dtype)
         else:
-            if in_part:
-                kwargs["interpolate_pos_encoding"] = True
-            low, deepstack = self._look(pixel_values, vision_feature_layer=vision_feature_layer, **kwargs), None
-            tokens = low.hidden_states[vision_feature_layer]
-            if self.config.vision_feature_select_strategy == "default":
-                tokens = tokens[:, 1:]
-        depth_logits = None
-        if self.config.high_res_branch:
-            high = self.high_res_tower(
-                high_res_pixel_values,
-                output_hidden_states=[0, 1, 2, 3],
-                output_attentions=False,
-                do_pooling=False,
-                return_dict=True,
-            )
-            mined = self.feature_mining(tokens, [high.hidden_states[stage] for stage in (0, 1, 2, 3)])
-            tokens, depth_logits = mined.tokens, mined.depth_logits
+            high = high_res_pixel_values if config.high_res_branch else None
+            rows, columns = token_grid(pixel_values, high, config)
+            if config.has_qwen_vision:
+                patches, grids = patches_of(pixel_values, config)
+                low = self.vision_tower(patches, grid_thw=grids, return_dict=True, **kwargs)
+                # The encoder has no batch dimension: patches and tokens of all images are concatenated.
+                low.last_hidden_state, tokens, *deepstack = (
+                    states.unflatten(0, (len(pixel_values), -1))
+                    for states in (low.last_hidden_state, low.pooler_output, *(low.get("deepstack_features") or ()))
+                )
+            else:
+                if (
+                    rows * columns < config.image_seq_length
+                    and config.vision_config.model_type in INTERPOLATES_ON_REQUEST
+                ):
+                    kwargs["interpolate_pos_encoding"] = True
+                low = self._look(pixel_values, **kwargs)
+                tokens = vit_tokens(low, config)
+        depth_logits = cells = None
+        if config.high_res_branch:
+            if high_res_features is None:
+                high_res_features = cnn_feature_maps(self.high_res_tower, high_res_pixel_values)
+            mined = self.feature_mining(tokens, [stage.to(tokens.dtype) for stage in high_res_features])
+            tokens, depth_logits, cells = mined
+        in_part = rows * columns < config.image_seq_length
         return LLMI3DImageFeatures(
             last_hidden_state=low.last_hidden_state,
             pooler_output=self.multi_modal_projector(tokens),
@@ -148,35 +158,37 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             attentions=low.attentions,
             depth_logits=depth_logits,
             deepstack_features=deepstack or None,
-            grid=torch.tensor(grid, device=tokens.device) if in_part else None,
+            grid=torch.tensor((rows, columns), device=tokens.device) if in_part else None,
+            tokens=tokens.unflatten(1, (rows, columns)) if config.pointing else None,
+            cells=cells if config.pointing else None,
         )
 
-    @select_hidden_states("vision_feature_layer")
-    def _look(self, pixel_values: Tensor, vision_feature_layer: int, **kwargs) -> BaseModelOutputWithPooling:
-        """What the ViT sees, with the hidden states that are read of it."""
+    @select_hidden_states(lambda self: self.config.vision_feature_layers)
+    def _look(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Run the ViT, keeping the hidden states that are read."""
         return self.vision_tower(pixel_values, return_dict=True, **kwargs)
 
     def is_placeholder(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        """Which tokens stand for visual ones, by their ids or, where there are none, their embeddings: bool [B, T]."""
+        """Find the placeholders of visual tokens, by ids or else by embeddings: bool [B, T]."""
         if input_ids is not None:
             return input_ids == self.config.image_token_id
         image_id = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(image_id)).all(-1)
 
     def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor, image_features: Tensor) -> Tensor:
-        """Which positions take visual tokens: bool [B, T, 1].
+        """Find the positions of visual tokens: bool [B, T, 1].
 
         Raises:
-            ValueError: another number of placeholders than of visual tokens.
+            ValueError: the numbers of placeholders and of visual tokens differ.
         """
         mask = self.is_placeholder(input_ids, inputs_embeds)
-        if not torch.compiler.is_compiling():  # a whole graph cannot look at its data: `ground` looks before
+        if not torch.compiler.is_compiling():  # a compiled graph cannot check data: `ground` checks before
             self.check_placeholders(mask, *image_features.shape[:2])
         return mask[..., None]
 
     @staticmethod
     def check_placeholders(mask: Tensor, images: int, tokens: int) -> None:
-        """Refuses another number of placeholders, bool [B, T], than of visual tokens with a ValueError."""
+        """Raise a ValueError if the placeholders, bool [B, T], are not as many as the visual tokens."""
         wanted = mask.sum()
         torch_compilable_check(
             wanted == images * tokens,
@@ -192,15 +204,15 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         cache: Cache | None = None,
         grid: Tensor | None = None,
     ) -> Tensor:
-        """Positions [3, B, T] of Qwen-VL's language model (see `rope_positions`).
+        """Return the positions [3, B, T] of Qwen-VL's language model (see `rope_positions`).
 
         Args:
             is_image: bool [B, T].
-            position_ids: [B, T], as counted along the sequence; by default from the attention mask, or from 0 on.
-            grid: [2], rows and columns of a picture's tokens, the square's by default.
+            position_ids: [B, T], counted along the sequence; by default from the attention mask, or else from 0.
+            grid: [2], rows and columns of an image's tokens, the square's by default.
 
         Raises:
-            ValueError: a filled cache: where its pictures are is not known.
+            ValueError: a filled cache: where its images lie is not known.
         """
         if cache is not None and cache.get_seq_length() > 0:
             given = "none" if position_ids is None else "[B, T]"
@@ -229,30 +241,39 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
         cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        vision_features: Tensor | None = None,
+        high_res_features: list[Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LLMI3DModelOutputWithPast:
         """
         Args:
             input_ids, attention_mask: [B, T].
-            position_ids: [B, T], by default as counted along the sequence, with those of the padding that pictures
-                were cropped of; Qwen-VL's own positions [3, B, T] are made of counted ones unless they are given.
+            position_ids: [B, T], by default counted along the sequence as if cropped padding were still there;
+                Qwen-VL's positions [3, B, T] are derived from counted ones unless they are given.
             pixel_values, high_res_pixel_values: as in `get_image_features`; both or neither.
+            vision_features, high_res_features: as in `get_image_features`, instead of pixels.
             mm_encoder_outputs: `{"image": ...}`, what `get_image_features` returned, instead of pixels.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("input_ids and inputs_embeds: want exactly one of them.")
-        if self.config.high_res_branch and (pixel_values is None) != (high_res_pixel_values is None):
-            missing = "pixel_values" if pixel_values is None else "high_res_pixel_values"
+        low, high = (
+            next((value for value in values if value is not None), None)
+            for values in ((pixel_values, vision_features), (high_res_pixel_values, high_res_features))
+        )
+        if self.config.high_res_branch and (low is None) != (high is None):
+            missing = "pixel_values" if low is None else "high_res_pixel_values"
             raise ValueError(f"{missing}: got None, but the other resolution is given; the processor makes both.")
-        if pixel_values is not None and mm_encoder_outputs:
+        if low is not None and mm_encoder_outputs:
             raise ValueError("pixel_values and mm_encoder_outputs: got both, want one of them.")
         self._follow_device()
 
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         image = (mm_encoder_outputs or {}).get("image")
-        if image is None and pixel_values is not None:
-            image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
+        if image is None and low is not None:
+            image = self.get_image_features(
+                pixel_values, high_res_pixel_values, vision_features, high_res_features, return_dict=True
+            )
         grid = getattr(image, "grid", None)
         if self.config.has_qwen_vision and (position_ids is None or position_ids.ndim == 2):
             is_image = self.is_placeholder(input_ids, inputs_embeds)
@@ -262,7 +283,7 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
             position_ids = torch.arange(past, past + length, device=inputs_embeds.device)[None]
             is_image = self.is_placeholder(input_ids, inputs_embeds)
             position_ids = positions_in_the_square(is_image, position_ids, grid, self.config.image_grid_size)
-            if attention_mask is None:  # without one, positions with gaps are taken for several sequences in one
+            if attention_mask is None:  # without a mask, gaps in the positions would mean several packed sequences
                 attention_mask = inputs_embeds.new_ones(len(inputs_embeds), past + length, dtype=torch.long)
         image_features = None
         if image is not None:
@@ -294,9 +315,9 @@ class LLMI3DModel(LLMI3DPreTrainedModel):
 class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixin):
     """LLMI3D: answers in words, and in 3D at every query token.
 
-    Two ways to answer:
-        direct: the prompt already ends in the query token, one forward pass gives `boxes_3d`;
-        generate: `generate_boxes` lets the language model write, and takes a box wherever it emits a query token.
+    It answers in two ways:
+        direct: the prompt ends in the query token, and one forward pass gives `boxes_3d`;
+        generate: `generate_boxes` lets the language model write, and decodes a box at every query token it emits.
 
     Example:
 
@@ -314,57 +335,26 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
     def __init__(self, config: LLMI3DConfig):
         super().__init__(config)
         self.model = LLMI3DModel(config)
-        self.model._attention_was_chosen = self._attention_was_chosen  # by now it looks chosen to the part
+        self.model._attention_was_chosen = self._attention_was_chosen  # the part cannot tell any more
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.box_head = Box3DHead(config)
         self.post_init()
 
-    @classmethod
-    def from_llava(cls, name_or_path: str, tokenizer=None, **kwargs):
-        """Starts from a LLaVA in transformers' format (`llava`, `llava_next`, `llava_onevision`; see `llmi3d.bases`).
-
-        ViT, projector and language model are the base's; what is new starts neutral. On a picture and text it answers
-        as the base does. `llmi3d init` makes a whole checkpoint, with processor and card.
-
-        Args:
-            name_or_path: folder or Hub name of the base.
-            tokenizer: of the base, read from there by default; it is given `<|box_3d|>`, if it has none.
-            kwargs: fields of `LLMI3DConfig` to change; anything else goes to `from_pretrained`.
-
-        Raises:
-            ValueError: another family or layout, or weights that do not fit their configuration, by name.
-        """
-        try:
-            from llmi3d.bases.llava import load_llava
-        except ImportError as error:  # a checkpoint's own code runs without the package
-            raise ImportError("from_llava: needs the package; pip install llmi3d.") from error
-        return load_llava(cls, name_or_path, tokenizer, **kwargs)
-
-    @classmethod
-    def from_qwen_vl(cls, name_or_path: str, tokenizer=None, **kwargs):
-        """Starts from a Qwen2.5-VL or Qwen3-VL in transformers' format; everything else as `from_llava`.
-
-        Args:
-            name_or_path: folder or Hub name of the base.
-            tokenizer: of the base, read from there by default; it is given `<|box_3d|>`, if it has none.
-            kwargs: fields of `LLMI3DConfig` to change, such as `image_size` (24 visual tokens a side by default) or
-                `high_res_branch=False`; anything else goes to `from_pretrained`.
-
-        Raises:
-            ValueError: another family, or weights that do not fit their configuration, by name.
-        """
-        try:
-            from llmi3d.bases.qwen_vl import load_qwen_vl
-        except ImportError as error:  # a checkpoint's own code runs without the package
-            raise ImportError("from_qwen_vl: needs the package; pip install llmi3d.") from error
-        return load_qwen_vl(cls, name_or_path, tokenizer, **kwargs)
-
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def get_image_features(self, pixel_values: Tensor, high_res_pixel_values: Tensor | None = None, **kwargs):
+    def get_image_features(
+        self,
+        pixel_values: Tensor | None = None,
+        high_res_pixel_values: Tensor | None = None,
+        vision_features: Tensor | None = None,
+        high_res_features: list[Tensor] | None = None,
+        **kwargs,
+    ):
         """See `LLMI3DModel.get_image_features`."""
-        return self.model.get_image_features(pixel_values, high_res_pixel_values, **kwargs)
+        return self.model.get_image_features(
+            pixel_values, high_res_pixel_values, vision_features, high_res_features, **kwargs
+        )
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models, for as long
@@ -381,12 +371,15 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         output_boxes: bool = True,
+        vision_features: Tensor | None = None,
+        high_res_features: list[Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LLMI3DCausalLMOutputWithPast:
         """
         Args:
             input_ids, attention_mask, labels: [B, T].
-            pixel_values, high_res_pixel_values, mm_encoder_outputs: one image a sample, as in `LLMI3DModel`.
+            pixel_values, high_res_pixel_values, vision_features, high_res_features, mm_encoder_outputs: one image a
+                sample, as in `LLMI3DModel`.
             position_ids: as in `LLMI3DModel`.
             logits_to_keep: the last positions to compute logits for (0: all); 1 where only boxes are wanted.
             output_boxes: whether the 3D heads run at the query tokens of `input_ids`.
@@ -400,6 +393,8 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
             cache=cache,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
+            vision_features=vision_features,
+            high_res_features=high_res_features,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
@@ -412,7 +407,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         boxes = None
         if output_boxes and input_ids is not None and outputs.image_hidden_states is not None:
             states, mask = gather_queries(hidden_states, input_ids == self.config.box_3d_token_id)
-            boxes = self.box_head(states, mask, outputs.depth_logits)
+            boxes = self.box_head(states, mask, **outputs.image_outputs.sight._asdict())
         return LLMI3DCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -435,26 +430,26 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         position_ids: Tensor | None = None,
         phrase_ids: Tensor | None = None,
     ) -> LLMI3DCausalLMOutputWithPast:
-        """Boxes at the query tokens of the prompts, by one pass: no word is scored, nothing is cached.
+        """Return the boxes at the query tokens of prompts in one pass, without logits or cache.
 
         Args:
             input_ids: [B, T], one image a sample.
             pixel_values, high_res_pixel_values: as in `LLMI3DModel.get_image_features`.
-            attention_mask, position_ids: [B, T], the latter as counted along the sequence.
-            phrase_ids: [B, T], where several phrases about one picture share a sequence (see `phrase_mask`); each ends
-                in one query token. Picture and shared words are then computed once. Attention that takes no such mask
-                (flash, flex) gets a sequence a phrase, but sees each picture once as well.
+            attention_mask, position_ids: [B, T], the latter counted along the sequence.
+            phrase_ids: [B, T], for several phrases about one image in one sequence (see `phrase_mask`); each ends in
+                one query token. Image and shared words are then computed once. Attention that accepts no such mask
+                (flash, flex) gets one sequence a phrase, but still encodes each image once.
 
         Returns:
-            `boxes_3d`, one row a sequence, or a phrase where several share a sequence, in order; `depth_logits`.
+            `boxes_3d`, one row a sequence, or a row a phrase in order; `depth_logits`.
         """
         self._follow_device()
-        picture_index = None
+        image_index = None
         if phrase_ids is not None:
             if self.config.text_config._attn_implementation in ANY_MASK:
                 attention_mask = phrase_mask(phrase_ids, self.dtype)
             else:
-                input_ids, attention_mask, picture_index = split_phrases(input_ids, phrase_ids)
+                input_ids, attention_mask, image_index = split_phrases(input_ids, phrase_ids)
                 position_ids = None
         rows, columns = token_grid(pixel_values, None, self.config)
         self.model.check_placeholders(input_ids == self.config.image_token_id, len(input_ids), rows * columns)
@@ -467,7 +462,7 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
             high_res_pixel_values=high_res_pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            picture_index=picture_index,
+            image_index=image_index,
         )
         if phrase_ids is not None:
             outputs.boxes_3d = Box3DHeadOutput(
@@ -485,23 +480,23 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
         high_res_pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        picture_index: Tensor | None = None,
+        image_index: Tensor | None = None,
     ) -> LLMI3DCausalLMOutputWithPast:
-        """The network's part of `ground`: no shape in it depends on the data, so that it compiles and exports whole.
+        """Run the network's part of `ground`: no shape depends on data, so it compiles and exports as one graph.
 
         Args:
-            input_ids, position_ids: [B, T], the latter as counted along the sequence.
-            query_positions, query_mask: [B, Q], as of `find_queries`.
+            input_ids, position_ids: [B, T], the latter counted along the sequence.
+            query_positions, query_mask: [B, Q], from `find_queries`.
             pixel_values, high_res_pixel_values: as in `LLMI3DModel.get_image_features`.
-            attention_mask: [B, T], or as of `phrase_mask`.
-            picture_index: [B], which image each sequence is about; by default each about its own.
+            attention_mask: [B, T], or from `phrase_mask`.
+            image_index: [B], which image each sequence is about; by default each about its own.
 
         Returns:
             `boxes_3d`, one row a sequence; `depth_logits`.
         """
         image = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
-        if picture_index is not None:
-            image = image.of_pictures(picture_index)
+        if image_index is not None:
+            image = image.of_images(image_index)
         if position_ids is not None and image.grid is not None and not self.config.has_qwen_vision:
             is_image = input_ids == self.config.image_token_id
             position_ids = positions_in_the_square(is_image, position_ids, image.grid, self.config.image_grid_size)
@@ -512,16 +507,16 @@ class LLMI3DForConditionalGeneration(LLMI3DPreTrainedModel, LLMI3DGenerationMixi
             mm_encoder_outputs={"image": image},
             use_cache=False,
         ).last_hidden_state
-        boxes = self.box_head(states_at(hidden_states, query_positions), query_mask, image.depth_logits)
+        boxes = self.box_head(states_at(hidden_states, query_positions), query_mask, **image.sight._asdict())
         return LLMI3DCausalLMOutputWithPast(depth_logits=image.depth_logits, boxes_3d=boxes)
 
     def compile_grounding(self, **kwargs) -> None:
-        """Compiles the network's part of `ground`, for all calls from now on; docs/speed.md says what recompiles.
+        """Compile the network's part of `ground` for all further calls; docs/speed.md says what recompiles.
 
         Args:
-            kwargs: of `torch.compile`, such as `mode="max-autotune"`.
+            kwargs: arguments of `torch.compile`, such as `mode="max-autotune"`.
         """
-        # transformers puts these in place on first use, under a lock that no graph can take.
+        # transformers installs these hooks on first use, under a lock that cannot be traced.
         maybe_install_capturing_hooks(self.model.vision_tower)
         self._follow_device()
         self.ground_at = torch.compile(self.ground_at, **{"fullgraph": True, **kwargs})

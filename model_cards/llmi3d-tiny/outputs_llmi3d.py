@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What the model returns.
+"""Output classes of the model.
 
 Shapes: B samples, I images, N visual tokens of an image, T tokens of a sequence, C channels, D depth bins.
 """
@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.utils import ModelOutput
 
 from .box_heads_llmi3d import Box3DHeadOutput
+from .pointing_llmi3d import Sight
 
 
 @dataclass
@@ -22,34 +23,44 @@ class LLMI3DImageFeatures(BaseModelOutputWithPooling):
     Attributes:
         pooler_output: [I, N, C], mined and projected into the language model.
         depth_logits: [I, D + 1, H, W], object-level depth map; None without depth branch.
-        deepstack_features: of Qwen3-VL's encoder: for each of the language model's first layers [I, N, C], or a list
-            of I, to be added to its visual tokens.
-        grid: [2], rows and columns of the visual tokens where they are not the whole square.
+        deepstack_features: Qwen3-VL only: for each of the language model's first layers [I, N, C], or a list of I, to
+            add to its visual tokens.
+        grid: [2], rows and columns of the visual tokens if they are not the whole square.
+        tokens: [I, rows, columns, C_v], mined tokens before the projector; None without pointing.
+        cells: [I, C_c, H, W], merged CNN stages; None without pointing or CNN.
     """
 
+    tokens: Tensor | None = None
+    cells: Tensor | None = None
     depth_logits: Tensor | None = None
     deepstack_features: list | None = None
     grid: Tensor | None = None
 
-    def of_pictures(self, index: Tensor) -> "LLMI3DImageFeatures":
-        """What a language model needs of the images that `index` [B] names, one for each of its sequences."""
+    @property
+    def sight(self) -> Sight:
+        """The features that the 3D heads read."""
+        return Sight(self.depth_logits, self.tokens, self.cells)
+
+    def of_images(self, index: Tensor) -> "LLMI3DImageFeatures":
+        """Select what a language model and the heads need of the images `index` [B], one for each sequence."""
+        sight = self.sight.of_images(index)
         return LLMI3DImageFeatures(
             pooler_output=self.pooler_output[index],
-            depth_logits=None if self.depth_logits is None else self.depth_logits[index],
             deepstack_features=self.deepstack_features
-            and [torch.stack(tuple(each))[index] for each in self.deepstack_features],
+            and [torch.stack(tuple(features))[index] for features in self.deepstack_features],
             grid=self.grid,
+            **sight._asdict(),
         )
 
 
 @dataclass
 class LLMI3DModelOutputWithPast(BaseModelOutputWithPast):
-    """As `BaseModelOutputWithPast`, with the visual side.
+    """`BaseModelOutputWithPast` with visual features.
 
     Attributes:
         image_hidden_states: [I, N, C], visual tokens as the language model saw them.
         depth_logits: [I, D + 1, H, W], object-level depth map.
-        image_outputs: what `get_image_features` returned.
+        image_outputs: result of `get_image_features`.
     """
 
     image_hidden_states: Tensor | None = None
@@ -59,16 +70,16 @@ class LLMI3DModelOutputWithPast(BaseModelOutputWithPast):
 
 @dataclass
 class LLMI3DCausalLMOutputWithPast(ModelOutput):
-    """Language and 3D answers.
+    """Language and 3D outputs.
 
     Attributes:
         loss: language-modelling loss, when `labels` are given. The 3D loss belongs to `llmi3d.training.losses`.
         logits: [B, T, vocabulary].
-        boxes_3d: raw answers of the 3D heads at the query tokens of `input_ids`, in network units.
+        boxes_3d: raw outputs of the 3D heads at the query tokens of `input_ids`, in network units.
         cache, hidden_states, attentions: as in every causal language model.
         image_hidden_states: [I, N, C].
         depth_logits: [I, D + 1, H, W], object-level depth map.
-        image_outputs: what `get_image_features` returned.
+        image_outputs: result of `get_image_features`.
     """
 
     loss: Tensor | None = None
@@ -84,11 +95,11 @@ class LLMI3DCausalLMOutputWithPast(ModelOutput):
 
 @dataclass
 class LLMI3DGenerateOutput(ModelOutput):
-    """Answer of `generate_boxes`.
+    """Output of `generate_boxes`.
 
     Attributes:
         sequences: [B, T], prompt and answer.
-        boxes_3d: raw answers of the 3D heads at the query tokens of the answer, in order.
+        boxes_3d: raw outputs of the 3D heads at the query tokens of the answer, in order.
     """
 
     sequences: Tensor | None = None

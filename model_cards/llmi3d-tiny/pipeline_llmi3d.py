@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""The pipeline `image-3d-grounding`: pictures, cameras and phrases in, plain Python dictionaries out."""
+"""The pipeline `image-3d-grounding`: images, cameras and phrases in, plain dictionaries out."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -12,12 +12,14 @@ from PIL import Image
 from transformers import Pipeline
 
 from .image_processing_llmi3d import is_one_camera, upright_size
-from .processing_llmi3d import DEPTH_SOURCES
+
+# Order of the last dimension of `depth_weights` in the outputs of the 3D heads.
+DEPTH_SOURCES = ("regression", "height", "map")
 
 
 class Image3DGroundingPipeline(Pipeline):
     """
-    Grounds phrases in pictures as metric, oriented 3D boxes.
+    Grounds phrases in images as metric, oriented 3D boxes.
 
     Example:
 
@@ -46,31 +48,33 @@ class Image3DGroundingPipeline(Pipeline):
         Args:
             images: a path, URL, PIL image, array or tensor; a list of them; or a generator or dataset of them. An item
                 may also be a dictionary with the keys `image`, `prompt`, `intrinsics` and `fov_deg`.
-            prompt: a phrase that says what to find, or a list of phrases for one picture. For a list of pictures: one
+            prompt: for one image a phrase that says what to find, or a list of phrases. For a list of images: one
                 phrase for all, or a list with a phrase or a list of phrases for each.
-            intrinsics: 3x3 or (fx, fy, cx, cy), pixels of the picture as stored; for a list of pictures one for each,
-                or one for all. Without it EXIF is read, and without that a default is assumed, with a warning.
+            intrinsics: 3x3 or (fx, fy, cx, cy), pixels of the image as stored; for a list of images one for each, or
+                one for all. Without it EXIF is read, and without EXIF a default is assumed, with a warning.
             fov_deg: horizontal field of view in degrees, instead of `intrinsics`.
             mode: `direct` (default; one forward pass) or `generate` (the language model writes an answer).
-            threshold: boxes of a lower score are left out (default 0); None takes the processor's `score_threshold`.
-            batch_size: pictures to a forward pass (default 1).
-            crop_padding: whether wide and high pictures leave out the visual tokens that would show nothing but
-                padding, so that they cost less; by default as the checkpoint's processor has it. Of a batch, pictures
-                of one shape share a forward pass.
+            threshold: lowest score of a box that is kept (default 0); None takes the processor's `score_threshold`.
+            pointing: whether boxes carry the distribution `pointing` (default False), if the checkpoint points.
+            batch_size: images per forward pass (default 1).
+            crop_padding: whether to leave out the visual tokens that show only padding, which makes wide and tall
+                images cheaper; the processor's setting by default. Within a batch, images of one shape share a forward
+                pass.
             kwargs: generation arguments such as `max_new_tokens`.
 
         Returns:
-            For one picture and one phrase a dictionary that `json.dumps` takes:
+            For one image and one phrase a dictionary that `json.dumps` takes:
             `prompt`, `mode`, `text` (the words of the answer), `image_size` (width, height), `intrinsics` (the K
-            used), `intrinsics_source` (`given`, `fov`, `exif` or `default`), `found` (false: no box, so not in the
-            picture as far as the model can tell) and `boxes`, a list of
-            {`label`, `score`, `center`, `size`, `rotation`, `corners`, `box_2d`, `center_2d`, `depth_weights`}; units
-            and frames as in `LLMI3DProcessor.post_process_grounding_3d`.
-            For several phrases a list of them; for a list of pictures a list with the above for each; for a generator
-            an iterator.
+            used), `intrinsics_source` (`given`, `fov`, `exif` or `default`), `found` (false: no box, so the model
+            finds nothing in the image) and `boxes`, a list of
+            {`label`, `score`, `center`, `size`, `rotation`, `corners`, `box_2d`, `center_2d`, `depth_weights`}, with
+            `pointing_spread` if the checkpoint points; units and frames as in
+            `LLMI3DProcessor.post_process_grounding_3d`.
+            For several phrases a list of dictionaries; for a list of images a list with an entry for each; for a
+            generator an iterator.
 
         Raises:
-            ValueError: bad pictures, cameras or phrases, or counts that differ; the message names the argument.
+            ValueError: invalid images, cameras or phrases, or counts that differ; the message names the argument.
         """
         if isinstance(images, list | tuple):
             if not images:
@@ -86,18 +90,26 @@ class Image3DGroundingPipeline(Pipeline):
         return super().__call__(samples, **kwargs)
 
     def _sanitize_parameters(
-        self, mode: str = "direct", threshold: float | None = 0.0, crop_padding: bool | None = None, **generate_kwargs
+        self,
+        mode: str = "direct",
+        threshold: float | None = 0.0,
+        crop_padding: bool | None = None,
+        pointing: bool = False,
+        **generate_kwargs,
     ):
         if mode not in ("direct", "generate"):
             raise ValueError(f"mode: got '{mode}', want 'direct' or 'generate'.")
-        before = {"mode": mode, "crop_padding": crop_padding}
-        return before, {"mode": mode, **generate_kwargs}, {"mode": mode, "threshold": threshold}
+        return (
+            {"mode": mode, "crop_padding": crop_padding},
+            {"mode": mode, **generate_kwargs},
+            {"mode": mode, "threshold": threshold, "pointing": pointing},
+        )
 
     def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
         return self._run_group([inputs], preprocess_params, forward_params, postprocess_params)[0]
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
-        # The standard collation keeps only the first entry of what is ragged, as boxes and phrases are.
+        # The standard collation keeps only the first entry of ragged values, such as boxes and phrases.
         def stream() -> Iterator:
             items = iter(inputs)
             while group := list(itertools.islice(items, batch_size)):
@@ -115,9 +127,9 @@ class Image3DGroundingPipeline(Pipeline):
             shapes.setdefault(image_processor.empty_tokens(upright_size(image)), []).append(index)
         answers = [None] * len(samples)
         for chosen in shapes.values():
-            alike = [{**samples[index], "image": images[index]} for index in chosen]
-            found = self._run_shape(alike, preprocess_params, forward_params, postprocess_params)
-            for index, answer in zip(chosen, found, strict=True):
+            group = [{**samples[index], "image": images[index]} for index in chosen]
+            group = self._run_shape(group, preprocess_params, forward_params, postprocess_params)
+            for index, answer in zip(chosen, group, strict=True):
                 answers[index] = answer
         return answers
 
@@ -141,7 +153,7 @@ class Image3DGroundingPipeline(Pipeline):
             [sample["image"] for sample in samples],
             phrases,
             mode=mode,
-            share_pictures=True,
+            share_images=True,
             crop_padding=crop_padding,
             **cameras,
         )
@@ -157,7 +169,9 @@ class Image3DGroundingPipeline(Pipeline):
             boxes, sequences = outputs.boxes_3d, outputs.sequences[:, inputs["input_ids"].shape[1] :]
         return {**model_inputs, "boxes_3d": boxes, "sequences": sequences}
 
-    def postprocess(self, model_outputs: dict[str, Any], mode: str, threshold: float | None) -> list[dict[str, Any]]:
+    def postprocess(
+        self, model_outputs: dict[str, Any], mode: str, threshold: float | None, pointing: bool = False
+    ) -> list[dict[str, Any]]:
         cameras, prompts, sequences = (model_outputs[key] for key in ("cameras", "prompts", "sequences"))
         texts = [""] * len(prompts)
         if sequences is not None:
@@ -174,19 +188,19 @@ class Image3DGroundingPipeline(Pipeline):
                 "intrinsics": [list(row) for row in camera.intrinsics],
                 "intrinsics_source": camera.source,
                 "found": bool(answer["labels"]),
-                "boxes": _boxes_as_dicts(answer),
+                "boxes": _boxes_as_dicts(answer, pointing),
             }
             for prompt, text, camera, answer in zip(prompts, texts, cameras, answers, strict=True)
         ]
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Saves model, processor and the pipeline's own code."""
+        """Save model, processor and the pipeline's own code."""
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 
 
 def _sample(image: Any, prompt: Any, intrinsics: Any, fov_deg: Any) -> dict[str, Any]:
-    """One picture with what is asked of it; what the picture's own dictionary says goes first."""
+    """Return an image with its phrases and camera; entries of an image's own dictionary take precedence."""
     sample = {"prompt": prompt, "intrinsics": intrinsics, "fov_deg": fov_deg}
     if isinstance(image, dict):
         if "image" not in image:
@@ -201,7 +215,7 @@ def _sample(image: Any, prompt: Any, intrinsics: Any, fov_deg: Any) -> dict[str,
 
 
 def _is_stream(images: Any) -> bool:
-    """Whether `images` is a generator or dataset rather than one picture."""
+    """Tell whether `images` is a generator or dataset rather than one image."""
     if isinstance(images, str | dict | Image.Image | np.ndarray | torch.Tensor):
         return False
     return isinstance(images, Iterable) or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))
@@ -215,8 +229,8 @@ def _for_each_image(name: str, value: Any, count: int, is_one: bool) -> list:
     return list(value)
 
 
-def _boxes_as_dicts(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """One dictionary of plain Python values a box, from `post_process_grounding_3d`'s tensors."""
+def _boxes_as_dicts(answer: dict[str, Any], pointing: bool) -> list[dict[str, Any]]:
+    """Convert the tensors of `post_process_grounding_3d` to one dictionary of plain values per box."""
     names = {
         "score": "scores",
         "center": "centers",
@@ -226,6 +240,10 @@ def _boxes_as_dicts(answer: dict[str, Any]) -> list[dict[str, Any]]:
         "box_2d": "boxes_2d",
         "center_2d": "centers_2d",
     }
+    if "pointing" in answer:
+        names["pointing_spread"] = "pointing_spread"
+        if pointing:
+            names["pointing"] = "pointing"
     values = {name: answer[key].tolist() for name, key in names.items()}
     weights = answer["depth_weights"].tolist()
     return [

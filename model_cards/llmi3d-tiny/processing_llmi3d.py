@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""LLMI3DProcessor: pictures, cameras and words in; metric boxes out."""
+"""LLMI3DProcessor: images, cameras and text in; metric boxes out."""
 
 import math
 from typing import Any
@@ -17,18 +17,16 @@ from .geometry_llmi3d import (
     rotation_6d_to_matrix,
     transform_intrinsics,
 )
-from .image_processing_llmi3d import CameraBatchFeature, LLMI3DImageProcessor
+from .image_processing_llmi3d import CameraBatchFeature, LLMI3DImageProcessor, cells_to_image
 
 IMAGE_TOKEN = "<image>"
-# Qwen-VL's own placeholder; its chat template sets it between two marks.
+# Qwen-VL's own placeholder; its chat template puts it between two marks.
 QWEN_IMAGE_TOKEN = "<|image_pad|>"
 BOX_3D_TOKEN = "<|box_3d|>"
-# Order of the last dimension of `depth_weights`, as the model's 3D heads write it.
-DEPTH_SOURCES = ("regression", "height", "map")
-# How a phrase becomes a request, in training and in use.
+# Turns a phrase into a request, in training and at inference.
 GROUNDING_PROMPT = "Locate {phrase} in 3D."
 
-# LLaVA-1.5's turns. The generation block tells which tokens are learned: the assistant's words and its end of turn.
+# LLaVA-1.5's turns. The generation block marks the tokens to learn: the assistant's words and its end of turn.
 CHAT_TEMPLATE = """{% for message in messages -%}
 {% if message['role'] == 'system' %}{% if message['content'] is string %}{{ message['content'] }}{% else -%}
 {% for block in message['content'] %}{{ block['text'] }}{% endfor %}{% endif %}{{ ' ' }}{% endif -%}
@@ -44,7 +42,7 @@ CHAT_TEMPLATE = """{% for message in messages -%}
 {% endif %}{% endif %}{% endfor -%}
 {% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif -%}"""
 
-# Qwen-VL's turns, with the generation block likewise.
+# Qwen-VL's turns, with the same generation block.
 QWEN_CHAT_TEMPLATE = """{% for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\n' }}{% if message['role'] == 'assistant' -%}
 {% generation %}{% if message['content'] is string %}{{ message['content'] }}{% else -%}
@@ -58,24 +56,22 @@ QWEN_CHAT_TEMPLATE = """{% for message in messages -%}
 
 class LLMI3DProcessor(ProcessorMixin):
     r"""
-    Bundles the image processor, the tokenizer, the chat template and the way from the network's answer to metric
-    boxes.
+    Bundles image processor, tokenizer and chat template, and decodes the network's outputs into metric boxes.
 
     Args:
         image_processor: a `LLMI3DImageProcessor`.
         tokenizer: any tokenizer with the special tokens `image_token` and `<|box_3d|>`.
-        patch_size: side of the square behind a visual token, low-resolution pixels: the ViT's patch, or as many as
-            are merged.
+        patch_size: side of a visual token in low-resolution pixels: the ViT's patch, or several merged patches.
         virtual_focal_length: of the virtual camera, network pixels, as in the model's configuration.
         chat_template: `CHAT_TEMPLATE` by default.
-        image_token: placeholder of the picture, and of one visual token.
-        score_temperature, score_bias: of the weights: a score is sigmoid(score_logits / temperature + bias). With 1
-            and 0 it is what the network is trained to predict, the 3D IoU; with what `llmi3d calibrate` fits, the
-            probability that the IoU is above a threshold, 0.25 as a rule.
-        score_threshold: below this score a box is better left out, as that command found; used where it is asked for.
+        image_token: placeholder of the image in prompts, and of each visual token in `input_ids`.
+        score_temperature, score_bias: calibration: a score is sigmoid(score_logits / temperature + bias). With 1 and 0
+            it is the 3D IoU that the network predicts; with the values that `llmi3d calibrate` fits, the probability
+            that the IoU exceeds a threshold (0.25 by default).
+        score_threshold: best threshold on the score found by that command; used on request.
 
     Raises:
-        ValueError: a tokenizer without the special tokens; a calibration that is none.
+        ValueError: the tokenizer lacks a special token, or the calibration is out of range.
 
     Example:
 
@@ -121,10 +117,10 @@ class LLMI3DProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     def calibrate(self, temperature: float = 1.0, bias: float = 0.0, threshold: float = 0.0) -> None:
-        """Sets what becomes of the network's scores (see the class); without arguments, they are taken as they are.
+        """Set the calibration of scores (see the class); without arguments, reset it.
 
         Raises:
-            ValueError: a temperature that is not above 0, a bias that is not finite, a threshold outside 0 to 1.
+            ValueError: the temperature is not above 0, the bias is not finite, or the threshold is outside 0 to 1.
         """
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"score_temperature: got {temperature}, want a number above 0.")
@@ -136,12 +132,12 @@ class LLMI3DProcessor(ProcessorMixin):
 
     @classmethod
     def for_model(cls, config, tokenizer, **image_kwargs) -> "LLMI3DProcessor":
-        """A processor whose sizes, virtual camera and turns are those of a model's configuration.
+        """Make the processor that fits a model's configuration.
 
         Args:
             config: a `LLMI3DConfig`.
             tokenizer: the language model's.
-            image_kwargs: anything else of the image processor, such as `image_mean`.
+            image_kwargs: further arguments of the image processor, such as `image_mean` and `high_res_image_mean`.
         """
         low, high = config.image_size, config.high_res_image_size
         image_processor = LLMI3DImageProcessor(
@@ -161,10 +157,10 @@ class LLMI3DProcessor(ProcessorMixin):
         return processor
 
     def check_model(self, config) -> None:
-        """Refuses a model whose configuration disagrees with this processor.
+        """Check that a model's configuration agrees with this processor.
 
         Raises:
-            ValueError: the first disagreement, with both values.
+            ValueError: they disagree; the message gives both values.
         """
         pairs = {
             "virtual_focal_length": (self.virtual_focal_length, config.virtual_focal_length),
@@ -174,14 +170,14 @@ class LLMI3DProcessor(ProcessorMixin):
             "id of " + self.image_token: (self.image_token_id, config.image_token_id),
             "id of " + BOX_3D_TOKEN: (self.box_3d_token_id, config.box_3d_token_id),
         }
-        for name, (mine, its) in pairs.items():
-            if mine != its:
+        for name, (own, models) in pairs.items():
+            if own != models:
                 raise ValueError(
-                    f"processor: its {name} is {mine}, the model's is {its}; load both from one checkpoint."
+                    f"processor: its {name} is {own}, the model's is {models}; load both from one checkpoint."
                 )
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As every processor; the pipeline's code goes along, for loading with `trust_remote_code=True`."""
+        """Save the processor, with the pipeline's code if the checkpoint carries its code."""
         from .pipeline_llmi3d import Image3DGroundingPipeline
 
         files = super().save_pretrained(save_directory, **kwargs)
@@ -194,14 +190,14 @@ class LLMI3DProcessor(ProcessorMixin):
     def __call__(
         self, images: ImageInput | None = None, text: str | list[str] | None = None, **kwargs
     ) -> CameraBatchFeature:
-        """Pictures and complete prompts to network inputs.
+        """Turn images and complete prompts into network inputs.
 
         Args:
             images: paths, URLs, PIL images, arrays or tensors; one for each `<image>` in the texts, in order.
-            text: prompts with their special tokens, as `apply_chat_template` writes them. For text typed by users
-                call `grounding_inputs`, which keeps special tokens out of it.
+            text: prompts with special tokens, as `apply_chat_template` writes them. For text typed by users call
+                `grounding_inputs`, which refuses special tokens.
             intrinsics, fov_deg: see `LLMI3DImageProcessorKwargs`.
-            kwargs: anything that the image processor or the tokenizer takes.
+            kwargs: further arguments of the image processor and the tokenizer.
 
         Returns:
             `pixel_values`, `high_res_pixel_values`, `input_ids`, `attention_mask`, and the attribute `cameras`.
@@ -219,7 +215,7 @@ class LLMI3DProcessor(ProcessorMixin):
         return self.image_token * self._num_tokens(height, width)
 
     def _num_tokens(self, height: int, width: int) -> int:
-        """Visual tokens of a low-resolution picture."""
+        """Return the number of visual tokens of a low-resolution image."""
         return (height // self.patch_size) * (width // self.patch_size)
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
@@ -234,14 +230,14 @@ class LLMI3DProcessor(ProcessorMixin):
 
     @property
     def unused_input_names(self) -> list[str]:
-        # Token types mean nothing to the language models behind LLMI3D.
+        # The language models of LLMI3D use no token types.
         return ["token_type_ids"]
 
     def refuse_special_tokens(self, text: str) -> str:
-        """Returns `text` unchanged if it holds no special token.
+        """Return `text` unchanged if it holds no special token.
 
         Raises:
-            ValueError: a special token typed into text that should be words.
+            ValueError: a special token in the text.
         """
         added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         for token in {self.image_token, self.box_3d_token, *self.tokenizer.all_special_tokens, *added}:
@@ -250,15 +246,14 @@ class LLMI3DProcessor(ProcessorMixin):
         return text
 
     def grounding_prompt(self, phrase: str, mode: str = "direct") -> str:
-        """The complete prompt that asks for what `phrase` means.
+        """Return the complete prompt that asks for a phrase.
 
         Args:
-            phrase: what to find ("the nearest car"); words only.
-            mode: `direct` ends in the query token, so that one forward pass answers; `generate` leaves the answer
-            open.
+            phrase: what to find, such as "the nearest car", without special tokens.
+            mode: `direct` ends in the query token, so that one forward pass answers; `generate` lets the model write.
 
         Raises:
-            ValueError: an empty phrase, special tokens in it, or an unknown mode.
+            ValueError: an empty phrase, a special token in it, or an unknown mode.
         """
         if not isinstance(phrase, str) or not phrase.strip():
             raise ValueError(f"prompt: got {phrase!r}, want a phrase that says what to find.")
@@ -276,30 +271,30 @@ class LLMI3DProcessor(ProcessorMixin):
         intrinsics: Any = None,
         fov_deg: Any = None,
         mode: str = "direct",
-        share_pictures: bool = False,
+        share_images: bool = False,
         crop_padding: bool | None = None,
     ) -> CameraBatchFeature:
-        """Network inputs for any number of phrases for each of any number of pictures.
+        """Make network inputs for several phrases about each of several images.
 
         Args:
-            images: one picture or a list.
-            prompts: for one picture a phrase or a list of phrases; for a list of pictures a list with a phrase or a
-                list of phrases for each.
+            images: one image or a list.
+            prompts: for one image a phrase or a list of phrases; for a list of images a phrase or a list of phrases
+                for each.
             intrinsics, fov_deg: cameras, as in `LLMI3DImageProcessorKwargs`.
             mode: see `grounding_prompt`.
-            share_pictures: whether phrases about one picture share what is computed of it.
-            crop_padding: as in `LLMI3DImageProcessorKwargs`; by default as the image processor has it.
+            share_images: whether the phrases about an image share its visual tokens and what is computed from them.
+            crop_padding: as in `LLMI3DImageProcessorKwargs`; the image processor's setting by default.
 
         Returns:
-            One sequence a phrase, in order, each with its own copy of its picture's pixels, for `model(**inputs)`.
-            With `share_pictures` the pixels of each picture come once: in mode `direct` for `model.ground(**inputs)`,
-            the phrases about a picture in one sequence (`phrase_ids`, `position_ids`); in mode `generate` for
-            `model.generate_boxes(**inputs)`, with a sequence a phrase (`picture_index`). `cameras` has one entry a
-            phrase in any case.
+            One sequence per phrase, in order, each with a copy of its image's pixels, for `model(**inputs)`. With
+            `share_images` the pixels of each image come once. In mode `direct` all phrases about an image then share a
+            sequence (`phrase_ids`, `position_ids`), for `model.ground(**inputs)`; in mode `generate` each phrase has
+            its sequence (`image_index`), for `model.generate_boxes(**inputs)`. `cameras` always has one entry per
+            phrase.
 
         Raises:
-            ValueError: another number of prompts than of pictures, no phrase at all, or bad phrases or pictures; with
-                `share_pictures` in mode `direct`, a chat template that writes words before the picture.
+            ValueError: the numbers of prompts and images differ, there is no phrase, a phrase or an image is invalid,
+                or with `share_images` in mode `direct` the chat template puts text before the image.
         """
         if not isinstance(images, list | tuple):
             images, prompts = [images], [prompts]
@@ -321,7 +316,7 @@ class LLMI3DProcessor(ProcessorMixin):
         ids = self._tokenize(texts, self._num_tokens(*pixels["pixel_values"].shape[-2:]))
         cameras = [pixels.cameras[owner] for owner in owners]
         several = len(set(owners)) < len(owners)
-        if share_pictures and several and mode == "direct":
+        if share_images and several and mode == "direct":
             rest = iter(ids)
             shared = [[next(rest) for _ in group] for group in phrases if group]
             asked = [index for index, group in enumerate(phrases) if group]
@@ -329,36 +324,36 @@ class LLMI3DProcessor(ProcessorMixin):
             return CameraBatchFeature(data, cameras)
         data = {
             "input_ids": _pad(ids, self.tokenizer.pad_token_id, "left"),
-            "attention_mask": _pad([[1] * len(one) for one in ids], 0, "left"),
+            "attention_mask": _pad([[1] * len(row) for row in ids], 0, "left"),
         }
-        if share_pictures and several:
-            return CameraBatchFeature({**data, **pixels, "picture_index": torch.tensor(owners)}, cameras)
+        if share_images and several:
+            return CameraBatchFeature({**data, **pixels, "image_index": torch.tensor(owners)}, cameras)
         data.update({key: value[owners] for key, value in pixels.items()})
         return CameraBatchFeature(data, cameras)
 
     def _tokenize(self, texts: list[str], num_image_tokens: int) -> list[list[int]]:
-        """The tokens of each text, in which a picture's placeholder becomes as many as its visual tokens.
+        """Tokenize texts, then repeat each image placeholder for every visual token.
 
-        It is the tokens that multiply: to read hundreds of placeholders takes the tokenizer longer than all words.
+        Tokens are repeated instead of text: tokenizing hundreds of placeholders takes longer than all words.
         """
         visual = [self.image_token_id] * num_image_tokens
         return [
-            [token for one in ids for token in (visual if one == self.image_token_id else (one,))]
+            [copy for token in ids for copy in (visual if token == self.image_token_id else (token,))]
             for ids in self.tokenizer(texts)["input_ids"]
         ]
 
     def _share_sequences(self, prompts: list[list[list[int]]]) -> dict[str, torch.Tensor]:
-        """The prompts about each picture, token by token, as one sequence behind what they share: the picture.
+        """Join the tokenized prompts about each image into one sequence that holds the image once.
 
         Returns:
-            `input_ids`, `position_ids` and `phrase_ids` [I, T]; the last: 0 for padding, 1 for what is shared, from 2
-            on for each phrase.
+            `input_ids`, `position_ids` and `phrase_ids` [I, T]; `phrase_ids` is 0 for padding, 1 for the shared start
+            and 2, 3, ... for the phrases.
         """
         parts = {"input_ids": [], "position_ids": [], "phrase_ids": []}
         for group in prompts:
             end = len(group[0]) - group[0][::-1].index(self.image_token_id)
             if any(prompt[:end] != group[0][:end] for prompt in group):
-                raise ValueError("chat_template: it writes words before the picture, want the picture first.")
+                raise ValueError("chat_template: it writes text before the image, want the image first.")
             tails = [prompt[end:] for prompt in group]
             parts["input_ids"].append([*group[0][:end], *(token for tail in tails for token in tail)])
             parts["position_ids"].append([*range(end), *(end + i for tail in tails for i in range(len(tail)))])
@@ -376,24 +371,28 @@ class LLMI3DProcessor(ProcessorMixin):
         labels: list[list[str]] | None = None,
         threshold: float | None = 0.0,
     ) -> list[dict[str, Any]]:
-        """Raw network answers to metric boxes, in the original picture (see `geometry_llmi3d.decode_boxes`).
+        """Decode raw network outputs into metric boxes (see `geometry_llmi3d.decode_boxes`).
 
         Args:
-            outputs: what the model or `generate_boxes` returned (anything with `boxes_3d`).
+            outputs: of the model or `generate_boxes` (any object with `boxes_3d`).
             cameras: one for each sample (`inputs.cameras`).
-            labels: for each sample the name of each of its boxes; one name alone serves all of a sample's boxes.
-            threshold: boxes of a lower score are left out; None takes `score_threshold`.
+            labels: for each sample the label of each of its boxes, or one label for all of them.
+            threshold: lowest score of a box that is kept; None takes `score_threshold`.
 
         Returns:
-            For each sample a dictionary of CPU tensors, in the frame of the original, upright picture:
-            `labels` (list of str or None), `scores` [Q] (predicted 3D IoU, or as calibrated: see the class),
+            For each sample a dictionary of CPU tensors, in the frame of the original, upright image:
+            `labels` (list of str or None), `scores` [Q] (predicted 3D IoU, or calibrated: see the class),
             `centers` [Q, 3], `sizes` [Q, 3] (length, height, width), `corners` [Q, 8, 3], all metres in the camera
             frame, `rotations` [Q, 3, 3] box to camera, `boxes_2d` [Q, 4] (xyxy) and `centers_2d` [Q, 2] pixels,
             `depth_weights` [Q, 3] (shares of regression, height and map), `intrinsics` [3, 3] the K used, and
             `intrinsics_source`.
 
+            Where the network points: `pointing` float32 [Q, rows, columns], the probability that the query token
+            points at each cell of an even grid over the image (what points at the padding is missing from the sum),
+            and `pointing_spread` [Q], the standard deviation of the distribution in pixels.
+
         Raises:
-            ValueError: numbers of samples, cameras and labels that differ.
+            ValueError: the numbers of samples, cameras and labels differ, or there are no boxes.
         """
         boxes = outputs.boxes_3d
         if boxes is None:
@@ -402,7 +401,7 @@ class LLMI3DProcessor(ProcessorMixin):
             raise ValueError(f"cameras: got {len(cameras)} for {len(boxes.mask)} samples, want one for each.")
         if labels is not None and len(labels) != len(boxes.mask):
             raise ValueError(f"labels: got {len(labels)} for {len(boxes.mask)} samples, want one list for each.")
-        # All boxes of the batch in one go.
+        # All boxes of the batch at once.
         mask = boxes.mask.cpu()
         logits = boxes.score_logits.detach().cpu()[mask].double()
         scores = (logits / self.score_temperature + self.score_bias).sigmoid()
@@ -436,21 +435,41 @@ class LLMI3DProcessor(ProcessorMixin):
             "depth_weights": pick("depth_weights"),
         }
         counts = owners.bincount(minlength=len(cameras)).tolist()
+        points = getattr(boxes, "pointing", None) is not None
+        if points:
+            values["pointing_spread"] = pick("pointing_spread_px") / scale.prod(-1).sqrt()
         parts = {key: value.split(counts) for key, value in values.items()}
+        if points:
+            cells = pick("pointing_log_probs").exp()
+            cell_px = self._cell_px(boxes.pointing.shape[-1], boxes.pointing_log_probs.shape[-2:].numel())
+            parts["pointing"] = [
+                cells_to_image(part, cell_px, self._network_size, camera).float()
+                for part, camera in zip(cells.split(counts), cameras, strict=True)
+            ]
         keeps = kept.split(mask.sum(1).tolist())
         answers = []
         for index, camera in enumerate(cameras):
             answer = {key: value[index] for key, value in parts.items()}
             keep = keeps[index].tolist()
-            names = self._names_of_boxes(labels[index] if labels is not None else None, len(keep))
+            names = self._labels_of_boxes(labels[index] if labels is not None else None, len(keep))
             answer["labels"] = [name for name, stays in zip(names, keep, strict=True) if stays]
             answer["intrinsics"] = camera.intrinsics_tensor()
             answer["intrinsics_source"] = camera.source
             answers.append(answer)
         return answers
 
+    @property
+    def _network_size(self) -> tuple[int, int]:
+        """(width, height) of the network frame, pixels."""
+        return self.image_processor.high_res_size["width"], self.image_processor.high_res_size["height"]
+
+    def _cell_px(self, num_tokens: int, num_cells: int) -> float:
+        """Return the side of a cell in network pixels, given how many tokens and cells cover the same area."""
+        token_px = self.patch_size * self._network_size[0] / self.image_processor.size["width"]
+        return token_px * math.sqrt(num_tokens / num_cells)
+
     @staticmethod
-    def _names_of_boxes(names: list[str] | None, count: int) -> list[str | None]:
+    def _labels_of_boxes(names: list[str] | None, count: int) -> list[str | None]:
         if names is None:
             return [None] * count
         names = [names] if isinstance(names, str) else list(names)
@@ -462,7 +481,7 @@ class LLMI3DProcessor(ProcessorMixin):
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:
-    """Rows of several lengths as one tensor."""
+    """Pad rows of several lengths into one tensor."""
     rows = [torch.tensor(row) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
 

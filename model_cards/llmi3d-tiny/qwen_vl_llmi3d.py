@@ -1,7 +1,7 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What Qwen-VL's own encoder and language model read beside pixels and words: patches, grids and positions.
+"""Inputs that Qwen-VL's encoder and language model need beside pixels and words: patches, grids and positions.
 
-All pictures of a batch are of one size, so that all of it follows from that size and from where the placeholders are.
+All images of a batch have one size, so everything follows from that size and from where the placeholders are.
 
 Shapes: I images, N = rows x columns visual tokens of an image, T tokens of a sequence, H x W the low-resolution input.
 """
@@ -13,8 +13,9 @@ from .configuration_llmi3d import LLMI3DConfig
 
 
 def patches_of(pixel_values: Tensor, config: LLMI3DConfig) -> tuple[Tensor, Tensor]:
-    """Pictures in the layout of Qwen-VL's encoders: patches that will be merged lie side by side, and each is repeated
-    as the frames of a film that stands still.
+    """Cut images into the layout of Qwen-VL's encoders.
+
+    Patches that will be merged lie side by side, and each is repeated along time, like a video of one frame.
 
     Args:
         pixel_values: [I, 3, H, W].
@@ -27,20 +28,22 @@ def patches_of(pixel_values: Tensor, config: LLMI3DConfig) -> tuple[Tensor, Tens
     images, channels = pixel_values.shape[:2]
     rows, columns = (side // config.visual_token_side for side in pixel_values.shape[-2:])
     cut = pixel_values.reshape(images, channels, rows, merge, patch, columns, merge, patch)
-    # To: image, row and column of the merged token, row and column in it, channel, y and x in the patch.
+    # To image, row and column of the merged token, row and column in it, channel, y and x in the patch.
     cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6).expand(*(-1,) * 6, frames, -1, -1)
     grids = torch.tensor([[1, rows * merge, columns * merge]], device=pixel_values.device).expand(images, -1)
     return cut.reshape(-1, channels * frames * patch**2), grids
 
 
 def rope_positions(is_image: Tensor, position_ids: Tensor, grid: Tensor) -> Tensor:
-    """Positions in time, down and across: visual tokens lie on a grid that starts where the words before it end, and
-    words go on behind the grid's longer side rather than behind its many tokens.
+    """Return positions in time, down and across.
+
+    Visual tokens lie on a grid that starts where the words before it end. Words continue after the grid's longer side,
+    not after its many tokens.
 
     Args:
         is_image: bool [B, T], which tokens are visual ones.
-        position_ids: [B, T], as counted along the sequence, every visual token by itself; several turns behind one
-            picture may each start again behind it.
+        position_ids: [B, T], as counted along the sequence, every visual token by itself; several turns about
+            one image may each start right after it.
         grid: [2], rows and columns of visual tokens.
 
     Returns:
