@@ -136,10 +136,10 @@ def write_recipe_data(name: str, here: Path) -> None:
         write_data(here / part.data, part.split, "2", "3", first=2)
 
 
-def write_splits(name: str, here: Path, **settings) -> None:
-    """Write a data set with a split under each name that pages ask for."""
-    for first, split in enumerate(("train", "training", "validation", "val", "test")):
-        write_data(here / name, split, f"{first}-0", f"{first}-1", first=first, **settings)
+def write_splits(name: str, splits: tuple[str, ...], here: Path, **settings) -> None:
+    """Write a data set with these splits, no image in two of them."""
+    for i, split in enumerate(splits):
+        write_data(here / name, split, f"{2 * i}", f"{2 * i + 1}", first=2 * i, **settings)
 
 
 def write_kitti(here: Path) -> None:
@@ -222,9 +222,11 @@ STAND_INS: dict[str, Callable[[Path], object]] = {
     "sunrgbd": lambda here: write_votenet(here / "sunrgbd"),
     "objectron": lambda here: write_objectron(here / "objectron"),
     "pictures.jsonl": write_own_images,
-    **{name: partial(write_splits, name) for name in ("ig3d_own", "ig3d_kitti", "ig3d_kitti_val")},
+    "ig3d_own": partial(write_splits, "ig3d_own", ("train", "validation", "test")),
+    "ig3d_kitti": partial(write_splits, "ig3d_kitti", ("training",)),
+    "ig3d_kitti_val": partial(write_splits, "ig3d_kitti_val", ("val",)),
     "ig3d_objectron": partial(
-        write_splits, "ig3d_objectron", source="objectron", categories=[("bottle", "chair")] * 2
+        write_splits, "ig3d_objectron", ("test",), source="objectron", categories=[("bottle", "chair")] * 2
     ),
     "outputs/tiny_test": partial(render, "test", "outputs/tiny_test"),
     "outputs/tiny/train": partial(render, "train", "outputs/tiny/train"),
@@ -242,6 +244,7 @@ def workplace(tmp_path, monkeypatch, stand_ins, request) -> Path:
     command = request.node.callspec.params.get("command", ()) if hasattr(request.node, "callspec") else ()
     if isinstance(command, list):
         read = {word for before, word in zip(["", *command], command, strict=False) if before != "--out"}
+        read |= {"." for word in read if word.startswith(".[")}  # this folder, with extras
         for word in STAND_INS.keys() & read:
             STAND_INS[word](here)
     monkeypatch.chdir(here)
