@@ -10,6 +10,8 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageFilter
 
+LEVELS = 30_000  # of the tone curve
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -83,10 +85,7 @@ def develop(color: np.ndarray, depth: np.ndarray, camera: Camera, seed: int) -> 
         beyond = _picture(np.minimum(np.maximum(light - 1, 0), 2) / 2)
         spread = np.asarray(beyond.filter(ImageFilter.BoxBlur(0.012 * width)), np.float32) / 255 * 2
         light += camera.bloom * spread
-    light = 1 - np.exp(-1.5 * light) if camera.soft else np.minimum(light * 1.15, 1)
-    shown = np.maximum(light, 0) ** np.float32(1 / 2.2)
-    curve = shown * shown * (3 - 2 * shown)  # an S about the middle tones
-    shown += (camera.contrast - 1) * 2 * (curve - shown)
+    shown = _tone(camera)[(np.clip(light, 0, 3) * (LEVELS / 3)).astype(np.int32)]
     grey = shown.mean(-1, keepdims=True)
     picture = _picture(grey + (shown - grey) * np.float32(camera.saturation))
     if camera.fringe_px:
@@ -112,6 +111,14 @@ def develop(color: np.ndarray, depth: np.ndarray, camera: Camera, seed: int) -> 
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=camera.quality)
     return file.getvalue()
+
+
+def _tone(camera: Camera) -> np.ndarray:
+    """Return the tone curve: brightness as a screen shows it, for light from 0 to 3, float32 [LEVELS + 1]."""
+    light = np.linspace(0, 3, LEVELS + 1)
+    shown = (1 - np.exp(-1.5 * light) if camera.soft else np.minimum(light * 1.15, 1)) ** (1 / 2.2)
+    curve = shown * shown * (3 - 2 * shown)  # an S about the middle tones
+    return (shown + (camera.contrast - 1) * 2 * (curve - shown)).astype(np.float32)
 
 
 def _picture(shown: np.ndarray) -> Image.Image:

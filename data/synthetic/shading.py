@@ -2,7 +2,7 @@
 """Light of version 2: soft shadows, light from all sides that corners get less of, reflections, clouds, smooth edges.
 
 Rays per pixel stay few. Each pixel of a block of 4 x 4 looks in a direction of its own for what hides the light and the
-sky, and the block's mean on one surface is what counts. At edges four more rays choose among the colours of
+sky, and the block's mean on one surface is what counts. At edges two more rays choose among the colours of
 neighbouring pixels ("subpixel reconstruction antialiasing", Chajdas et al. 2011).
 
 Shapes: R rays, H x W pixels. All vectors are in the camera frame unless a name says otherwise.
@@ -17,8 +17,8 @@ from llmi3d.data.synthetic.textures import TEXTURES, noise
 BLOCK = 4
 # Faces that meet at less than this angle are shaded as one curved surface.
 CREASE = np.float32(np.cos(np.radians(40)))
-# Where the four additional rays of a pixel at an edge pass, pixels from its centre.
-SUBPIXELS = ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
+# Where the additional rays of a pixel at an edge pass, pixels from its centre.
+SUBPIXELS = ((-0.33, -0.17), (0.33, 0.17))
 
 
 def photograph(
@@ -48,79 +48,96 @@ def photograph(
     v, u = np.mgrid[0:height, 0:width].astype(np.float32)
     rays = pixel_rays(u + np.float32(0.5), v + np.float32(0.5), intrinsics.astype(np.float32)).reshape(-1, 3)
     faces, depth, weights = tracer.hit(rays)
-    place = ((v.astype(int) % BLOCK) * BLOCK + u.astype(int) % BLOCK).reshape(-1)
-    color = _shade(tracer, rays, faces, depth, weights, light, place, (height, width), 1 / intrinsics[0, 0])
-    color = color.reshape(height, width, 3)
-    _smooth_edges(tracer, color, faces, depth, rays, intrinsics)
+    color = _shade(tracer, rays, faces, depth, weights, light, (height, width), np.float32(1 / intrinsics[0, 0]))
+    _smooth_edges(tracer, color, faces, depth, rays, intrinsics, width)
     owners = np.where(faces < 0, SCENERY, tracer.owner_of_face[faces])
+    color = np.ascontiguousarray(color.T).reshape(height, width, 3)
     return Rendered(color, depth.reshape(height, width), owners.reshape(height, width).astype(np.int32))
 
 
-def _shade(tracer, rays, faces, depth, weights, light, place, shape, pixel_angle):
-    """Return linear RGB [R, 3]."""
-    to_camera = tracer.to_camera.astype(np.float32)
-    up = -to_camera[:, 1]
-    source = to_camera @ np.array(light.position, np.float32)
+def _shade(tracer, rays, faces, depth, weights, light, shape, pixel_angle):
+    """Return linear RGB [3, R]."""
+    up = -tracer.to_camera[:, 1].astype(np.float32)
+    source = (tracer.to_camera @ np.array(light.position)).astype(np.float32)
     hit = np.flatnonzero(faces >= 0)
-    face, ray, far = faces[hit], rays[hit], depth[hit]
-    length = np.sqrt(np.einsum("ij,ij->i", ray, ray))
-    view = ray / -length[:, None]
-    points = ray * far[:, None]
+    face, far = faces[hit], depth[hit]
+    ray = rays[hit].T.copy()
+    length = np.sqrt(_dot(ray, ray))
+    view = ray / -length
+    points = ray * far
+    u, v = weights[hit].T
     mesh, index = _hit_mesh(tracer, face)
-    flat = mesh["normals"][index]
-    flip = np.where(np.einsum("ij,ij->i", flat, view) < 0, np.float32(-1), np.float32(1))[:, None]
+    flat = mesh["normals"][:, index]
+    flip = np.where(_dot(flat, view) < 0, np.float32(-1), np.float32(1))
     flat *= flip
-    u, v = weights[hit, :1], weights[hit, 1:]
-    shape_weights = np.concatenate((1 - u - v, u, v), 1)
-    normal = np.einsum("ik,ikj->ij", shape_weights, mesh["corner_normals"][index]) * flip
-    normal /= np.maximum(np.sqrt(np.einsum("ij,ij->i", normal, normal)), 1e-6)[:, None]
-    facing = np.maximum(np.einsum("ij,ij->i", normal, view), 0.02)
+    normal, across, along = 0, 0, 0
+    for corner, weight in enumerate((1 - u - v, u, v)):
+        normal = normal + mesh["corner_normals"][corner][:, index] * (weight * flip)
+        across = across + mesh["across"][corner][index] * weight
+        along = along + mesh["along"][corner][index] * weight
+    normal /= np.maximum(np.sqrt(_dot(normal, normal)), 1e-6)
+    facing = np.maximum(_dot(normal, view), 0.02)
+    albedo, gloss, glow = _surfaces(tracer, face, across, along, far * length * pixel_angle / np.sqrt(facing))
 
-    where = np.einsum("ik,ikj->ij", shape_weights, tracer.local[face])
-    pixel = far * length * np.float32(pixel_angle) / np.sqrt(facing)
-    albedo, gloss, glow = _surfaces(tracer, face, where, mesh["axis"][index], pixel)
+    # What reaches a point: each pixel of a block asks for the light or for the sky, in a direction of its own.
+    row, column = np.divmod(hit, shape[1])
+    asked = _DIRECTIONS[:, (row % BLOCK) * BLOCK + column % BLOCK]
+    start = points + flat * (EPSILON * np.maximum(1, far))
+    to_light = source[:, None] - points
+    to_light /= np.sqrt(_dot(to_light, to_light))
+    lambert = np.maximum(_dot(normal, to_light), 0)
+    path = flat - np.float32(0.97) * asked
+    path *= np.float32(light.reach) / np.sqrt(_dot(path, path))
+    for_light = (row + column) % 2 == 0
+    chosen = np.flatnonzero(for_light)
+    path[:, chosen] = source[:, None] + np.float32(light.size) * asked[:, chosen] - start[:, chosen]
+    free = _free(tracer, start, path)
+    free[for_light & (_dot(flat, to_light) <= 0)] = 0
+    sun_seen, open_sky = _block_means(free, for_light, hit, tracer.sides[face], far, shape)
 
-    # What reaches the eye: each pixel of a block asks in its own direction.
-    asked = place[hit]
-    start = points + flat * (EPSILON * np.maximum(1, far))[:, None]
-    to_light = source - points
-    to_light /= np.sqrt(np.einsum("ij,ij->i", to_light, to_light))[:, None]
-    lambert = np.maximum(np.einsum("ij,ij->i", normal, to_light), 0)
-    lit = np.flatnonzero((lambert > 0) & (np.einsum("ij,ij->i", flat, to_light) > 0))
-    seen = np.zeros((len(hit), 2), np.float32)
-    seen[lit, 0] = _free(tracer, start[lit], source + np.float32(light.size) * _DIRECTIONS[asked[lit]] - start[lit])
-    around = flat + np.float32(0.97) * _DIRECTIONS[15 - asked]
-    around *= np.float32(light.reach) / np.sqrt(np.einsum("ij,ij->i", around, around))[:, None]
-    seen[:, 1] = _free(tracer, start, around)
-    seen = _block_means(seen, hit, tracer.sides[face], far, shape)
-
-    sun = np.array(light.color, np.float32)
-    ambient, bounce = np.array(light.ambient, np.float32), np.array(light.bounce, np.float32)
-    above = (0.5 + 0.5 * np.einsum("ij,j->i", normal, up))[:, None]
-    all_sides = (ambient * above + bounce * (1 - above)) * (0.12 + 0.88 * seen[:, 1:])
-    direct = sun * (lambert * seen[:, 0])[:, None]
-    shown = albedo * (all_sides + direct + glow[:, None])
-    halfway = to_light + view
-    halfway /= np.maximum(np.sqrt(np.einsum("ij,ij->i", halfway, halfway)), 1e-6)[:, None]
-    sharp = 12 + 300 * gloss**2
-    shine = np.maximum(np.einsum("ij,ij->i", normal, halfway), 0) ** sharp * gloss * (sharp + 8) / 60
-    shown += (shine * seen[:, 0])[:, None] * sun
-
-    glossy = np.flatnonzero(gloss >= 0.1)
+    sun, ambient, bounce = (_column(color) for color in (light.color, light.ambient, light.bounce))
+    above = 0.5 + 0.5 * _dot(normal, up[:, None])
+    lambert *= sun_seen
+    shown = bounce + (ambient - bounce) * above
+    shown *= 0.12 + 0.88 * open_sky
+    shown += sun * lambert
+    shown += glow
+    shown *= albedo
+    glossy = np.flatnonzero(gloss > 0)
     if len(glossy):
-        cosine = facing[glossy]
-        strength = 0.04 + 0.3 * np.maximum(gloss[glossy] - 0.55, 0)
-        strength = np.minimum(gloss[glossy] * 2, 1) * (strength + (1 - strength) * (1 - cosine) ** 5)
-        mirrored = 2 * cosine[:, None] * normal[glossy] - view[glossy]
-        back = _environment(tracer, start[glossy], mirrored, light, up)
-        shown[glossy] += strength[:, None] * (back - shown[glossy])
-    clear = np.exp(-light.haze * far * length / 100)[:, None]
-    horizon = linear(np.array(light.sky[0], np.float32))
-    color = np.empty((len(rays), 3), np.float32)
-    color[hit] = shown * clear + horizon * (1 - clear)
+        _add_gloss(tracer, shown, glossy, gloss, normal, view, facing, to_light, start, sun * sun_seen[glossy], light)
+    clear = np.exp(-light.haze * far * length / 100)
+    horizon = linear(_column(light.sky[0]))
+    color = np.empty((3, len(rays)), np.float32)
+    color[:, hit] = horizon + (shown - horizon) * clear
     empty = np.flatnonzero(faces < 0)
-    color[empty] = sky(rays[empty], light, to_camera)
+    color[:, empty] = sky(rays[empty].T, light, tracer.to_camera)
     return color
+
+
+def _add_gloss(tracer, shown, glossy, gloss, normal, view, facing, to_light, start, sun, light) -> None:
+    """Add highlights and reflections to the light `shown` [3, R] of some points, in place."""
+    gloss, normal, view, cosine = gloss[glossy], normal[:, glossy], view[:, glossy], facing[glossy]
+    halfway = to_light[:, glossy] + view
+    halfway /= np.maximum(np.sqrt(_dot(halfway, halfway)), 1e-6)
+    sharp = 12 + 300 * gloss**2
+    color = shown[:, glossy] + np.maximum(_dot(normal, halfway), 0) ** sharp * gloss * (sharp + 8) / 60 * sun
+    mirror = np.flatnonzero(gloss >= 0.1)
+    if len(mirror):
+        gloss, cosine, normal = gloss[mirror], cosine[mirror], normal[:, mirror]
+        strength = 0.04 + 0.3 * np.maximum(gloss - 0.55, 0)
+        strength = np.minimum(gloss * 2, 1) * (strength + (1 - strength) * (1 - cosine) ** 5)
+        back = _environment(tracer, start[:, glossy[mirror]], 2 * cosine * normal - view[:, mirror], light)
+        color[:, mirror] += strength * (back - color[:, mirror])
+    shown[:, glossy] = color
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _column(color) -> np.ndarray:
+    return np.array(color, np.float32)[:, None]
 
 
 def _directions(count: int) -> np.ndarray:
@@ -128,45 +145,57 @@ def _directions(count: int) -> np.ndarray:
     k = (np.arange(count) * 7) % count + 0.5
     z, turn = 1 - 2 * k / count, np.pi * (1 + 5**0.5) * k
     r = np.sqrt(1 - z * z)
-    return np.stack((r * np.cos(turn), r * np.sin(turn), z), 1).astype(np.float32)
+    return np.stack((r * np.cos(turn), r * np.sin(turn), z)).astype(np.float32)
 
 
 _DIRECTIONS = _directions(BLOCK * BLOCK)
 
 
 def _free(tracer: Tracer, start: np.ndarray, path: np.ndarray) -> np.ndarray:
-    """Return 1 where nothing stands on a path [R, 3] from a start, else 0: float32 [R]."""
+    """Return 1 where nothing stands on a path [3, R] from a start, else 0: float32 [R]."""
+    start, path = np.ascontiguousarray(start.T), np.ascontiguousarray(path.T, np.float32)
     found = tracer.scene.run(start, path, dists=np.ones(len(start), np.float32), query="OCCLUDED")
     return (found < 0).astype(np.float32)
 
 
-def _block_means(values, hit, key, depth, shape):
-    """Return means [R, C] over the 4 x 4 pixels around each that show the same side of the same piece."""
-    height, width = shape
-    grid = np.zeros((height * width, values.shape[1]), np.float32)
-    keys, far = np.full(height * width, -1, np.int64), np.ones(height * width, np.float32)
-    grid[hit], keys[hit], far[hit] = values, key, depth
-    grid, keys, far = grid.reshape(height, width, -1), keys.reshape(shape), far.reshape(shape)
+def _block_means(free, for_light, hit, side, depth, shape):
+    """Return shares of free rays to the light and to the sky, [R] each, over the 4 x 4 pixels around each pixel that
+    show the same side."""
+    planes = []
+    for value, kind in (
+        (side, np.int32),
+        (depth, np.float32),
+        (free * for_light, np.float32),
+        (for_light, np.float32),
+        (free * ~for_light, np.float32),
+        (~for_light, np.float32),
+    ):
+        plane = np.full(shape[0] * shape[1], -1, kind)
+        plane[hit] = value
+        planes.append(plane.reshape(shape))
+    sides, far, *planes = planes
     for axis in (0, 1):
-        total, count = grid.copy(), np.ones(shape, np.float32)
+        totals = [plane.copy() for plane in planes]
         for shift in (-2, -1, 1):
-            here, there = [slice(None)] * 2, [slice(None)] * 2
-            if shift < 0:
-                here[axis], there[axis] = slice(-shift, None), slice(0, shift)
-            else:
-                here[axis], there[axis] = slice(0, -shift), slice(shift, None)
-            here, there = tuple(here), tuple(there)
-            same = (keys[here] == keys[there]) & (np.abs(far[here] - far[there]) < 0.04 * far[here])
-            total[here] += grid[there] * same[..., None]
-            count[here] += same
-        grid = total / count[..., None]
-    return grid.reshape(-1, values.shape[1])[hit]
+            first = (slice(None),) * axis
+            here, there = (*first, slice(-shift, None)), (*first, slice(None, shift))
+            if shift > 0:
+                here, there = (*first, slice(None, -shift)), (*first, slice(shift, None))
+            same = (sides[here] == sides[there]) & (np.abs(far[here] - far[there]) < 0.04 * far[here])
+            for total, plane in zip(totals, planes, strict=True):
+                total[here] += plane[there] * same
+        planes = totals
+    lit, asked_light, clear, asked_sky = (plane.reshape(-1)[hit] for plane in planes)
+    # A speck that asked for one of them alone takes it for the other too.
+    shares = lit / np.maximum(asked_light, 1), clear / np.maximum(asked_sky, 1)
+    return np.where(asked_light > 0, *shares), np.where(asked_sky > 0, *shares[::-1])
 
 
 def _hit_mesh(tracer: Tracer, face: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return properties of the faces that were hit, each once, and where each ray's face is among them.
 
-    `normals` [U, 3]; `corner_normals` [U, 3, 3], of the curved surface; `axis` [U], along which its texture is flat.
+    `normals` [3, U]; for each of the three corners, `corner_normals` [3, U], of the curved surface, and `across` and
+    `along` [U], the texture's coordinates.
     """
     used = np.zeros(len(tracer.triangles), bool)
     used[face] = True
@@ -186,65 +215,65 @@ def _hit_mesh(tracer: Tracer, face: np.ndarray) -> tuple[dict[str, np.ndarray], 
     smooth /= np.maximum(np.sqrt(np.einsum("ikj,ikj->ik", smooth, smooth)), 1e-12)[..., None]
     local = tracer.local[chosen]
     axis = np.abs(cross(local[:, 1] - local[:, 0], local[:, 2] - local[:, 0])).argmax(1)
-    return {"normals": normals[chosen], "corner_normals": smooth, "axis": axis}, index[face]
+    return {
+        "normals": normals[chosen].T.copy(),
+        "corner_normals": smooth.transpose(1, 2, 0).copy(),
+        "across": np.where(axis == 0, local[..., 2].T, local[..., 0].T),
+        "along": np.where(axis == 1, local[..., 2].T, local[..., 1].T),
+    }, index[face]
 
 
-def _surfaces(tracer, face, where, axis, pixel):
-    """Return linear albedo [R, 3], gloss [R] and glow [R] of hits."""
+def _surfaces(tracer, face, across, along, pixel):
+    """Return linear albedo [3, R], gloss [R] and glow [R] of hits."""
     surfaces, of_piece, look, _ = tracer.looks
     kind = of_piece[tracer.piece_of_face[face]]
-    across = np.where(axis == 0, where[:, 2], where[:, 0])
-    along = np.where(axis == 1, where[:, 2], where[:, 1])
-    color = np.empty((len(face), 3), np.float32)
+    color = np.empty((3, len(face)), np.float32)
     order = np.argsort(kind, kind="stable")
     starts = np.flatnonzero(np.diff(kind[order], prepend=-1))
     for rows in np.split(order, starts[1:]):
         surface = surfaces[kind[rows[0]]]
-        color[rows] = TEXTURES[surface.texture](surface, across[rows], along[rows], pixel[rows])
-    return linear(np.minimum(color, 1)), look[kind, 0], look[kind, 1]
+        color[:, rows] = TEXTURES[surface.texture](surface, across[rows], along[rows], pixel[rows])
+    color = np.clip(color, 0, 1)
+    color *= color * (0.32 * color + 0.68)  # close to a power of 2.2, and far cheaper
+    return color, look[kind, 0], look[kind, 1]
 
 
 def sky(rays: np.ndarray, light: Light, to_camera: np.ndarray) -> np.ndarray:
-    """Return linear RGB [R, 3] of the sky: paler at the horizon, with clouds, bright about the sun."""
-    if not len(rays):
-        return np.zeros((0, 3), np.float32)
-    world = rays @ to_camera
-    world /= np.sqrt(np.einsum("ij,ij->i", world, world))[:, None]
-    rise = np.maximum(-world[:, 1], 0)
-    horizon, zenith = (linear(np.array(color, np.float32)) for color in light.sky)
-    color = horizon + (zenith - horizon) * np.minimum(rise * 2, 1)[:, None] ** 0.6
+    """Return linear RGB [3, R] of the sky: paler at the horizon, with clouds, bright about the sun."""
+    x, y, z = to_camera.T.astype(np.float32) @ rays / np.sqrt(_dot(rays, rays))
+    rise = np.maximum(-y, 0)
+    horizon, zenith = (linear(_column(color)) for color in light.sky)
+    color = horizon + (zenith - horizon) * np.minimum(rise * 2, 1) ** np.float32(0.6)
     if light.clouds:
-        far = 0.12 / (rise + 0.12)
-        x, z = world[:, 0] * far * 2 + light.position[0], world[:, 2] * far * 2 + light.position[2]
-        thick = 0.75 * noise("clouds", x / 4, z / 4) + 0.25 * noise("clouds", x * 1.1, z * 1.1)
-        cover = np.clip((thick - 1 + light.clouds) * 3.5, 0, 1)[:, None]
-        tone = horizon * (1.35 - 0.5 * np.clip(thick - 0.6, 0, 1))[:, None]
-        color += cover * (tone - color)
+        far = 0.24 / (rise + 0.12)
+        a, b = x * far + light.position[0], z * far + light.position[2]
+        thick = 0.75 * noise("clouds", a / 4, b / 4) + 0.25 * noise("clouds", a * 1.1, b * 1.1)
+        cover = np.clip((thick - 1 + light.clouds) * 3.5, 0, 1)
+        color += cover * (horizon * (1.35 - 0.5 * np.clip(thick - 0.6, 0, 1)) - color)
     sun = np.array(light.position, np.float32)
-    near = np.maximum(world @ (sun / np.linalg.norm(sun)), 0)[:, None]
-    strength = np.array(light.color, np.float32)
-    return color + strength * (0.5 * near**40 + 0.25 * near**6) * (1 - 0.6 * light.clouds)
+    near = np.maximum((x * sun[0] + y * sun[1] + z * sun[2]) / np.linalg.norm(sun), 0)
+    near *= near
+    broad = near * near * near
+    return color + _column(light.color) * (0.5 * broad**7 + 0.25 * broad) * (1 - 0.6 * light.clouds)
 
 
-def _environment(tracer: Tracer, start: np.ndarray, rays: np.ndarray, light: Light, up: np.ndarray) -> np.ndarray:
-    """Return roughly what mirrors show: linear RGB [R, 3] of the sky, or of what is hit under the mean light."""
-    faces = tracer.scene.run(start, rays)
+def _environment(tracer: Tracer, start: np.ndarray, rays: np.ndarray, light: Light) -> np.ndarray:
+    """Return roughly what mirrors show: linear RGB [3, R] of the sky, or of what is hit under the mean light."""
+    faces = tracer.scene.run(np.ascontiguousarray(start.T), np.ascontiguousarray(rays.T))
     _, of_piece, _, mean = tracer.looks
-    to_camera = tracer.to_camera.astype(np.float32)
-    color = sky(rays, light, to_camera)
-    hit = np.flatnonzero(faces >= 0)
     level = np.array(light.ambient, np.float32) * 0.8 + np.array(light.color, np.float32) * 0.25
-    color[hit] = mean[of_piece[tracer.piece_of_face[faces[hit]]]] * level
+    color = ((mean * level)[of_piece[tracer.piece_of_face[faces]]]).T.copy()
+    empty = np.flatnonzero(faces < 0)
+    color[:, empty] = sky(rays[:, empty], light, tracer.to_camera)
     return color
 
 
-def _smooth_edges(tracer, color, faces, depth, rays, intrinsics) -> None:
-    """Replace colours at edges by means over four more rays, in place; each takes the colour of the pixel nearby
+def _smooth_edges(tracer, color, faces, depth, rays, intrinsics, width) -> None:
+    """Replace colours [3, R] at edges by means over more rays, in place; each takes the colour of the pixel nearby
     that shows what it hits."""
-    height, width = color.shape[:2]
     sides, near = _sides(tracer, faces), (1 / depth).astype(np.float32)
-    grid, far = sides.reshape(height, width), near.reshape(height, width)
-    edge = np.zeros((height, width), bool)
+    grid, far = sides.reshape(-1, width), near.reshape(-1, width)
+    edge = np.zeros(grid.shape, bool)
     whole, later, sooner = slice(None), slice(1, None), slice(0, -1)
     for here, there in (((later,), (sooner,)), ((whole, later), (whole, sooner))):
         broken = (grid[here] != grid[there]) | (np.abs(far[here] - far[there]) > 0.15 * far[here])
@@ -254,22 +283,22 @@ def _smooth_edges(tracer, color, faces, depth, rays, intrinsics) -> None:
     middle = np.flatnonzero(edge)
     if not len(middle):
         return
-    colors = np.minimum(color.reshape(-1, 3), 4)
-    total = colors[middle].copy()
+    total = np.minimum(color[:, middle], 4)
     inverse = np.array((1 / intrinsics[0, 0], 1 / intrinsics[1, 1], 0), np.float32)
     around = [middle + step for step in (0, 1, -1, width, -width)]
     shown = [(sides[at], near[at]) for at in around]
+    own = rays[middle]
     for du, dv in SUBPIXELS:
-        found, distance, _ = tracer.hit(rays[middle] + np.array((du, dv, 0), np.float32) * inverse)
-        side, closeness = _sides(tracer, found), 1 / distance
-        chosen, most = middle, np.zeros(len(middle), np.float32)
+        found, distance, _ = tracer.hit(own + np.array((du, dv, 0), np.float32) * inverse)
+        side, closeness = _sides(tracer, found), (1 / distance).astype(np.float32)
+        chosen, most = middle, np.full(len(middle), 0.4, np.float32)
         for at, (other, nearness), (x, y) in zip(around, shown, _STEPS, strict=True):
-            gap = np.abs(nearness - closeness)
-            fit = (side == other) * (1.5 - np.minimum(gap / np.maximum(closeness, 1e-6), 1)) + 0.3 * (x * du + y * dv)
+            gap = np.abs(nearness - closeness) / np.maximum(closeness, 1e-6)
+            fit = (side == other) * (1.5 - np.minimum(gap, 1)) + np.float32(0.3 * (x * du + y * dv))
             better = fit > most
             chosen, most = np.where(better, at, chosen), np.where(better, fit, most)
-        total += colors[np.where(most > 0.4, chosen, middle)]
-    color.reshape(-1, 3)[middle] = total / (1 + len(SUBPIXELS))
+        total += np.minimum(color[:, chosen], 4)
+    color[:, middle] = total / (1 + len(SUBPIXELS))
 
 
 _STEPS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))

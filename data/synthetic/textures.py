@@ -2,7 +2,7 @@
 """Procedural textures of version 2: colours from tileable noise, filtered to the size of a pixel.
 
 A texture is a function of a surface, two coordinates within its plane (a across, b along gravity where there is a
-choice; metres, float32 [R]), and the size of a pixel there (metres, [R]). It returns sRGB [R, 3].
+choice; metres, float32 [R]), and the size of a pixel there (metres, [R]). It returns sRGB [3, R].
 """
 
 from collections.abc import Callable
@@ -73,15 +73,17 @@ def fade(amount: np.ndarray, pixel: np.ndarray, period: float) -> np.ndarray:
 
 
 def _colors(surface) -> tuple[np.ndarray, np.ndarray]:
-    first = np.array(surface.albedo, np.float32)
-    second = first * 0.6 if surface.second is None else np.array(surface.second, np.float32)
+    """Return both colours, [3, 1]."""
+    first = np.array(surface.albedo, np.float32)[:, None]
+    second = first * 0.6 if surface.second is None else np.array(surface.second, np.float32)[:, None]
     return first, second
 
 
-def _mix(surface, share: np.ndarray, tone: np.ndarray | float = 1.0) -> np.ndarray:
+def _mix(surface, share: np.ndarray | float, tone: np.ndarray | float = 1.0) -> np.ndarray:
     first, second = _colors(surface)
-    color = first + (second - first) * np.clip(share, 0, 1)[:, None]
-    return color * (tone[:, None] if isinstance(tone, np.ndarray) else tone)
+    if isinstance(share, float):
+        return first * tone
+    return (first + (second - first) * np.clip(share, 0, 1)) * tone
 
 
 def _salt(surface) -> int:
@@ -95,13 +97,13 @@ def _mottled(a, b, size: float, strength: float) -> np.ndarray:
 
 def plain(surface, a, b, pixel):
     """Dust and wear on one colour."""
-    return _mix(surface, np.zeros_like(a), _mottled(a + surface.albedo[0] * 7, b, 2.0, 0.08))
+    return _mix(surface, 0.0, _mottled(a + surface.albedo[0] * 7, b, 2.0, 0.08))
 
 
 def plaster(surface, a, b, pixel):
     """A painted wall: stains of all sizes, a fine grain."""
     grain = fade(noise("grain", a / 1.2, b / 1.2) - 0.5, pixel, 0.02)
-    return _mix(surface, np.zeros_like(a), _mottled(a, b, 5.0, 0.09) + 0.04 * grain)
+    return _mix(surface, 0.0, _mottled(a, b, 5.0, 0.09) + 0.04 * grain)
 
 
 def asphalt(surface, a, b, pixel):
@@ -146,7 +148,7 @@ def _joints(surface, a, b, pixel, wide: float, tall: float, line: float, shift: 
 
 def tiles(surface, a, b, pixel):
     """Square tiles or slabs."""
-    grain = 1 + 0.1 * fade(noise("grain", a * 1.5, b * 1.5) - 0.5, pixel, 0.02)[:, None]
+    grain = 1 + 0.1 * fade(noise("grain", a * 1.5, b * 1.5) - 0.5, pixel, 0.02)
     return grain * _joints(surface, a, b, pixel, surface.scale, surface.scale, 0.012 * surface.scale + 0.002, 0, 0.1)
 
 
@@ -164,23 +166,23 @@ def facade(surface, a, b, pixel):
     pane = band(x, left, 1 - left, pixel / wide) * band(y, top, 0.8, pixel / tall)
     frame = band(x, left - 0.04, 1.04 - left, pixel / wide) * band(y, top - 0.04, 0.84, pixel / tall) - pane
     cross = band(x, 0.48, 0.52, pixel / wide) * pane
-    color = _mix(surface, np.zeros_like(a), _mottled(a, b, 7.0, 0.25))
-    color -= 0.1 * band(y, 0.97, 1.0, pixel / tall)[:, None] * color
-    seen = chance(i, j, salt)[:, None]
+    color = _mix(surface, 0.0, _mottled(a, b, 7.0, 0.25))
+    color -= 0.1 * band(y, 0.97, 1.0, pixel / tall) * color
+    seen = chance(i, j, salt)
     glass = _colors(surface)[1] * (0.35 + 1.3 * seen) + (seen > 0.8) * 0.25
-    blind = ((chance(j, i, salt) > 0.75) & (y % 1 < top + (0.8 - top) * seen[:, 0]))[:, None]
+    blind = (chance(j, i, salt) > 0.75) & (y % 1 < top + (0.8 - top) * seen)
     glass = np.where(blind, 0.72, glass)
-    edge = np.clip(np.array(surface.albedo, np.float32) * 0.4 + 0.5, 0, 1) if salt % 4 else np.float32(0.25)
-    color += pane[:, None] * (glass - color)
-    return color + np.clip(frame + cross, 0, 1)[:, None] * (edge - color)
+    edge = np.clip(_colors(surface)[0] * 0.4 + 0.5, 0, 1) if salt % 4 else np.float32(0.25)
+    color += pane * (glass - color)
+    return color + np.clip(frame + cross, 0, 1) * (edge - color)
 
 
 def shop(surface, a, b, pixel):
     """A row of large panes with things behind them."""
     x = a / surface.scale
-    pane = band(x, 0.06, 0.94, pixel / surface.scale)[:, None]
-    inside = 0.5 * printed(surface, a * 0.6, b * 0.6, pixel) * noise("clouds", a / 4, b / 4)[:, None]
-    color = _mix(surface, np.zeros_like(a))
+    pane = band(x, 0.06, 0.94, pixel / surface.scale)
+    inside = 0.5 * printed(surface, a * 0.6, b * 0.6, pixel) * noise("clouds", a / 4, b / 4)
+    color = _mix(surface, 0.0, np.ones_like(a))
     return color + pane * (inside + 0.06 - color)
 
 
@@ -258,11 +260,11 @@ def printed(surface, a, b, pixel):
     for k, (wide, tall) in enumerate(((0.9, 0.6), (0.35, 0.5), (0.2, 0.23))):
         i, j = np.floor(x / wide + 0.37 * k), np.floor(y / tall)
         filled = chance(i, j, salt + 5 * k) > 0.62
-        hue = np.stack([chance(i, j, salt + 5 * k + c) for c in (1, 2, 3)], 1)
-        color = np.where(filled[:, None], 0.1 + 0.6 * color + 0.25 * hue, color)
+        hue = np.stack([chance(i, j, salt + 5 * k + c) for c in (1, 2, 3)])
+        color = np.where(filled, 0.1 + 0.6 * color + 0.25 * hue, color)
     text = (chance(np.floor(x * 60), np.floor(y * 18), salt) > 0.4) & (y * 18 % 1 > 0.5)
     text &= chance(np.floor(x * 2), np.floor(y * 3), salt + 9) > 0.6
-    return color - fade(text * 0.6, pixel, size / 18)[:, None] * color
+    return color - fade(text * 0.6, pixel, size / 18) * color
 
 
 def outside(surface, a, b, pixel):
