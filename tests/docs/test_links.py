@@ -60,7 +60,8 @@ def test_headings_are_named_as_github_does():
 @pytest.mark.parametrize("page", PAGES)
 def test_files_named_in_sentences_are_there(page):
     """Paths in backticks that begin with a folder of the repository."""
-    folders = r"(?:modeling_llmi3d|processing|data|evaluation|training|apps|cli|model_cards|examples|docs|tests)/[\w\-./]+\.(?:py|md|sh|yaml|json)"
+    floors = "modeling_llmi3d|processing|data|evaluation|training|apps|cli"
+    folders = rf"(?:{floors}|model_cards|examples|docs|tests)/[\w\-./]+\.(?:py|md|sh|yaml|json)"
     for name in re.findall(rf"`({folders})`", prose(page)):
         assert (ROOT / name).is_file(), f"{page}: no {name}"
 
