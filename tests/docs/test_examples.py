@@ -25,14 +25,14 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
     run("examples/quickstart.py", "--out", str(out), monkeypatch=monkeypatch)
     said = capsys.readouterr().out
     assert said.startswith("the brown car: ") and "camera: given" in said
-    with Image.open(out) as drawn, Image.open(ROOT / "examples" / "pictures" / "surround-000022.jpg") as picture:
-        assert drawn.width > picture.width  # the bird's-eye view beside it
+    with Image.open(out) as drawn, Image.open(ROOT / "examples" / "pictures" / "surround-000022.jpg") as image:
+        assert drawn.width > image.width  # the bird's-eye view beside it
     with pytest.raises(SystemExit):
         run("examples/quickstart.py", "--out", str(out), monkeypatch=monkeypatch)
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
-def test_quickstart_with_a_picture_of_ones_own(workplace, monkeypatch, capsys):
+def test_quickstart_with_an_own_image(workplace, monkeypatch, capsys):
     run("examples/quickstart.py", "photo.jpg", "--prompt", "the red mug", "--fov", "65", monkeypatch=monkeypatch)
     assert "camera: fov" in capsys.readouterr().out
     assert (workplace / "quickstart.jpg").is_file()
