@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 
-from llmi3d.data.synthetic import cycles, furniture, household, people, roadside, seats, things, vehicles
+from llmi3d.data.synthetic import cars, cycles, furniture, household, people, roadside, seats, things, vehicles
 from llmi3d.data.synthetic.shapes import Part
 
 # What a part's surface may be, with the sRGB it has unless a scene decides; "body" takes the object's own colour and
@@ -125,7 +125,7 @@ CATEGORIES: dict[str, Category] = {
 }
 
 # Builders of version 2, where they differ.
-MODERN: dict[str, Callable[[Random], list[Part]]] = {"car": vehicles.modern_car}
+MODERN: dict[str, Callable[[Random], list[Part]]] = {"car": cars.modern_car}
 
 POOL = 500  # models of each category in a data set of version 2
 

@@ -19,12 +19,12 @@ from PIL import Image
 
 from llmi3d.data.schema import make_object
 from llmi3d.data.source import Source
-from llmi3d.data.synthetic import camera_effects
+from llmi3d.data.synthetic import camera_effects, version1_rendering
 from llmi3d.data.synthetic.assets import CATEGORIES
 from llmi3d.data.synthetic.camera_effects import Camera
 from llmi3d.data.synthetic.close_up import objects
 from llmi3d.data.synthetic.indoor import indoor
-from llmi3d.data.synthetic.render import SCENERY, Rendered, Tracer, develop, pixel_rays, render
+from llmi3d.data.synthetic.render import SCENERY, Rendered, Tracer, pixel_rays
 from llmi3d.data.synthetic.scene import SPLITS, Scene
 from llmi3d.data.synthetic.shading import photograph
 from llmi3d.data.synthetic.street import driving, surround
@@ -144,11 +144,11 @@ class Synthetic(Source):
         scene = scene.scaled(self.long_side)
         tracer = Tracer(scene.pieces(), scene.to_camera)
         noise_seed = int.from_bytes(digest[8:16], "big")
+        render = version1_rendering.render if self.version == 1 else photograph
+        rendered = render(tracer, scene.intrinsics, scene.image_size, scene.light, self.oversample)
         if self.version == 1:
-            rendered = render(tracer, scene.intrinsics, scene.image_size, scene.light, self.oversample)
-            picture = develop(rendered.color, scene.sensor, noise_seed)
+            picture = version1_rendering.develop(rendered.color, scene.sensor, noise_seed)
         else:
-            rendered = photograph(tracer, scene.intrinsics, scene.image_size, scene.light, self.oversample)
             picture = camera_effects.develop(rendered.color, rendered.depth, scene.sensor, noise_seed)
         entries = [_label(i, scene, rendered) for i in range(len(scene.placed))]
         row = {

@@ -6,27 +6,22 @@ from random import Random
 
 import numpy as np
 
+from llmi3d.data.synthetic import interiors, version1_scenery
 from llmi3d.data.synthetic.assets import support
-from llmi3d.data.synthetic.backdrops import room as modern_room
 from llmi3d.data.synthetic.camera_effects import draw_camera
-from llmi3d.data.synthetic.render import Light, Piece, Surface
 from llmi3d.data.synthetic.scene import (
     Floor,
     Placed,
     Scene,
     Traits,
-    block,
     camera,
     choose,
     dressed,
-    ground,
-    pale,
-    quad,
-    sensor,
     tilt,
     turn,
     upright,
 )
+from llmi3d.data.synthetic.version1_rendering import sensor
 
 SIZES = ((640, 480), (730, 530), (561, 427), (800, 600))
 FOCAL = (0.72, 0.98)
@@ -92,9 +87,13 @@ def indoor(draw: Random, traits: Traits) -> Scene:
         placed += _on_top(below, draw, traits)
     tilted = tilt(math.radians(draw.uniform(4, 26)), math.radians(draw.gauss(0, 2)))
     if traits.version == 1:
-        surroundings = _room(draw, room, height), _light(draw, room, height), sensor(draw)
+        surroundings = (
+            version1_scenery.room(draw, room, height),
+            version1_scenery.lamplight(draw, room, height),
+            sensor(draw),
+        )
     else:
-        surroundings = *modern_room(draw, room, height), draw_camera(draw)
+        surroundings = *interiors.room(draw, room, height), draw_camera(draw)
     return Scene(image_size, intrinsics, tilted, placed, *surroundings)
 
 
@@ -157,55 +156,3 @@ def _on_top(below: Placed, draw: Random, traits: Traits) -> list[Placed]:
             where = below.position + below.rotation @ np.array((x, y - asset.size[1] / 2, z))
             found.append(Placed(position=where, rotation=below.rotation @ turn(yaw), **clothes))
     return found
-
-
-def _room(draw: Random, room, height: float) -> list[Piece]:
-    left, right, depth = room
-    top, behind = height - draw.uniform(2.4, 3.0), -1.5
-    wood = (draw.uniform(0.4, 0.75), draw.uniform(0.3, 0.5), draw.uniform(0.2, 0.35))
-    floor = draw.choice(
-        (
-            Surface(wood, "planks", scale=0.15, gloss=0.05),
-            Surface(pale(draw, 0.4, 0.85), "tiles", scale=draw.uniform(0.3, 0.6), gloss=0.1),
-            Surface(pale(draw, 0.25, 0.7), "speckle", scale=0.15),
-        )
-    )
-    color = pale(draw)
-    wall = draw.choice(
-        (
-            Surface(color),
-            Surface(color, "cloud", scale=1.0, second=tuple(0.9 * one for one in color)),
-            Surface(color, "bricks", scale=0.4, second=tuple(0.85 * one for one in color)),
-            Surface(color, "stripes", scale=0.3, second=tuple(0.93 * one for one in color)),
-        )
-    )
-    pieces = [
-        ground((left, right), (behind, depth), height, floor),
-        ground((left, right), (behind, depth), top, Surface(pale(draw, 0.8, 0.95))),
-        quad([(left, height, depth), (right, height, depth), (right, top, depth), (left, top, depth)], wall),
-        quad([(left, height, behind), (left, height, depth), (left, top, depth), (left, top, behind)], wall),
-        quad([(right, height, behind), (right, height, depth), (right, top, depth), (right, top, behind)], wall),
-        quad([(left, height, behind), (right, height, behind), (right, top, behind), (left, top, behind)], wall),
-    ]
-    if draw.random() < 0.5:  # a rug
-        x, z = draw.uniform(left + 1, right - 1), draw.uniform(2, depth - 1)
-        half = draw.uniform(0.5, 1.0)
-        rug = Surface(pale(draw, 0.2, 0.7), draw.choice(("checks", "stripes", "weave")), scale=0.25)
-        pieces.append(ground((x - half, x + half), (z - half, z + half), height - 0.004, rug))
-    for _ in range(draw.randint(0, 2)):  # pictures or a window in the back wall
-        x, y = draw.uniform(left + 0.6, right - 0.6), draw.uniform(top + 0.5, height - 1.3)
-        size = draw.uniform(0.25, 0.7), draw.uniform(0.25, 0.5)
-        bright = draw.random() < 0.4
-        surface = Surface((0.85, 0.93, 1.0), glow=0.5) if bright else Surface(pale(draw, 0.2, 0.8), "cloud", scale=0.2)
-        pieces.append(block((x, y, depth - 0.01), (*size, 0.02), surface))
-    return pieces
-
-
-def _light(draw: Random, room, height: float) -> Light:
-    left, right, depth = room
-    strength, warm = draw.uniform(0.45, 0.9), draw.uniform(-0.05, 0.12)
-    return Light(
-        position=(draw.uniform(left + 0.3, right - 0.3), height - 2.3, draw.uniform(0.0, depth - 0.5)),
-        color=(strength * (1 + warm), strength, strength * (1 - warm)),
-        ambient=(draw.uniform(0.3, 0.55),) * 3,
-    )

@@ -7,13 +7,10 @@ that mask, depth and box belong to the very same camera. Embree intersects; ligh
 Shapes: V vertices, F faces, R rays, H x W pixels.
 """
 
-import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 from llmi3d.data.synthetic.shapes import cross
 
@@ -89,27 +86,6 @@ class Light:
 
 
 @dataclass(frozen=True)
-class Sensor:
-    """What a camera does to light.
-
-    Attributes:
-        exposure: factor.
-        white_balance: factors of R, G, B.
-        vignette: loss of light in the corners, 0 to 1.
-        blur_px: standard deviation of the blur, pixels.
-        noise: standard deviation in the middle tones, of 1.
-        quality: of the JPEG file.
-    """
-
-    exposure: float = 1.0
-    white_balance: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    vignette: float = 0.0
-    blur_px: float = 0.0
-    noise: float = 0.0
-    quality: int = 92
-
-
-@dataclass(frozen=True)
 class Rendered:
     """Attributes:
     color: float32 [H, W, 3], linear light.
@@ -179,7 +155,7 @@ class Tracer:
 
     @cached_property
     def looks(self) -> tuple[list[Surface], np.ndarray, np.ndarray, np.ndarray]:
-        """Return (the surfaces, each once [S]; of each piece, which; gloss and glow [S, 2]; mean linear RGB [S, 3])."""
+        """Return (surfaces, each once; which one each piece has; their gloss and glow [S, 2]; their mean linear RGB)."""
         places = {}
         of_piece = np.array([places.setdefault(piece.surface, len(places)) for piece in self.pieces])
         look = np.array([(one.gloss, one.glow) for one in places], np.float32)
@@ -219,169 +195,7 @@ def pixel_rays(u: np.ndarray, v: np.ndarray, intrinsics: np.ndarray) -> np.ndarr
     return np.stack(((u - cx) / fx, (v - cy) / fy, np.ones_like(u)), -1).astype(np.float32)
 
 
-def render(
-    tracer: Tracer, intrinsics: np.ndarray, image_size: tuple[int, int], light: Light, oversample: int = 1
-) -> Rendered:
-    """A picture of a scene.
-
-    Args:
-        tracer: the scene.
-        intrinsics: [3, 3] K, pixels.
-        image_size: (width, height), pixels.
-        light: of the scene.
-        oversample: rays along each side of a pixel for its colour; depth and owner are those of its centre.
-    """
-    width, height = image_size
-    v, u = np.mgrid[0:height, 0:width].astype(np.float64) + 0.5
-    rays = pixel_rays(u, v, intrinsics).reshape(-1, 3)
-    faces, depth, weights = tracer.hit(rays)
-    if oversample == 1:
-        color = shade(tracer, rays, faces, depth, weights, light)
-    else:
-        color = np.zeros((height * width, 3), np.float32)
-        steps = (np.arange(oversample) + 0.5) / oversample - 0.5
-        for dv in steps:
-            for du in steps:
-                moved = pixel_rays(u + du, v + dv, intrinsics).reshape(-1, 3)
-                color += shade(tracer, moved, *tracer.hit(moved), light)
-        color /= oversample**2
-    owners = np.where(faces < 0, SCENERY, tracer.owner_of_face[faces])
-    return Rendered(
-        color.reshape(height, width, 3), depth.reshape(height, width), owners.reshape(height, width).astype(np.int32)
-    )
-
-
-def shade(
-    tracer: Tracer, rays: np.ndarray, faces: np.ndarray, distance: np.ndarray, weights: np.ndarray, light: Light
-) -> np.ndarray:
-    """Linear RGB [R, 3] of what rays hit: Lambert's law with shadows, a highlight, haze; the sky where nothing is."""
-    up = -tracer.to_camera[:, 1].astype(np.float32)  # against gravity, camera frame
-    steep = np.clip((rays @ up) / np.linalg.norm(rays, axis=1) * 2, 0, 1)[:, None]
-    horizon, zenith = (linear(np.array(one, np.float32)) for one in light.sky)
-    color = horizon * (1 - steep) + zenith * steep
-    hit = np.flatnonzero(faces >= 0)
-    if not len(hit):
-        return color.astype(np.float32)
-    face, ray = faces[hit], rays[hit]
-    points = ray * distance[hit, None]
-    triangles = tracer.triangles[face]
-    normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    normals *= -np.sign((normals * ray).sum(1, keepdims=True))  # towards the camera
-
-    albedo, gloss, glow = _surfaces(tracer, face, weights[hit])
-    source = (tracer.to_camera @ np.array(light.position)).astype(np.float32)
-    to_light = source - points
-    to_light /= np.linalg.norm(to_light, axis=1, keepdims=True)
-    facing = np.maximum((normals * to_light).sum(1), 0)
-    lit = np.flatnonzero(facing > 0)
-    away = EPSILON * np.maximum(1, distance[hit])[:, None]
-    facing[lit] *= ~tracer.shadowed((points + normals * away)[lit], source)
-    view = -ray / np.linalg.norm(ray, axis=1, keepdims=True)
-    halfway = to_light + view
-    halfway /= np.maximum(np.linalg.norm(halfway, axis=1, keepdims=True), 1e-6)
-    highlight = gloss * np.maximum((normals * halfway).sum(1), 0) ** 40 * (facing > 0)
-    above = 0.7 + 0.3 * (normals @ up)
-    shine = np.array(light.color, np.float32)
-    seen = albedo * (np.array(light.ambient, np.float32) * above[:, None] + shine * facing[:, None])
-    seen = seen + highlight[:, None] * shine + albedo * glow[:, None]
-    clear = np.exp(-light.haze * distance[hit] / 100)[:, None]
-    color[hit] = seen * clear + horizon * (1 - clear)
-    return color.astype(np.float32)
-
-
-def _surfaces(tracer: Tracer, face: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Linear albedo [R, 3], gloss [R] and glow [R] of hits."""
-    corners = tracer.local[face]
-    u, v = weights[:, :1], weights[:, 1:]
-    where = corners[:, 0] * (1 - u - v) + corners[:, 1] * u + corners[:, 2] * v
-    flat = np.abs(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])).argmax(1)
-    piece = tracer.piece_of_face[face]
-    albedo = np.empty((len(face), 3), np.float32)
-    gloss, glow = np.empty(len(face), np.float32), np.empty(len(face), np.float32)
-    order = np.argsort(piece, kind="stable")
-    kinds, starts = np.unique(piece[order], return_index=True)
-    for kind, rows in zip(kinds, np.split(order, starts[1:]), strict=True):
-        surface = tracer.pieces[kind].surface
-        first = np.array(surface.albedo, np.float32)
-        second = first * 0.6 if surface.second is None else np.array(surface.second, np.float32)
-        if surface.texture == "plain":
-            albedo[rows] = linear(first)
-        else:
-            share = TEXTURES[surface.texture](where[rows], flat[rows], surface.scale)[:, None]
-            albedo[rows] = linear(first * (1 - share) + second * share)
-        gloss[rows], glow[rows] = surface.gloss, surface.glow
-    return albedo, gloss, glow
-
-
 # ------------------------------------------------------------ textures
-
-
-def noise(points: np.ndarray) -> np.ndarray:
-    """Smooth noise between 0 and 1 at points [R, 3], with a period of about one: [R]."""
-    base = np.floor(points)
-    t = (points - base).astype(np.float32)
-    t = t * t * (3 - 2 * t)
-    cell = base.astype(np.int64).astype(np.uint32)
-    total = np.zeros(len(points), np.float32)
-    for corner in range(8):
-        offset = np.array([corner & 1, corner >> 1 & 1, corner >> 2], np.uint32)
-        key = (cell + offset) * np.array([73856093, 19349663, 83492791], np.uint32)
-        mixed = key[:, 0] ^ key[:, 1] ^ key[:, 2]
-        mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(2246822519)
-        value = (mixed >> np.uint32(8)).astype(np.float32) / 2**24
-        total += value * np.where(offset, t, 1 - t).prod(1)
-    return total
-
-
-def _plane(points: np.ndarray, flat: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates within the surface, in periods: across (level where there is a choice) and along gravity."""
-    across = np.where(flat == 0, points[:, 2], points[:, 0])
-    along = np.where(flat == 1, points[:, 2], points[:, 1])
-    return across / scale, along / scale
-
-
-def _grid(points, flat, scale, line: float) -> np.ndarray:
-    a, b = _plane(points, flat, scale)
-    return ((a % 1 < line) | (b % 1 < line)).astype(np.float32)
-
-
-def _bricks(points, flat, scale) -> np.ndarray:
-    a, b = _plane(points, flat, scale)
-    row = np.floor(b * 3)
-    return (((a + 0.5 * (row % 2)) % 1 < 0.06) | ((b * 3) % 1 < 0.15)).astype(np.float32)
-
-
-def _windows(points, flat, scale) -> np.ndarray:
-    a, b = _plane(points, flat, scale)
-    inside = (a % 1 > 0.3) & (a % 1 < 0.75) & (b % 1 > 0.25) & (b % 1 < 0.75)
-    return (inside & (flat != 1)).astype(np.float32)
-
-
-def _wood(points, flat, scale) -> np.ndarray:
-    stretched = points / scale * np.array([0.3, 1.0, 1.0], np.float32)
-    return 0.5 + 0.5 * np.sin(9 * (stretched[:, 1] + stretched[:, 2]) + 5 * noise(stretched * 1.7))
-
-
-# Each gives at points [R, 3], on surfaces flat along axis `flat` [R], with a period in metres, the share of the second
-# colour: [R], 0 to 1.
-TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
-    "plain": lambda points, flat, scale: np.zeros(len(points), np.float32),
-    "speckle": lambda points, flat, scale: noise(points / scale * 7),
-    "cloud": lambda points, flat, scale: 0.6 * noise(points / scale) + 0.4 * noise(points / scale * 3.1),
-    "wood": _wood,
-    "weave": lambda points, flat, scale: (_grid(points, flat, scale, 0.5) + noise(points / scale * 3)) / 2,
-    "checks": lambda points, flat, scale: (sum(np.floor(one) for one in _plane(points, flat, scale)) % 2).astype(
-        np.float32
-    ),
-    "stripes": lambda points, flat, scale: (_plane(points, flat, scale)[0] % 1 < 0.5).astype(np.float32),
-    "planks": lambda points, flat, scale: np.maximum(
-        (_plane(points, flat, scale)[0] % 1 < 0.05).astype(np.float32), 0.5 * _wood(points, flat, scale * 2)
-    ),
-    "tiles": lambda points, flat, scale: _grid(points, flat, scale, 0.05),
-    "bricks": _bricks,
-    "windows": _windows,
-}
 
 
 # ------------------------------------------------------------ sensor
@@ -390,22 +204,3 @@ TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
 def linear(srgb: np.ndarray) -> np.ndarray:
     """Light of a colour as a screen shows it, by a power of 2.2."""
     return np.maximum(srgb, 0) ** np.float32(2.2)
-
-
-def develop(color: np.ndarray, sensor: Sensor, seed: int) -> bytes:
-    """A JPEG file of linear light [H, W, 3] as the sensor gives it; the seed is that of its noise."""
-    height, width = color.shape[:2]
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
-    light = color * (sensor.exposure * np.array(sensor.white_balance, np.float32))
-    light *= (1 - sensor.vignette * (x * x + y * y) / 2)[..., None]
-    light = 1 - np.exp(-1.35 * light)  # highlights saturate softly
-    shown = light ** np.float32(1 / 2.2)
-    if sensor.noise:
-        draws = np.random.default_rng(seed).standard_normal(color.shape, dtype=np.float32)
-        shown = shown + draws * (sensor.noise * (0.6 + 0.8 * (1 - shown)))
-    picture = Image.fromarray((np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8))
-    if sensor.blur_px:
-        picture = picture.filter(ImageFilter.GaussianBlur(sensor.blur_px))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=sensor.quality)
-    return file.getvalue()

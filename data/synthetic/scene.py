@@ -12,7 +12,9 @@ import numpy as np
 
 from llmi3d.data.synthetic.assets import CATEGORIES, PAINTS, Asset, make_asset, pooled_asset
 from llmi3d.data.synthetic.camera_effects import Camera
-from llmi3d.data.synthetic.render import Light, Piece, Sensor, Surface
+from llmi3d.data.synthetic.render import Light, Piece, Surface
+from llmi3d.data.synthetic.shapes import Part
+from llmi3d.data.synthetic.version1_rendering import Sensor
 
 # As a screen shows them. Ten that people call by these names under any of the lights below.
 COLORS = {
@@ -252,18 +254,6 @@ def turn(yaw: float) -> np.ndarray:
     return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
 
 
-def sensor(draw: Random, quality: tuple[int, int] = (70, 95)) -> Sensor:
-    """Exposure, colour cast, blur and noise of some camera."""
-    return Sensor(
-        exposure=math.exp(draw.uniform(-0.35, 0.4)),
-        white_balance=tuple(draw.uniform(0.93, 1.07) for _ in range(3)),
-        vignette=draw.uniform(0, 0.3),
-        blur_px=draw.choice((0.0, draw.uniform(0.2, 0.7))),
-        noise=draw.uniform(0.0, 0.03),
-        quality=draw.randint(*quality),
-    )
-
-
 # ------------------------------------------------------------ objects
 
 
@@ -361,6 +351,7 @@ def upright(x: float, z: float, ground: float, yaw: float, clothes: dict) -> Pla
 
 # ------------------------------------------------------------ scenery
 
+STEEL = Surface((0.5, 0.51, 0.53), "plaster", gloss=0.3)
 _QUAD = np.array([[0, 1, 2], [0, 2, 3]])
 _CUBE = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
 _CUBE_FACES = np.array(
@@ -396,3 +387,19 @@ def pale(draw: Random, low: float = 0.55, high: float = 0.95) -> tuple[float, fl
     """A colour without much colour, for walls and floors."""
     level = draw.uniform(low, high)
     return tuple(min(1.0, max(0.0, level + draw.uniform(-0.08, 0.08))) for _ in range(3))
+
+
+def stained(draw: Random, colors, spread: float = 0.06) -> tuple[float, float, float]:
+    """Return one of some colours, a little changed."""
+    level = draw.uniform(-spread, spread)
+    return tuple(min(1.0, max(0.02, c + level + draw.uniform(-0.02, 0.02))) for c in draw.choice(colors))
+
+
+def stand(parts: list[Part], at: tuple[float, float, float], yaw: float, surfaces: dict[str, Surface]) -> list[Piece]:
+    """Return parts in the frame of `shapes` as pieces of scenery that stand at a point of the world."""
+    rotation = turn(yaw)
+    pieces = []
+    for part in parts:
+        local = part.vertices[:, [0, 2, 1]] * [1.0, -1.0, 1.0]
+        pieces.append(Piece(local @ rotation.T + np.array(at), part.faces, surfaces[part.paint], local=local))
+    return pieces

@@ -1,9 +1,9 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Light of version 2: soft shadows, light from all sides that corners get less of, reflections, clouds, smooth edges.
+"""Light of version 2: soft shadows, ambient light that is weaker in corners, reflections, clouds, smooth edges.
 
-Rays per pixel stay few. Each pixel of a block of 4 x 4 looks in a direction of its own for what hides the light and the
-sky, and the block's mean on one surface is what counts. At edges two more rays choose among the colours of
-neighbouring pixels ("subpixel reconstruction antialiasing", Chajdas et al. 2011).
+A pixel costs few rays. The pixels of a 4 x 4 block look in different directions for what hides the light or the sky,
+and the mean over those of the block that show the same surface counts. At edges two more rays choose among the colours
+of neighbouring pixels ("subpixel reconstruction antialiasing", Chajdas et al. 2011).
 
 Shapes: R rays, H x W pixels. All vectors are in the camera frame unless a name says otherwise.
 """

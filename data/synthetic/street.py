@@ -7,25 +7,21 @@ from random import Random
 
 import numpy as np
 
-from llmi3d.data.synthetic import backdrops
+from llmi3d.data.synthetic import townscape, version1_scenery
 from llmi3d.data.synthetic.camera_effects import draw_camera
-from llmi3d.data.synthetic.render import Light, Piece, Surface
 from llmi3d.data.synthetic.scene import (
     Floor,
     Scene,
     Traits,
-    block,
     camera,
     choose,
     dressed,
-    ground,
-    pale,
-    sensor,
     tilt,
     turn,
     turned,
     upright,
 )
+from llmi3d.data.synthetic.version1_rendering import sensor
 
 DRIVING_SIZES, DRIVING_FOCAL = ((1242, 375), (1238, 374), (1224, 370)), (0.52, 0.66)
 # Version 2 has KITTI's own focal length in most images, and cameras of other makes.
@@ -105,15 +101,19 @@ def _street(draw, traits, image_size, focal_range, heading: float, heights) -> S
         one = upright(x, z, height, yaw, clothes)
         placed.append(replace(one, position=to_view @ one.position, rotation=to_view @ one.rotation))
     if not modern:
-        drawn = _scenery(draw, edges, lane, lanes, height), _light(draw), sensor(draw)
+        drawn = (
+            version1_scenery.street(draw, edges, lane, lanes, height),
+            version1_scenery.daylight(draw),
+            sensor(draw),
+        )
     else:
 
         def seen(x: float, z: float) -> bool:
             right, _, ahead = to_view @ (x, 0.0, z)
             return ahead > -12 and abs(right) < 1.25 * half_view * max(ahead, 0) + 22
 
-        scenery = backdrops.street(draw, edges, lane, lanes, height, seen)
-        drawn = scenery, backdrops.daylight(draw), draw_camera(draw, moving=True)
+        scenery = townscape.street(draw, edges, lane, lanes, height, seen)
+        drawn = scenery, townscape.daylight(draw), draw_camera(draw, moving=True)
     scenery, light, taken_by = drawn
     scenery = [turned(piece, to_view) for piece in scenery]
     return Scene(image_size, intrinsics, tilted, placed, scenery, light, taken_by)
@@ -172,83 +172,3 @@ def _spot(x: float, lane: float, edges, draw: Random, traits: Traits) -> tuple[f
     if beyond < parking + pavement:
         return x, draw.choice((along, against, draw.uniform(-math.pi, math.pi))), ON_THE_PAVEMENT
     return None
-
-
-def _scenery(draw: Random, edges, lane: float, lanes: int, height: float) -> list[Piece]:
-    left, right, parking, pavement = edges
-    far = 160.0
-    grass = (draw.uniform(0.3, 0.45), draw.uniform(0.42, 0.55), draw.uniform(0.2, 0.3))
-    asphalt = (draw.uniform(0.25, 0.42),) * 3
-    outer_left, outer_right = left - parking, right + parking
-    pieces = [
-        ground((-far, far), (-far, far), height + 0.02, Surface(grass, "cloud", scale=2.0)),
-        ground((outer_left, outer_right), (-far, far), height, Surface(asphalt, "speckle", scale=1.5)),
-    ]
-    paving = Surface(pale(draw, 0.5, 0.7), "tiles", scale=0.6)
-    for a, b in ((outer_left - pavement, outer_left), (outer_right, outer_right + pavement)):
-        pieces.append(ground((a, b), (-far, far), height - 0.003, paving))
-    paint = Surface((0.9, 0.9, 0.88))
-    for number in range(lanes + 1):
-        x = left + number * lane
-        if number in (0, lanes):
-            pieces.append(ground((x - 0.07, x + 0.07), (-far, far), height - 0.004, paint))
-        else:
-            start = draw.uniform(0, 9)
-            for z in np.arange(-40 + start, 70, 9.0):
-                pieces.append(ground((x - 0.07, x + 0.07), (z, z + 3), height - 0.004, paint))
-    for side, edge in ((-1, outer_left - pavement), (1, outer_right + pavement)):
-        built, z = draw.random() < 0.75, -45.0
-        while z < 110:
-            deep = draw.uniform(8, 22)
-            if built and draw.random() < 0.85:
-                pieces.append(_building(draw, side, edge, z, deep, height))
-            else:
-                pieces += _tree(draw, edge + side * draw.uniform(0.5, 5), z + deep / 2, height)
-            z += deep + draw.choice((0.0, 0.0, draw.uniform(1, 6)))
-    return pieces
-
-
-def _building(draw: Random, side: int, edge: float, z: float, deep: float, height: float) -> Piece:
-    wide, tall, away = draw.uniform(6, 14), draw.uniform(4, 18), draw.choice((0.3, draw.uniform(0.3, 7)))
-    color = tuple(min(1.0, one * draw.uniform(0.8, 1.0)) for one in pale(draw, 0.4, 0.85))
-    surface = draw.choice(
-        (
-            Surface(color, "windows", second=(0.2, 0.25, 0.32), scale=draw.uniform(2.0, 3.5)),
-            Surface(color, "windows", second=(0.2, 0.25, 0.32), scale=draw.uniform(2.0, 3.5)),
-            Surface(color, "bricks", scale=0.5),
-        )
-    )
-    return block((edge + side * (away + wide / 2), height - tall / 2, z + deep / 2), (wide, tall, deep), surface)
-
-
-def _tree(draw: Random, x: float, z: float, height: float) -> list[Piece]:
-    tall, crown = draw.uniform(3.5, 8), draw.uniform(1.2, 2.6)
-    leaves = (draw.uniform(0.12, 0.28), draw.uniform(0.3, 0.48), draw.uniform(0.08, 0.18))
-    pieces = [block((x, height - tall / 4, z), (0.3, tall / 2, 0.3), Surface((0.3, 0.22, 0.15)))]
-    for _ in range(4):  # a few turned cubes read as a crown
-        around = np.array([draw.gauss(0, crown / 3) for _ in range(3)])
-        lump = block((0, 0, 0), (crown,) * 3, Surface(leaves, "cloud", scale=0.6))
-        spun = lump.vertices @ turn(draw.uniform(0, 3)).T @ tilt(draw.uniform(0, 3), draw.uniform(0, 3)).T
-        pieces.append(replace(lump, vertices=spun + around + (x, height - tall * 0.7, z), local=lump.vertices))
-    return pieces
-
-
-def _light(draw: Random) -> Light:
-    azimuth, elevation = draw.uniform(-math.pi, math.pi), math.radians(draw.uniform(20, 75))
-    away = 500.0
-    overcast = draw.random() < 0.35
-    strength = draw.uniform(0.15, 0.35) if overcast else draw.uniform(0.6, 1.0)
-    ambient = draw.uniform(0.5, 0.75) if overcast else draw.uniform(0.3, 0.5)
-    horizon = pale(draw, 0.75, 0.95)
-    zenith = pale(draw, 0.6, 0.85) if overcast else (draw.uniform(0.3, 0.5), draw.uniform(0.5, 0.65), 0.92)
-    return Light(
-        position=(
-            away * math.cos(elevation) * math.sin(azimuth),
-            -away * math.sin(elevation),
-            away * math.cos(elevation) * math.cos(azimuth),
-        ),
-        color=(strength, strength * 0.97, strength * 0.9),
-        ambient=(ambient * 0.95, ambient, ambient * 1.05),
-        sky=(horizon, zenith),
-        haze=draw.choice((0.0, draw.uniform(0.1, 0.8))),
-    )
