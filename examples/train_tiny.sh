@@ -18,9 +18,9 @@ export OMP_WAIT_POLICY=PASSIVE
 
 # 14,000 images of four domains for training, 320 pixels along the longer side; others, of another seed, for testing.
 "$PYTHON" -m llmi3d data build synth --out "$OUT/train" --option frames=train:14000,validation:400 \
-    --option long_side=320 --option masks=true --max-turns 12 --rows-per-shard 250 --num-proc "$PROCESSES"
+    --option version=1 --option long_side=320 --option masks=true --max-turns 12 --rows-per-shard 250 --num-proc "$PROCESSES"
 "$PYTHON" -m llmi3d data build synth --out "$OUT/test" \
-    --option frames=test:1000,novel:400,camera:400,dense:240,far:240 --option long_side=320 --option seed=1000 \
+    --option frames=test:1000,novel:400,camera:400,dense:240,far:240 --option version=1 --option long_side=320 --option seed=1000 \
     --max-turns 12 --rows-per-shard 100 --num-proc "$PROCESSES"
 
 [ -f "$OUT/base/model.safetensors" ] || "$PYTHON" examples/tiny/new_model.py --data "$OUT/train" --out "$OUT/base"
@@ -30,7 +30,7 @@ cp "$OUT"/run/final/*.* "$CARD/"
 # Calibrates the score on images of a third seed; exit status 1 means that this is no better.
 if [ ! -f "$OUT/calibration/calibration.json" ]; then
     "$PYTHON" -m llmi3d data build synth --out "$OUT/calibration_data" --option frames=validation:200 \
-        --option long_side=320 --option seed=2000 --max-turns 12 --num-proc "$PROCESSES"
+        --option version=1 --option long_side=320 --option seed=2000 --max-turns 12 --num-proc "$PROCESSES"
     "$PYTHON" -m llmi3d calibrate "$CARD" "$OUT/calibration_data" --protocol ig3d-synth --out "$OUT/calibration" \
         --batch-size 32 --device cpu --store || [ $? -eq 1 ]
 fi

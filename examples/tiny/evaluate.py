@@ -69,7 +69,7 @@ def split_by_domain(rows, folder: Path, protocol) -> None:
 
 @torch.no_grad()
 def evaluate_answers(rows, card: Path, batch_size: int = 32) -> dict:
-    """Shares of questions answered rightly in words, all and by kind, with 95% intervals over pictures."""
+    """Shares of questions answered rightly in words, all and by kind, with 95% intervals over images."""
     model = LLMI3DForConditionalGeneration.from_pretrained(card).eval()
     processor = LLMI3DProcessor.from_pretrained(card)
     asked = []
@@ -163,7 +163,7 @@ def fields_of(out: Path, card: Path, direct: Report, refusals: Report) -> dict[s
         "seed": f"{log['seed']}",
         "hours": f"{sum(one['minutes'] or 0 for one in log['stages'].values()) / 60:.1f}",
         "stages": table(
-            ("stage", "steps", "pictures a step", "turns a picture", "highest learning rate", "minutes"),
+            ("stage", "steps", "images a step", "turns an image", "highest learning rate", "minutes"),
             [
                 (
                     name,
@@ -177,7 +177,7 @@ def fields_of(out: Path, card: Path, direct: Report, refusals: Report) -> dict[s
             ],
         ),
         "curve": table(
-            ("pictures seen", "IoU above 0.25 (%)"),
+            ("images seen", "IoU above 0.25 (%)"),
             [
                 (f"{int(one['step'] * log['batch_size']):,}", say(one["box_acc_25"]))
                 for one in next(iter(log["stages"].values()))["log"]
@@ -237,20 +237,20 @@ def describe_calibration(path: Path) -> str:
         f"The score is the probability of an IoU above {found['iou']:g}, by `llmi3d calibrate`: score_temperature "
         f"{found['score_temperature']:.3f} and\nscore_bias {found['score_bias']:.3f}, fitted on {found['answers']:,} "
         f"answers about {found['images']} other images, {100 * found['right']:.1f} % of them right. Judged on\n"
-        "pictures that each fit had not seen; those of the test had no part in it:\n\n"
+        "images that each fit had not seen; those of the test had no part in it:\n\n"
         + table(("score", "as the network has it", "calibrated"), rows)
     )
 
 
 def relative_depth_error(folder: Path) -> Estimate:
-    """Median of |error of the centre's z| / its true z over grounding questions, with its interval over pictures."""
+    """Median of |error of the centre's z| / its true z over grounding questions, with its interval over images."""
     values = json.loads((folder / "depth.json").read_text())
     statistic = Statistic.of(torch.tensor([one["error"] for one in values], dtype=torch.float64), "median")
     return estimate(statistic, [one["image_id"] for one in values])
 
 
 def estimate(statistic: Statistic, clusters: list[str]) -> Estimate:
-    """A statistic over questions with its interval, from a bootstrap over their pictures."""
+    """A statistic over questions with its interval, from a bootstrap over their images."""
     samples = torch.cat([statistic.value(weights) for weights in resample_weights(clusters, 1000, seed=0)])
     return Estimate(float(statistic.value()), *(interval(samples) or (None, None)), statistic.count)
 
@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/tiny"))
     parser.add_argument("--card", type=Path, default=Path("model_cards/llmi3d-tiny"), help="folder of the checkpoint")
     parser.add_argument("--run", type=Path, help="OUT of `llmi3d train` that made it; default the card's own log")
-    parser.add_argument("--limit", type=int, help="pictures to evaluate on; all by default")
+    parser.add_argument("--limit", type=int, help="images to evaluate on; all by default")
     parser.add_argument("--print", action="store_true", help="print the card's tables, and leave the card as it is")
     options = parser.parse_args()
     if options.run is not None:
