@@ -57,7 +57,7 @@ def modern_car(draw: Random) -> list[Part]:
         return left + [(x, -y, z) for x, y, z in reversed(left)]
 
     parts.append(loft([cabin(share) for share in (0, 0.5, 1)], "glass"))
-    rim, crown = cabin(1, 0.02), cabin(1, -0.12)
+    rim, crown = cabin(1, 0.02), cabin(1, -0.1)
     roof = [rim, [(x, y, z + 0.022) for x, y, z in cabin(1, -0.02)], [(x, y, height) for x, y, _ in crown]]
     parts.append(loft(roof, "body"))
     sides = []
@@ -74,8 +74,8 @@ def modern_car(draw: Random) -> list[Part]:
     radius = draw.uniform(0.29, 0.33) * shape["wheels"]
     axles = (half - draw.uniform(0.17, 0.19) * length, -half + draw.uniform(0.17, 0.2) * length)
     for x in axles:
-        arch = circle((x, 0, radius), 1.17 * radius, 1, 12, 15)
-        sides.append(loft([arch + (0, y, 0) for y in (wide - 0.3, wide + 0.004)], "rubber"))
+        arch = [circle((x, y, radius), 1.17 * radius, 1, 12, 15) for y in (wide - 0.3, wide + 0.004)]
+        sides.append(loft(arch, "rubber"))
         sides += _wheel(x, (wide - 0.2, wide + 0.012), radius, draw)
     sides.append(block((axles[1], axles[0]), (wide - 0.1, wide - 0.01), (clear - 0.03, clear + 0.1), "rubber"))
     for x in (0.06 * length, -0.16 * length):
@@ -87,7 +87,7 @@ def modern_car(draw: Random) -> list[Part]:
                 draw.choice(("body", "metal")),
             )
         )
-    sides.append(ellipsoid((screen - 0.3, wide + 0.0, belt + 0.07), (0.07, 0.115, 0.075), "body", 8, 6))
+    sides.append(ellipsoid((screen - 0.3, wide - 0.07, belt + 0.07), (0.07, 0.1, 0.075), "body", 8, 6))
     front_lamp = _corner_lamp(half - 0.1, hood - 0.2, wide * nose, 0.24, draw.uniform(0.06, 0.09), 1)
     sides.append(panel(front_lamp, 0.05, "light"))
     tall = shape["lamps"]

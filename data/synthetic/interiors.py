@@ -215,7 +215,7 @@ def _litter(draw: Random, walls, height: float) -> list[Piece]:
             look = Surface((0.93, 0.93, 0.9), "printed", second=(0.85, 0.85, 0.85), scale=0.25)
             pieces += stand([solid((-0.15, 0.15), (-0.105, 0.105), (0.001, 0.003), "paper")], at, yaw, {"paper": look})
         elif kind == "cable":
-            path = np.cumsum([[draw.gauss(0.12, 0.1), draw.gauss(0, 0.15), 0] for _ in range(7)], 0) + (0, 0, 0.006)
+            path = _wandering(draw, (0.12, 0.1), 0.15) + np.array((0, 0, 0.006))
             dark = Surface(draw.choice(((0.06, 0.06, 0.06), (0.85, 0.85, 0.83))))
             pieces += stand([tube(path, 0.005, "cable", 5)], at, yaw, {"cable": dark})
         elif kind == "clothes":
@@ -397,14 +397,15 @@ def _strewn(draw: Random, spots, half: float, z: tuple[float, float], height: fl
                 {"plate": Surface(stained(draw, PAINT), gloss=0.35)},
             )
         else:
-            path = np.cumsum([[draw.gauss(0.06, 0.03), draw.gauss(0, 0.06), 0] for _ in range(7)], 0) + (
-                -0.2,
-                0,
-                0.003,
-            )
+            path = _wandering(draw, (0.06, 0.03), 0.06) + np.array((-0.2, 0, 0.003))
             parts, surfaces = (
                 [tube(path, 0.0028, "cable", 5)],
                 {"cable": Surface(draw.choice(((0.06, 0.06, 0.06), (0.88, 0.88, 0.86))))},
             )
         pieces += stand(parts, where, yaw, surfaces)
     return pieces
+
+
+def _wandering(draw: Random, step: tuple[float, float], aside: float) -> np.ndarray:
+    """Return seven points of a cable [7, 3], metres, its steps given by mean and standard deviation."""
+    return np.cumsum([[draw.gauss(*step), draw.gauss(0, aside), 0] for _ in range(7)], 0)

@@ -155,7 +155,7 @@ class Tracer:
 
     @cached_property
     def looks(self) -> tuple[list[Surface], np.ndarray, np.ndarray, np.ndarray]:
-        """Return (surfaces, each once; which one each piece has; their gloss and glow [S, 2]; their mean linear RGB)."""
+        """Return (surfaces, each once; which each piece has; their gloss and glow [S, 2]; their mean linear RGB)."""
         places = {}
         of_piece = np.array([places.setdefault(piece.surface, len(places)) for piece in self.pieces])
         look = np.array([(one.gloss, one.glow) for one in places], np.float32)
