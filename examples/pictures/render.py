@@ -50,7 +50,7 @@ def describe(source: Synthetic, frame) -> dict:
 
 def main() -> None:
     folder = Path(__file__).parent
-    source = Synthetic(frames="test:64", seed=SEED, oversample=3, long_side=1000)
+    source = Synthetic(frames="test:64", seed=SEED, oversample=3, long_side=1000, version=1)
     pictures = []
     for name in NAMES:
         frame = source.frame(f"synthetic/test/{name}")

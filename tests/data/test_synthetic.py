@@ -1,36 +1,30 @@
 """The generator: pictures, masks, depth and boxes of one camera; the same in every process."""
 
 import hashlib
+import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("embreex")
 
 from llmi3d.data.build import build, open_source, read_row
 from llmi3d.data.dataset import load_split
 from llmi3d.data.schema import make_object, upright_image
+from llmi3d.data.synthetic import camera_effects, textures, version1_rendering
+from llmi3d.data.synthetic.assets import pooled_asset
 from llmi3d.data.synthetic.ig3d_synth import DOMAINS, Synthetic
-from llmi3d.data.synthetic.render import (
-    SCENERY,
-    TEXTURES,
-    Light,
-    Piece,
-    Sensor,
-    Surface,
-    Tracer,
-    develop,
-    noise,
-    pixel_rays,
-    render,
-)
+from llmi3d.data.synthetic.render import SCENERY, Light, Piece, Surface, Tracer, pixel_rays
 from llmi3d.data.synthetic.scene import NOVEL_CATEGORIES, NOVEL_PAIRS, Floor, Traits, block, tilt, turn
 from llmi3d.data.synthetic.shading import photograph
+from llmi3d.data.synthetic.shapes import circle, loft
 from llmi3d.processing.geometry_llmi3d import box_corners
 
 
@@ -107,9 +101,13 @@ def test_visible_surface_lies_inside_the_box(some_frames):
     assert checked > 150
 
 
-def test_label_of_the_nearer_owner_wins():
+RENDERERS = pytest.mark.parametrize("render", (version1_rendering.render, photograph))
+
+
+@RENDERERS
+def test_label_of_the_nearer_owner_wins(render):
     near, far = (block((0, 0, z), (1, 1, 0.1), Surface((0.5, 0.5, 0.5))) for z in (2.0, 4.0))
-    pieces = [Piece(one.vertices, one.faces, one.surface, owner) for owner, one in ((7, far), (3, near))]
+    pieces = [Piece(solid.vertices, solid.faces, solid.surface, owner) for owner, solid in ((7, far), (3, near))]
     intrinsics = np.array([[100.0, 0, 50], [0, 100.0, 50], [0, 0, 1]])
     rendered = render(Tracer(pieces, np.eye(3)), intrinsics, (100, 100), Light((0, -5, 0)))
     assert rendered.owners[50, 50] == 3
@@ -139,11 +137,12 @@ def test_visibility_and_truncation_are_shares_of_the_projected_area():
     assert all(entry["truncation"] == 0 for entry in inside)
 
 
-def test_shadow_falls_away_from_the_light():
+@RENDERERS
+def test_shadow_falls_away_from_the_light(render):
     """A block between light and floor darkens the floor behind it, and nothing else."""
     floor = block((0, 1.5, 5), (8, 0.1, 8), Surface((0.8, 0.8, 0.8)))
     intrinsics = np.array([[150.0, 0, 100], [0, 150.0, 60], [0, 0, 1]])
-    light = Light((-6, -6, 5), ambient=(0.2, 0.2, 0.2))
+    light = Light((-6, -6, 5), ambient=(0.2, 0.2, 0.2), reach=0.2)
     empty = render(Tracer([floor], np.eye(3)), intrinsics, (200, 120), light).color
     thing = block((0, 1.0, 5), (0.6, 0.9, 0.6), Surface((0.8, 0.8, 0.8)))
     shown = render(Tracer([floor, thing], np.eye(3)), intrinsics, (200, 120), light)
@@ -151,6 +150,46 @@ def test_shadow_falls_away_from_the_light():
     columns = np.flatnonzero(darker[85:].any(0))
     assert columns.size
     assert columns.mean() > 100  # the light stands left, so the shadow falls to the right of the middle
+
+
+def test_corners_get_less_light_from_all_sides():
+    floor = block((0, 1.05, 5), (8, 0.1, 8), Surface((0.8, 0.8, 0.8)))
+    wall = block((0, -1, 6), (8, 4, 0.1), Surface((0.8, 0.8, 0.8)))
+    intrinsics = np.array([[150.0, 0, 100], [0, 150.0, 60], [0, 0, 1]])
+    light = Light((0, -9, 0), color=(0, 0, 0), bounce=(0.4, 0.4, 0.4), reach=0.5)
+    rendered = photograph(Tracer([floor, wall], np.eye(3)), intrinsics, (200, 120), light)
+    column = rendered.color[:, 100].mean(-1)
+    corner = round(60 + 150 / 5.95)
+    assert column[corner + 1] < 0.85 * column[110]
+    assert column[corner - 2] < 0.85 * column[30]
+
+
+def test_round_things_are_shaded_smoothly():
+    """Within a cylinder's flank no facet shows; its caps keep their edge."""
+    flank = loft([circle((0, y, 5), 1, 1) for y in (-1, 1)], "body")
+    piece = Piece(flank.vertices, flank.faces, Surface((0.7, 0.7, 0.7)))
+    intrinsics = np.array([[300.0, 0, 100], [0, 300.0, 50], [0, 0, 1]])
+    light = Light((-20, -1, 0), ambient=(0, 0, 0), bounce=(0, 0, 0))
+    steps = {}
+    for render in (version1_rendering.render, photograph):
+        row = render(Tracer([piece], np.eye(3)), intrinsics, (200, 100), light).color[50, 50:150].mean(-1)
+        steps[render] = np.abs(np.diff(row)).max()
+    assert steps[photograph] < 0.3 * steps[version1_rendering.render]
+
+
+def test_edges_are_mixed_where_they_are():
+    """Left of a slanted edge it is dark, right of it bright: each row's light says where the edge crosses it."""
+    sheet = np.array([(-9, -9, 2), (-0.3, -9, 2), (0.6, 9, 2), (-9, 9, 2)], float)
+    piece = Piece(sheet, np.array([[0, 1, 2], [0, 2, 3]]), Surface((0, 0, 0)), 0)
+    behind = block((0, 0, 3), (40, 40, 0.1), Surface((1, 1, 1), glow=10.0))
+    intrinsics = np.array([[60.0, 0, 40], [0, 60.0, 40], [0, 0, 1]])
+    light = Light((0, -9, 0), color=(0, 0, 0), ambient=(0, 0, 0), bounce=(0, 0, 0))
+    color = photograph(Tracer([piece, behind], np.eye(3)), intrinsics, (80, 80), light).color.mean(-1)
+    rows = np.arange(1, 79)
+    middle = (0.15 + (rows + 0.5 - 40) / 60 * 2 * 0.05) / 2 * 60 + 40
+    error = 80 - np.minimum(color[rows], 4).sum(1) / 4 - middle
+    assert abs(error.mean()) < 0.05
+    assert np.abs(error).mean() < 0.15  # a quarter of a pixel without the additional rays
 
 
 # ------------------------------------------------------------ reproducibility
@@ -173,6 +212,30 @@ def test_pictures_are_the_same_in_another_process():
 def _digest(row: dict) -> str:
     whole = row["image"]["bytes"] + row["instance_map"]["bytes"] + repr(row["objects"]).encode()
     return hashlib.sha256(whole).hexdigest()
+
+
+def test_parts_of_a_set_are_frames_of_the_whole():
+    whole, part = Synthetic(frames="train:6", long_side=48), Synthetic(frames="train:2", long_side=48, start=3)
+    assert part.ids() == [name for name in whole.ids() if name.endswith(("3", "4"))]
+    assert part.read(part.ids()[0]) == whole.read(part.ids()[0])
+
+
+def test_version_1_has_the_objects_it_had():
+    """Sums over objects, as the first release rendered them."""
+    source = Synthetic(frames="test:12", long_side=96, version=1, seed=1000)
+    objects = [entry for name in source.ids() for entry in source.frame(name).row["objects"]]
+    assert len(objects) == 69
+    assert np.sum([entry["center"] for entry in objects]) == pytest.approx(655.4845599485665)
+    assert np.sum([entry["size"] for entry in objects]) == pytest.approx(235.21930650785737)
+
+
+def test_models_of_a_pool_are_drawn_again_in_other_sizes():
+    drawn = [pooled_asset("mug", Random(seed), "0") for seed in range(30)]
+    assert len({asset.size for asset in drawn}) == 30
+    for asset in drawn:
+        vertices = np.concatenate([part.vertices for part in asset.parts])
+        np.testing.assert_allclose(np.ptp(vertices, axis=0), asset.size)
+    assert pooled_asset("mug", Random(3), "1").size != drawn[3].size
 
 
 def test_seed_changes_everything():
@@ -275,28 +338,66 @@ def test_turn_and_tilt_are_rotations_with_the_stated_sense():
 # ------------------------------------------------------------ rendering
 
 
-@pytest.mark.parametrize("name", TEXTURES)
-def test_textures_are_shares(name):
+@pytest.mark.parametrize("name", version1_rendering.TEXTURES)
+def test_textures_of_version_1_are_shares(name):
     points = np.random.default_rng(0).uniform(-30, 30, (4000, 3)).astype(np.float32)
-    shares = TEXTURES[name](points, np.arange(4000) % 3, 0.4)
+    shares = version1_rendering.TEXTURES[name](points, np.arange(4000) % 3, 0.4)
     assert shares.shape == (4000,)
     assert shares.min() >= 0
     assert shares.max() <= 1 + 1e-6
     assert (shares.std() > 0.05) == (name != "plain")
 
 
-def test_noise_is_smooth_and_varied():
+@pytest.mark.parametrize("name", textures.TEXTURES)
+def test_textures_are_colours_that_fade_with_the_size_of_a_pixel(name):
+    a, b = np.random.default_rng(0).uniform(-30, 30, (2, 4000)).astype(np.float32)
+    surface = Surface((0.6, 0.5, 0.4), name, second=(0.2, 0.3, 0.5), scale=0.4)
+    near, far = (textures.TEXTURES[name](surface, a, b, np.full(4000, size, np.float32)) for size in (0.001, 30.0))
+    for color in (near, far):
+        assert color.shape == (3, 4000) or color.shape == (3, 1)
+        assert color.min() > -0.3 and color.max() < 1.5  # cut to [0, 1] where they are used
+    assert near.std(1).mean() > 0.005
+    assert far.std(1).mean() < 1.02 * near.std(1).mean()
+
+
+@pytest.mark.parametrize("kind", ("clouds", "grain", "fibres"))
+def test_fields_are_even_and_repeat(kind):
+    texels = textures.field(kind)
+    assert np.histogram(texels, 10, (0, 1))[0].std() < 0.01 * len(texels)
+    a, b = np.random.default_rng(1).uniform(-3, 3, (2, 500)).astype(np.float32)
+    np.testing.assert_allclose(textures.noise(kind, a, b), textures.noise(kind, a + 2, b - 1), atol=0.05)
+
+
+def test_noise_of_version_1_is_smooth_and_varied():
     points = np.random.default_rng(1).uniform(-50, 50, (5000, 3))
-    values = noise(points)
+    values = version1_rendering.noise(points)
     assert 0.4 < values.mean() < 0.6
     assert values.std() > 0.1
-    assert np.abs(noise(points + 1e-3) - values).max() < 0.02
+    assert np.abs(version1_rendering.noise(points + 1e-3) - values).max() < 0.02
 
 
 def test_sensor_noise_has_its_seed():
-    color = np.full((32, 32, 3), 0.3, np.float32)
-    files = [develop(color, Sensor(noise=0.02), seed) for seed in (1, 1, 2)]
+    color, depth = np.full((32, 32, 3), 0.3, np.float32), np.ones((32, 32), np.float32)
+    camera = camera_effects.draw_camera(Random(0))
+    files = [camera_effects.develop(color, depth, camera, seed) for seed in (1, 1, 2)]
     assert files[0] == files[1] != files[2]
+    sensor = version1_rendering.Sensor(noise=0.02)
+    files = [version1_rendering.develop(color, sensor, seed) for seed in (1, 1, 2)]
+    assert files[0] == files[1] != files[2]
+
+
+def test_cameras_leave_things_where_they_are():
+    """A bright disc's centre of mass stays within a third of a pixel, whatever the lens, motion and fringes."""
+    v, u = np.mgrid[0:96, 0:128]
+    disc = ((u - 90) ** 2 + (v - 30) ** 2 < 64).astype(np.float32)
+    light = np.repeat((0.02 + 0.3 * disc)[..., None], 3, 2)
+    for seed in range(60):
+        camera = replace(camera_effects.draw_camera(Random(seed), shallow=True), noise=0.0, vignette=0.0, quality=95)
+        file = camera_effects.develop(light, np.where(disc > 0, 1.0, 3.0).astype(np.float32), camera, seed)
+        shown = np.asarray(Image.open(io.BytesIO(file)).convert("L"), float)
+        shown = np.maximum(shown - (shown.min() + shown.max()) / 2, 0)
+        assert abs((shown * u).sum() / shown.sum() - 90) < 0.34, camera
+        assert abs((shown * v).sum() / shown.sum() - 30) < 0.34, camera
 
 
 def test_oversampling_smooths_edges_alone():
@@ -348,6 +449,8 @@ def test_rows_are_valid_and_can_be_talked_about():
         ({"domains": "indoor,sea"}, "domains: got 'sea', want some of indoor"),
         ({"long_side": "big"}, "long_side: got 'big'"),
         ({"oversample": "9"}, "at least 1 and at most 4"),
+        ({"version": "3"}, "version: got '3', want a whole number of at least 1 and at most 2"),
+        ({"start": "-1"}, "start: got '-1', want a whole number of at least 0"),
         ({"masks": "maybe"}, "masks: got 'maybe', want true or false"),
     ],
 )

@@ -57,7 +57,7 @@ def test_models_are_sound(name):
         np.testing.assert_allclose(cloud.max(0), np.array(asset.size) / 2, atol=1e-9)
         np.testing.assert_allclose(cloud.min(0), -np.array(asset.size) / 2, atol=1e-9)
         assert asset.category == name and all(type(length) is float for length in asset.size)
-        assert 20 <= sum(len(part.faces) for part in asset.parts) <= 1200
+        assert 20 <= sum(len(part.faces) for part in asset.parts) <= 2000
         for part in asset.parts:
             assert part.paint in PAINTS
             assert part.vertices.dtype == np.float64 and np.isfinite(part.vertices).all()
