@@ -16,8 +16,8 @@ import numpy as np
 from llmi3d.data.synthetic import cars, cycles, furniture, household, people, roadside, seats, things, vehicles
 from llmi3d.data.synthetic.shapes import Part
 
-# What a part's surface may be, with the sRGB it has unless a scene decides; "body" takes the object's own colour and
-# material, "trim" a shade of it. "lamp", "light" and "red_light" shine, "glass" and "screen" mirror.
+# Paints of parts, with their sRGB. "body" takes the object's own colour and material, "trim" a shade of it. "lamp",
+# "light" and "red_light" shine; "glass" and "screen" reflect.
 PAINTS: dict[str, tuple[float, float, float] | None] = {
     "body": None,
     "trim": None,
@@ -52,7 +52,7 @@ class Asset:
 
     Attributes:
         size: (length, height, width), metres: the exact extents of all vertices along x, y and z.
-        symmetric: it is the same after half a turn about y, so that no picture can tell its yaw.
+        symmetric: whether half a turn about y leaves it unchanged, so that no image can tell its yaw.
     """
 
     category: str
@@ -66,10 +66,10 @@ class Category:
     """A kind of object.
 
     Attributes:
-        domains: of "indoor", "tabletop", "driving", "objects": the scenes that it belongs in.
-        materials: those that a phrase may name; empty where there is no choice to speak of.
+        domains: the scenes that it belongs in, of "indoor", "tabletop", "driving" and "objects".
+        materials: those that a phrase may name; empty if its material does not vary.
         build: draws its parts, in the frame of `shapes`.
-        colors: its body takes one of the colours (a person's clothes do).
+        colors: whether its body, or a person's clothes, take one of the colours.
     """
 
     name: str
@@ -134,7 +134,7 @@ SURFACES: tuple[str, ...] = ("table", "desk", "night_stand", "cabinet", "stool")
 
 
 def make_asset(category: str, draw: Random, version: int = 2) -> Asset:
-    """Draws an object of a category; the same state of `draw` gives the same object.
+    """Draw an object of a category; the same state of `draw` gives the same object.
 
     Raises:
         ValueError: an unknown category.
@@ -171,13 +171,13 @@ def _pool_member(category: str, name: str) -> Asset:
 
 
 def upright(parts: Iterable[Part]) -> list[Part]:
-    """Parts from the frame of `shapes` (forward, left, up) in that of objects (forward, down, left)."""
+    """Return parts of the frame of `shapes` (forward, left, up) in the frame of objects (forward, down, left)."""
     return [Part(part.vertices[:, [0, 2, 1]] * [1.0, -1.0, 1.0], part.faces, part.paint) for part in parts]
 
 
 def same_after(parts: Iterable[Part], signs: tuple[float, float, float], tolerance: float = 1e-6) -> bool:
-    """Whether the vertices of every paint lie where they lay once their coordinates have changed these signs:
-    (-1, 1, -1) is half a turn about y."""
+    """Return whether a change of signs maps the vertices of every paint onto themselves; (-1, 1, -1) is half a turn
+    about y."""
     by_paint: dict[str, list[np.ndarray]] = {}
     for part in parts:
         by_paint.setdefault(part.paint, []).append(part.vertices)
@@ -192,8 +192,8 @@ def same_after(parts: Iterable[Part], signs: tuple[float, float, float], toleran
 
 
 def support(asset: Asset) -> tuple[float, float, float] | None:
-    """Where small things can stand on an asset: (y of its flat top, half length, half width) of a rectangle about
-    x = z = 0 in the object frame, metres; None if it is not of SURFACES."""
+    """Return where small things can stand on an asset: y, half length and half width of a level rectangle about
+    x = z = 0, metres, object frame; None if its category is not in SURFACES."""
     if asset.category not in SURFACES:
         return None
     top = -asset.size[1] / 2

@@ -1,6 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What a camera of version 2 does to light, from the lens to the JPEG file. Nothing here moves a pixel's content by
-more than the blur that it adds, so that K, boxes and masks stay true."""
+"""A camera's effects on light in version 2, from the lens to the JPEG file.
+
+None displaces what a pixel shows by more than the blur that it adds, so K, boxes and masks stay true.
+"""
 
 import io
 import math
@@ -15,19 +17,19 @@ LEVELS = 30_000  # of the tone curve
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera's habits.
+    """A camera's effects.
 
     Attributes:
-        key: mean brightness that its exposure aims at, linear, of 1.
+        key: mean linear brightness that exposure aims at, of 1.
         white_balance: factors of R, G, B.
         contrast: slope of the tone curve in the middle, against that of a power of 2.2.
         soft: whether highlights saturate softly rather than being cut off.
         saturation: factor.
         vignette: loss of light in the corners, 0 to 1.
         blur_px: standard deviation of the blur of the lens, pixels.
-        aperture: blur of what lies far behind the focus, pixels; 0: everything is sharp.
-        motion_px: (x, y), how far the camera moved while exposing, pixels.
-        fringe_px: how far red and blue stand apart in the corners, pixels.
+        aperture: blur far behind the focus, pixels; 0 if everything is sharp.
+        motion_px: (x, y), motion during the exposure, pixels.
+        fringe_px: distance between red and blue at the edges, pixels.
         bloom: share of the light beyond white that spreads.
         noise: standard deviation in the middle tones, of 1.
         sharpen: strength of the sharpening, percent.
@@ -51,7 +53,7 @@ class Camera:
 
 
 def draw_camera(draw: Random, moving: bool = False, shallow: bool = False) -> Camera:
-    """Draw a camera; `moving`: on a car; `shallow`: near things with the background out of focus at times."""
+    """Draw a camera that moves with a car (`moving`), or may have its background out of focus (`shallow`)."""
     warm = draw.gauss(0, 0.06)
     motion = draw.random() < 0.2
     return Camera(
@@ -126,7 +128,7 @@ def _picture(shown: np.ndarray) -> Image.Image:
 
 
 def _defocused(picture: Image.Image, depth: np.ndarray, radius: float) -> Image.Image:
-    """Blur what lies behind the median depth, the more the farther."""
+    """Blur what lies behind the median depth, more with distance."""
     focus = float(np.median(np.minimum(depth, 1e3)))
     share = _picture(np.clip((1 - focus / np.maximum(depth, 1e-3)) * 2.5 - 0.5, 0, 1))
     share = share.filter(ImageFilter.BoxBlur(1))

@@ -10,7 +10,7 @@ from llmi3d.data.synthetic.shapes import Part, block, both_sides, circle, ellips
 
 
 def modern_car(draw: Random) -> list[Part]:
-    """A car of version 2: rounded sections, glass between pillars, arches about the wheels, lights at the corners."""
+    """A car with rounded sections, glass between pillars, wheel arches, and lights at the corners."""
     style = draw.choice(("saloon", "hatchback", "hatchback", "estate", "suv", "mini"))
     length, height, width = sizes(draw, *_CARS[style]["size"], common=0.07, own=0.035)
     half, wide = length / 2, width / 2 - 0.02

@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Single things from nearby, by a telephone held upright and askew, as in Objectron: nine degrees of freedom."""
+"""Close views of single things by a phone held upright, as in Objectron: nine degrees of freedom."""
 
 import math
 from random import Random
@@ -36,7 +36,7 @@ SMALL = {
     "kettle": 1,
 }
 LARGE = {"chair": 2, "suitcase": 1, "bicycle": 1.5, "plant": 1, "bin": 0.7, "ball": 0.4, "shoe": 0.6, "stool": 0.7}
-# Things that may lie on a side, by a quarter turn about one of these axes of theirs.
+# Categories that may lie on a side, by a quarter turn about one of these of their axes.
 LYING = {"bottle": "xz", "mug": "z", "cereal_box": "xz", "camera": "z", "vase": "xz", "shoe": "x"}
 QUARTERS = {
     "x": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]),
@@ -45,7 +45,7 @@ QUARTERS = {
 
 
 def objects(draw: Random, traits: Traits) -> Scene:
-    """A few things on a table, or larger ones on a floor."""
+    """Draw a few things on a table, or larger ones on a floor."""
     image_size = draw.choice(SIZES)
     intrinsics, zoom = camera(draw, image_size, FOCAL, traits)
     small = draw.random() < 0.7
@@ -79,7 +79,7 @@ def objects(draw: Random, traits: Traits) -> Scene:
             sensor(draw),
         )
     else:
-        spots = [(one.position[0], one.position[2], math.hypot(*one.asset.size) / 2) for one in placed]
+        spots = [(item.position[0], item.position[2], math.hypot(*item.asset.size) / 2) for item in placed]
         last = max((z + radius for _, z, radius in spots), default=middle)
         side = max((abs(x) + radius for x, _, radius in spots), default=0.0)
         drawn = interiors.tabletop(draw, middle, last, side, spots, height, small)

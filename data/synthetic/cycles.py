@@ -11,7 +11,7 @@ from llmi3d.data.synthetic.vehicles import wheel
 
 
 def cycle(draw: Random, paint: str) -> tuple[list[Part], dict[str, np.ndarray]]:
-    """A bicycle whose frame has a paint, and where its rider sits [3], holds and treads [2, 3], left first."""
+    """Return a bicycle with a frame of some paint, and where its rider's seat [3], hands and feet [2, 3] are."""
     base, radius, frame = sizes(draw, 1.03, 0.335, 0.56, common=0.07)
     rear, front = np.array([-base / 2, 0, radius]), np.array([base / 2, 0, radius])
     crank = np.array([-0.06, 0, radius - 0.05])

@@ -1,11 +1,14 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""IG3D-Synth as a source of IG3D rows: any number of frames of four domains, each decided by its id and a seed.
+"""IG3D-Synth as a source of IG3D rows: any number of frames of four domains, each determined by its id and a seed.
 
     llmi3d data build synth --out ig3d_synth --option frames=train:20000,test:1000 --num-proc 8
 
-Splits: `train`, `validation` and `test` are alike; `novel` has categories and colour-category pairs that the others
-never show (`scene.NOVEL_CATEGORIES`, `scene.NOVEL_PAIRS`); `camera` has focal lengths outside the others' range;
-`dense` many objects that hide one another; `far` small and distant ones.
+Version 2, the default, renders textured scenes with soft light, reflections and a camera's flaws. Version 1 is the
+plain look that `llmi3d-tiny` was trained on.
+
+Splits: `train`, `validation` and `test` are alike. `novel` has categories, and colours of categories, that the others
+never show (`scene.NOVEL_CATEGORIES`, `scene.NOVEL_PAIRS`), `camera` focal lengths outside the others' range, `dense`
+many objects that hide one another, `far` small and distant ones.
 """
 
 import hashlib
@@ -30,34 +33,34 @@ from llmi3d.data.synthetic.shading import photograph
 from llmi3d.data.synthetic.street import driving, surround
 
 DOMAINS = {"indoor": indoor, "driving": driving, "surround": surround, "objects": objects}
-# Objects that show fewer pixels are neither asked for nor counted.
+# Objects with fewer visible pixels are neither asked for nor counted.
 LEAST_PIXELS = 12
-# At most this many rays decide what share of an object is seen.
+# Number of rays, at most, that measure the visible share of an object.
 VISIBILITY_RAYS = 3000
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A rendered picture with all of its truth.
+    """A rendered image with all of its truth.
 
     Attributes:
         scene: what was rendered.
         rendered: colour, depth and owners.
-        picture: JPEG file.
-        row: the IG3D scene; object i has the id of its place in `scene.placed`.
+        image: JPEG file.
+        row: the IG3D scene; the id of an object is its index in `scene.placed`.
     """
 
     scene: Scene
     rendered: Rendered
-    picture: bytes
+    image: bytes
     row: dict
 
     def instance_map(self) -> np.ndarray:
-        """uint8 [H, W]: 0 where no labelled object is seen, else 1 + the object's place in the row's `objects`."""
-        places = np.zeros(len(self.scene.placed) + 1, np.uint8)
-        for place, entry in enumerate(self.row["objects"]):
-            places[int(entry["id"])] = place + 1
-        return places[self.rendered.owners]  # SCENERY, -1, reads the last, which is 0
+        """Return uint8 [H, W]: 1 + the index in the row's `objects` of what is seen there, 0 for anything else."""
+        values = np.zeros(len(self.scene.placed) + 1, np.uint8)
+        for index, entry in enumerate(self.row["objects"]):
+            values[int(entry["id"])] = index + 1
+        return values[self.rendered.owners]  # SCENERY, -1, reads the last, which is 0
 
 
 class Synthetic(Source):
@@ -65,17 +68,17 @@ class Synthetic(Source):
 
     Args:
         root: not used; nothing is downloaded.
-        frames: how many of each split, "train:20000,test:1000".
-        domains: which, by comma.
+        frames: number of frames of each split, "train:20000,test:1000".
+        domains: names of domains, separated by commas.
         long_side: of the images, pixels; never larger than the cameras they stand for.
         oversample: rays along each side of a pixel, 1 to 4.
-        masks: whether rows also hold `instance_map`, a grey picture (`Frame.instance_map`).
+        masks: whether rows also hold `instance_map`, a grey image (`Frame.instance_map`).
         seed: of everything that is rendered.
         start: number of the first frame of each split, so that a large set can be built in parts.
-        version: 2, or 1 for the plainer look of the first release, whose frames it repeats byte for byte.
+        version: 2, or 1 for the plain look of the first release, whose frames it repeats byte for byte.
 
     Raises:
-        ValueError: an unknown split or domain, or a number that is none.
+        ValueError: an unknown split or domain, or a number out of range.
     """
 
     name = "synthetic"
@@ -117,7 +120,7 @@ class Synthetic(Source):
         return {"rendering": {name: getattr(self, name) for name in options}}
 
     def ids(self) -> list[str]:
-        """See `Source`; domains take turns."""
+        """Return ids in order; domains alternate."""
         return sorted(
             f"{self.name}/{split}/{self.domains[i % len(self.domains)]}-{i:06d}"
             for split, count in self.frames.items()
@@ -127,7 +130,7 @@ class Synthetic(Source):
     def read(self, image_id: str) -> dict:
         """See `Source`."""
         frame = self.frame(image_id)
-        row = {**frame.row, "image": {"bytes": frame.picture, "path": f"{image_id.rsplit('/', 1)[1]}.jpg"}}
+        row = {**frame.row, "image": {"bytes": frame.image, "path": f"{image_id.rsplit('/', 1)[1]}.jpg"}}
         if self.masks:
             file = io.BytesIO()
             Image.fromarray(frame.instance_map()).save(file, "PNG")
@@ -135,7 +138,7 @@ class Synthetic(Source):
         return row
 
     def frame(self, image_id: str) -> Frame:
-        """Renders one picture; the same id, seed and resolution give the same bytes in every process."""
+        """Render a frame; the same id and options give the same bytes in every process."""
         _, split, name = image_id.split("/")
         domain = name.split("-")[0]
         digest = hashlib.sha256(f"{self.seed}/{image_id}".encode()).digest()
@@ -147,9 +150,9 @@ class Synthetic(Source):
         render = version1_rendering.render if self.version == 1 else photograph
         rendered = render(tracer, scene.intrinsics, scene.image_size, scene.light, self.oversample)
         if self.version == 1:
-            picture = version1_rendering.develop(rendered.color, scene.sensor, noise_seed)
+            image = version1_rendering.develop(rendered.color, scene.sensor, noise_seed)
         else:
-            picture = camera_effects.develop(rendered.color, rendered.depth, scene.sensor, noise_seed)
+            image = camera_effects.develop(rendered.color, rendered.depth, scene.sensor, noise_seed)
         entries = [_label(i, scene, rendered) for i in range(len(scene.placed))]
         row = {
             "image_id": image_id,
@@ -158,28 +161,28 @@ class Synthetic(Source):
             "intrinsics": scene.intrinsics.tolist(),
             "objects": [entry for entry in entries if entry is not None],
         }
-        return Frame(scene, rendered, picture, row)
+        return Frame(scene, rendered, image, row)
 
 
 def _label(index: int, scene: Scene, rendered: Rendered) -> dict | None:
-    """An object as an entry of a row's `objects`; None where no pixel shows it."""
+    """Return an object as an entry of a row's `objects`, or None if no pixel shows it."""
     seen = rendered.owners == index
     count = int(seen.sum())
     if not count:
         return None
-    one = scene.placed[index]
+    placed = scene.placed[index]
     visibility, truncation = _shares(index, scene, rendered)
     shown = visibility / max(1 - truncation, 1e-6)
-    attributes = {"color": one.color, "material": one.material}
-    if one.asset.symmetric:
+    attributes = {"color": placed.color, "material": placed.material}
+    if placed.asset.symmetric:
         attributes["symmetric"] = "true"
-    center = scene.to_camera @ one.position
+    center = scene.to_camera @ placed.position
     return make_object(
         str(index),
-        one.asset.category,
+        placed.asset.category,
         center,
-        one.asset.size,
-        scene.to_camera @ one.rotation,
+        placed.asset.size,
+        scene.to_camera @ placed.rotation,
         scene.intrinsics,
         visibility=visibility,
         truncation=truncation,
@@ -190,10 +193,10 @@ def _label(index: int, scene: Scene, rendered: Rendered) -> dict | None:
 
 
 def _shares(index: int, scene: Scene, rendered: Rendered) -> tuple[float, float]:
-    """(share of the object that the picture shows, share that lies outside the picture), by area in the image plane.
+    """Return the visible share of an object and the share outside the image, by area in the image plane.
 
-    The object is cast alone, on a grid over its projection that also reaches beyond the picture. What reaches behind
-    the camera has no projection: such an object is judged within one picture's size around the picture.
+    The object is rendered alone, on a grid over its projection that reaches beyond the image. An object that extends
+    behind the camera has no bounded projection; it is measured up to one image's size around the image.
     """
     alone = Tracer(scene.placed[index].pieces(0), scene.to_camera, facing=isinstance(scene.sensor, Camera))
     width, height = scene.image_size

@@ -25,7 +25,7 @@ from llmi3d.data.synthetic.version1_rendering import sensor
 
 SIZES = ((640, 480), (730, 530), (561, 427), (800, 600))
 FOCAL = (0.72, 0.98)
-# Stands with its back to a wall, or anywhere.
+# Categories that stand with their back to a wall, anywhere, or on furniture, with their weights.
 ALONG_WALLS = {
     "wardrobe": 1.0,
     "bookshelf": 1.2,
@@ -66,7 +66,7 @@ ON_TOP = {
 
 
 def indoor(draw: Random, traits: Traits) -> Scene:
-    """A room."""
+    """Draw a room with furniture."""
     image_size = draw.choice(SIZES)
     intrinsics, zoom = camera(draw, image_size, FOCAL, traits)
     spread = max(1.0, zoom) * (1.5 if traits.far else 1.0)
@@ -80,9 +80,9 @@ def indoor(draw: Random, traits: Traits) -> Scene:
     for _ in range(12 * wanted):
         if len(placed) >= wanted:
             break
-        one = _stand(draw, room, height, intrinsics, image_size, floor, traits)
-        if one is not None:
-            placed.append(one)
+        item = _stand(draw, room, height, intrinsics, image_size, floor, traits)
+        if item is not None:
+            placed.append(item)
     for below in list(placed):
         placed += _on_top(below, draw, traits)
     tilted = tilt(math.radians(draw.uniform(4, 26)), math.radians(draw.gauss(0, 2)))
@@ -102,7 +102,7 @@ def _stand(draw, room, height, intrinsics, image_size, floor, traits) -> Placed 
     along = draw.random() < 0.45
     clothes = dressed(choose(ALONG_WALLS if along else ANYWHERE, draw, traits), draw, traits)
     length = clothes["asset"].size[0]
-    # What the picture shows at a depth, a little more.
+    # The view at a depth, and a little more.
     half_view = 0.55 * image_size[0] / intrinsics[0, 0]
     nearest = depth * (0.5 if traits.far else 0.2)
     if not along:
@@ -128,7 +128,7 @@ def _stand(draw, room, height, intrinsics, image_size, floor, traits) -> Placed 
 
 
 def _inside(x: float, z: float, size, yaw: float, room) -> bool:
-    """Whether an object stands within the walls, and not on the camera's feet."""
+    """Return whether an object stands within the walls and clear of the camera."""
     left, right, depth = room
     reach_x = (size[0] * abs(math.cos(yaw)) + size[2] * abs(math.sin(yaw))) / 2
     reach_z = (size[0] * abs(math.sin(yaw)) + size[2] * abs(math.cos(yaw))) / 2
@@ -136,12 +136,12 @@ def _inside(x: float, z: float, size, yaw: float, room) -> bool:
 
 
 def _on_top(below: Placed, draw: Random, traits: Traits) -> list[Placed]:
-    """Small things on a piece of furniture."""
+    """Draw small things on a piece of furniture."""
     top = support(below.asset)
     if top is None or draw.random() < 0.15:
         return []
     y, half_length, half_width = top
-    free, found = Floor(gap=0.02), []
+    free, items = Floor(gap=0.02), []
     for _ in range(draw.randint(1, 6 if traits.dense else 3)):
         clothes = dressed(choose(ON_TOP, draw, traits), draw, traits)
         asset = clothes["asset"]
@@ -150,9 +150,9 @@ def _on_top(below: Placed, draw: Random, traits: Traits) -> list[Placed]:
             continue
         x, z = (draw.uniform(reach - half, half - reach) for half in (half_length, half_width))
         yaw = draw.uniform(-math.pi, math.pi)
-        if asset.category in ("monitor", "laptop", "television"):  # screens look where their furniture does
+        if asset.category in ("monitor", "laptop", "television"):  # screens face the way their furniture does
             yaw = math.radians(draw.gauss(0, 12))
         if free.take(x, z, asset.size, yaw):
             where = below.position + below.rotation @ np.array((x, y - asset.size[1] / 2, z))
-            found.append(Placed(position=where, rotation=below.rotation @ turn(yaw), **clothes))
-    return found
+            items.append(Placed(position=where, rotation=below.rotation @ turn(yaw), **clothes))
+    return items

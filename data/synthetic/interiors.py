@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Rooms and table tops of version 2 about the objects, with things that no category names.
+"""Rooms and table tops of version 2, and their light.
 
 Nothing here is labelled, so nothing here may look like one of the categories.
 """
@@ -162,7 +162,7 @@ def _door(draw: Random, walls, height: float) -> list[Piece]:
 
 
 def _framed(draw: Random, walls, height: float, top: float) -> list[Piece]:
-    """A poster, a board, a shelf, a switch or a clock's square cousin on a wall."""
+    """Draw a poster or a board on a wall."""
     side = draw.choice(("back", "back", "left", "right"))
     wide, tall = draw.uniform(0.25, 1.3), draw.uniform(0.25, 0.9)
     along, y = _span(draw, side, walls, wide / 2 + 0.05), draw.uniform(top + 0.35, height - 1.1)
@@ -193,7 +193,7 @@ def _rug(draw: Random, walls, height: float) -> list[Piece]:
 
 
 def _litter(draw: Random, walls, height: float) -> list[Piece]:
-    """Cartons, papers, cables and clothes on the floor, along the walls."""
+    """Draw cartons, papers, cables, clothes and boards on the floor and along the walls."""
     left, right, depth = walls
     pieces = []
     for _ in range(draw.randint(0, 4)):
@@ -280,7 +280,7 @@ def _lamplight(draw: Random, walls, height: float, window: str | None) -> Light:
 def tabletop(
     draw: Random, middle: float, last: float, side: float, spots, height: float, small: bool
 ) -> tuple[list[Piece], Light]:
-    """Draw a table, or a floor, with what lies on it and stands behind it, and its light.
+    """Draw a table, or a floor, with clutter on it and behind it, and its light.
 
     Args:
         middle, last: z of the middle of the objects and of where the last one ends, metres.
@@ -345,7 +345,7 @@ def tabletop(
 
 
 def _strewn(draw: Random, spots, half: float, z: tuple[float, float], height: float) -> list[Piece]:
-    """Sheets, pens, cables, plates and cards between the objects."""
+    """Draw sheets, pens, cables, plates and cards between the objects."""
     pieces = []
     for _ in range(draw.randint(0, 7)):
         kind = draw.choice(("sheet", "sheet", "pen", "cable", "plate", "card", "cutlery"))
@@ -407,5 +407,5 @@ def _strewn(draw: Random, spots, half: float, z: tuple[float, float], height: fl
 
 
 def _wandering(draw: Random, step: tuple[float, float], aside: float) -> np.ndarray:
-    """Return seven points of a cable [7, 3], metres, its steps given by mean and standard deviation."""
+    """Draw seven points of a cable [7, 3], metres; `step` is mean and standard deviation of its steps ahead."""
     return np.cumsum([[draw.gauss(*step), draw.gauss(0, aside), 0] for _ in range(7)], 0)

@@ -11,7 +11,7 @@ from llmi3d.data.synthetic.shapes import Part, block, ellipsoid, tube
 
 
 def _figure(draw: Random, tall: float, joint: dict[str, np.ndarray], helmet: bool = False) -> list[Part]:
-    """A person of a height in metres whose joints are at `joint`: hip and neck [3]; knees, feet, elbows and hands
+    """Return a person of a height in metres with joints at `joint`: hip and neck [3]; knees, feet, elbows and hands
     [2, 3], left first."""
     girth = draw.uniform(0.88, 1.22)
     hip, neck = joint["hip"], joint["neck"]
@@ -118,7 +118,7 @@ def pedestrian(draw: Random) -> list[Part]:
 
 
 def _bent(a: np.ndarray, b: np.ndarray, upper: float, lower: float, toward: np.ndarray) -> np.ndarray:
-    """The joint between a and b whose limbs have these lengths, on the side of `toward`."""
+    """Return the joint between a and b of limbs of these lengths, on the side of `toward`."""
     line = b - a
     reach = np.linalg.norm(line)
     line = line / reach

@@ -1,8 +1,8 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Ray-traced pictures with exact depth and instance maps.
+"""Ray tracing of triangles, with exact depth and instance maps.
 
 Rays are cast from K through pixel centres at vertices in camera coordinates (x right, y down, z forward, metres), so
-that mask, depth and box belong to the very same camera. Embree intersects; light, textures and the sensor are numpy.
+that mask, depth and box share one camera. Embree finds intersections; light and textures are NumPy.
 
 Shapes: V vertices, F faces, R rays, H x W pixels.
 """
@@ -24,11 +24,11 @@ class Surface:
 
     Attributes:
         albedo: RGB, 0 to 1, as a screen shows it.
-        texture: of TEXTURES: where `second` is mixed in.
+        texture: name of a texture (`textures.TEXTURES`), which mixes in `second`.
         second: RGB; a darker shade of `albedo` by default.
         scale: period of the texture, metres.
         gloss: strength of the highlight, 0 to 1.
-        glow: light that it sends out itself, 0 to 1.
+        glow: strength of the light that it emits.
     """
 
     albedo: tuple[float, float, float]
@@ -41,15 +41,15 @@ class Surface:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some triangles of one surface.
+    """Triangles with one surface.
 
     Attributes:
         vertices: [V, 3], metres, world frame.
         faces: int [F, 3].
         surface: how they look.
         owner: index of the object that they belong to, or SCENERY.
-        local: [V, 3], where textures are evaluated, metres; `vertices` by default. An object's own frame lets its
-            texture move along with it.
+        local: [V, 3], where textures are evaluated, metres; `vertices` by default. Given in an object's own frame, its
+            texture moves with it.
     """
 
     vertices: np.ndarray
@@ -61,11 +61,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Light:
-    """One light with shadows, and what comes from all sides.
+    """A light that casts shadows, and ambient light.
 
     Attributes:
         position: metres, world frame; a sun is far away.
-        color, ambient: RGB strength of the light and of what comes from all sides.
+        color, ambient: RGB strength of the light and of the ambient light.
         sky: RGB at the horizon and overhead, where a ray hits nothing.
         haze: share of the horizon's colour mixed in per 100 m.
         size: radius of the light, metres: how soft shadows are (version 2, like all below).
@@ -87,10 +87,12 @@ class Light:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Attributes:
-    color: float32 [H, W, 3], linear light.
-    depth: float32 [H, W], z of the surface through the pixel's centre, metres; inf where there is none.
-    owners: int32 [H, W], owner of that surface; SCENERY where there is none.
+    """A rendered image.
+
+    Attributes:
+        color: float32 [H, W, 3], linear light.
+        depth: float32 [H, W], z of the surface through the pixel's centre, metres; inf where there is none.
+        owners: int32 [H, W], owner of that surface; SCENERY where there is none.
     """
 
     color: np.ndarray
@@ -99,11 +101,11 @@ class Rendered:
 
 
 class Tracer:
-    """The geometry of a scene, ready to be hit by rays.
+    """The geometry of a scene, ready for rays.
 
     Args:
-        pieces: everything that is there.
-        to_camera: [3, 3], rotation from the world frame to the camera's; both start at the camera.
+        pieces: all triangles.
+        to_camera: [3, 3], rotation from the world frame to the camera frame; both have the camera as origin.
         facing: only faces that look at the camera can be hit; of closed meshes rays from the camera hit no others.
     """
 
@@ -114,7 +116,7 @@ class Tracer:
         self.pieces = pieces
         self.to_camera = np.asarray(to_camera, dtype=np.float64)
         faces = [piece.faces for piece in pieces]
-        self.piece_of_face = np.repeat(np.arange(len(pieces)), [len(one) for one in faces])
+        self.piece_of_face = np.repeat(np.arange(len(pieces)), [len(triangles) for triangles in faces])
         corners = [piece.vertices[piece.faces] for piece in pieces]
         local = [(piece.vertices if piece.local is None else piece.local)[piece.faces] for piece in pieces]
         self.triangles = (np.concatenate(corners) @ self.to_camera.T).astype(np.float32)  # [F, 3, 3], camera frame
@@ -158,12 +160,12 @@ class Tracer:
         """Return (surfaces, each once; which each piece has; their gloss and glow [S, 2]; their mean linear RGB)."""
         places = {}
         of_piece = np.array([places.setdefault(piece.surface, len(places)) for piece in self.pieces])
-        look = np.array([(one.gloss, one.glow) for one in places], np.float32)
-        mean = [0.75 * np.array(one.albedo) + 0.25 * np.array(one.second or one.albedo) for one in places]
-        return list(places), of_piece, look, linear(np.array(mean, np.float32))
+        finish = np.array([(surface.gloss, surface.glow) for surface in places], np.float32)
+        mean = [0.75 * np.array(look.albedo) + 0.25 * np.array(look.second or look.albedo) for look in places]
+        return list(places), of_piece, finish, linear(np.array(mean, np.float32))
 
     def hit(self, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What rays from the camera hit first.
+        """Return the first hits of rays from the camera.
 
         Args:
             rays: float32 [R, 3], camera frame; with z = 1 the distances are depths.
@@ -171,18 +173,18 @@ class Tracer:
         Returns:
             faces int [R] (-1: none), distances float32 [R] in lengths of the ray (inf: none), barycentric u, v [R, 2].
         """
-        found = self.scene.run(np.zeros_like(rays), rays, output=True)
-        faces = found["primID"]
-        distance = np.where(faces < 0, np.float32(np.inf), found["tfar"])
-        return faces, distance, np.stack((found["u"], found["v"]), -1)
+        hits = self.scene.run(np.zeros_like(rays), rays, output=True)
+        faces = hits["primID"]
+        distance = np.where(faces < 0, np.float32(np.inf), hits["tfar"])
+        return faces, distance, np.stack((hits["u"], hits["v"]), -1)
 
     def owners(self, rays: np.ndarray) -> np.ndarray:
-        """Owner of what each ray hits first, int [R]; SCENERY also where it hits nothing."""
+        """Return the owner of each ray's first hit, int [R]; SCENERY where there is none."""
         faces = self.hit(rays)[0]
         return np.where(faces < 0, SCENERY, self.owner_of_face[faces])
 
     def shadowed(self, points: np.ndarray, light: np.ndarray) -> np.ndarray:
-        """Whether something stands between points [R, 3] and the light [3], camera frame: bool [R]."""
+        """Return whether something hides the light [3] from points [R, 3], camera frame: bool [R]."""
         hits = self.scene.run(
             points, (light - points).astype(np.float32), dists=np.ones(len(points), np.float32), query="OCCLUDED"
         )
@@ -190,7 +192,7 @@ class Tracer:
 
 
 def pixel_rays(u: np.ndarray, v: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Rays through image points (u, v), pixels, with z = 1: float32 [..., 3], camera frame."""
+    """Return rays through image points (u, v), pixels, with z = 1: float32 [..., 3], camera frame."""
     (fx, _, cx), (_, fy, cy), _ = intrinsics
     return np.stack(((u - cx) / fx, (v - cy) / fy, np.ones_like(u)), -1).astype(np.float32)
 
@@ -202,5 +204,5 @@ def pixel_rays(u: np.ndarray, v: np.ndarray, intrinsics: np.ndarray) -> np.ndarr
 
 
 def linear(srgb: np.ndarray) -> np.ndarray:
-    """Light of a colour as a screen shows it, by a power of 2.2."""
+    """Return the linear light of a colour on a screen, by a power of 2.2."""
     return np.maximum(srgb, 0) ** np.float32(2.2)

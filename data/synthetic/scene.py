@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What every domain's scenes are made of: placed objects, free floor, colours, cameras, light.
+"""Pieces of every domain's scenes: placed objects, free floor, colours and cameras.
 
 World frame: origin at the camera, x right, y along gravity, z ahead and level; metres. Objects look along their own x.
 """
@@ -16,7 +16,7 @@ from llmi3d.data.synthetic.render import Light, Piece, Surface
 from llmi3d.data.synthetic.shapes import Part
 from llmi3d.data.synthetic.version1_rendering import Sensor
 
-# As a screen shows them. Ten that people call by these names under any of the lights below.
+# sRGB of ten colours that people call by these names under any light.
 COLORS = {
     "red": (0.78, 0.09, 0.09),
     "orange": (0.95, 0.47, 0.06),
@@ -85,7 +85,7 @@ NOVEL_PAIRS = frozenset(
         ("blue", "table"),
     )
 )
-# Texture, its period in metres, and gloss.
+# Texture, its period in metres, and gloss of each material.
 MATERIALS = {
     None: ("plain", 1.0, 0.05),
     "wooden": ("wood", 0.25, 0.03),
@@ -97,7 +97,7 @@ MATERIALS = {
     "glass": ("plain", 1.0, 0.7),
     "lacquer": ("plain", 1.0, 0.38),
 }
-# Finish of what does not take the object's colour, where it is not plain and dull; colours stand in `assets.PAINTS`.
+# Finish of paints other than "body" and "trim" that are not plain and dull; their colours stand in `assets.PAINTS`.
 FINISH = {
     "glass": {"gloss": 0.7},
     "metal": {"gloss": 0.5},
@@ -115,15 +115,15 @@ FINISH = {
 
 @dataclass(frozen=True)
 class Traits:
-    """What a split asks of its scenes.
+    """Requirements of a split.
 
     Attributes:
-        novel: held-out categories and colours appear, and are preferred.
-        focal: focal lengths lie outside the usual range.
-        dense: many objects, close together.
-        far: objects are small and distant.
+        novel: whether held-out categories and colours appear; they are then preferred.
+        focal: whether focal lengths lie outside the usual range.
+        dense: whether there are many objects, close together.
+        far: whether objects are small and distant.
         version: of the data set.
-        pool: of models that version 2 draws from.
+        pool: name of the pool of models that version 2 draws from.
     """
 
     novel: bool = False
@@ -147,13 +147,14 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Placed:
-    """An object where it stands.
+    """An object at its place.
 
     Attributes:
         position: [3], middle of its box, metres, world frame.
         rotation: [3, 3], box to world.
-        color, material: as a phrase says them; None where it has none.
-        finish: of MATERIALS, where it is not what `material` says.
+        color, material: their names in phrases; None if it has none.
+        shade: added to the colour, RGB.
+        finish: key of MATERIALS, if it differs from `material`.
     """
 
     asset: Asset
@@ -165,7 +166,7 @@ class Placed:
     finish: str | None = None
 
     def pieces(self, owner: int) -> list[Piece]:
-        """Its parts in the world."""
+        """Return its parts in the world frame."""
         surfaces = {paint: self._surface(paint) for paint in {part.paint for part in self.asset.parts}}
         return [
             Piece(
@@ -186,7 +187,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is rendered, and with which camera.
+    """Everything that is rendered, and the camera.
 
     Attributes:
         image_size: (width, height), pixels.
@@ -203,11 +204,11 @@ class Scene:
     sensor: Sensor | Camera
 
     def pieces(self) -> list[Piece]:
-        """Scenery and objects; an object's owner is its place in `placed`."""
-        return self.scenery + [piece for i, one in enumerate(self.placed) for piece in one.pieces(i)]
+        """Return scenery and objects; an object's owner is its index in `placed`."""
+        return self.scenery + [piece for i, item in enumerate(self.placed) for piece in item.pieces(i)]
 
     def scaled(self, long_side: int) -> "Scene":
-        """The same with another resolution, K along; only ever smaller."""
+        """Return the scene at a lower resolution, with K to match; it never grows."""
         width, height = self.image_size
         if long_side >= max(width, height):
             return self
@@ -223,10 +224,10 @@ class Scene:
 def camera(
     draw: Random, image_size: tuple[int, int], focal_range: tuple[float, float], traits: Traits
 ) -> tuple[np.ndarray, float]:
-    """(K [3, 3], factor of the focal length against its usual range; 1 within it).
+    """Draw K [3, 3] and the factor by which its focal length lies outside the usual range (1 within it).
 
     Args:
-        focal_range: of fx, in widths of the picture.
+        focal_range: range of fx, in widths of the image.
     """
     width, height = image_size
     low, high = focal_range
@@ -241,7 +242,7 @@ def camera(
 
 
 def tilt(pitch: float, roll: float) -> np.ndarray:
-    """World to camera [3, 3] for a camera that looks down by `pitch` turned about its axis by `roll`, radians."""
+    """Return the rotation [3, 3], world to camera, of a camera pitched down by `pitch` and rolled by `roll`, radians."""
     cos, sin = math.cos(pitch), math.sin(pitch)
     down = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     cos, sin = math.cos(roll), math.sin(roll)
@@ -249,7 +250,7 @@ def tilt(pitch: float, roll: float) -> np.ndarray:
 
 
 def turn(yaw: float) -> np.ndarray:
-    """Rotation about gravity, [3, 3]; the front of an object turned by -pi/2 looks ahead, by pi/2 at the camera."""
+    """Return the rotation about gravity, [3, 3]; an object turned by -pi/2 faces ahead, by pi/2 towards the camera."""
     cos, sin = math.cos(yaw), math.sin(yaw)
     return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
 
@@ -258,7 +259,7 @@ def turn(yaw: float) -> np.ndarray:
 
 
 def dressed(category: str, draw: Random, traits: Traits) -> dict:
-    """A model of the category with a colour and a material: what `Placed` takes besides position and rotation."""
+    """Draw a model with colour and material: the arguments of `Placed` besides position and rotation."""
     kind = CATEGORIES[category]
     color, palette = None, PALETTES[PALETTE_OF.get(category, "other")]
     if kind.colors:
@@ -285,7 +286,7 @@ def dressed(category: str, draw: Random, traits: Traits) -> dict:
 
 
 def _muted(color: str | None, draw: Random) -> tuple[float, float, float]:
-    """Return what to add to a colour so that it is one that things have: less saturated, lighter or darker."""
+    """Draw what, added to a colour, makes it less saturated, lighter or darker."""
     full = np.array((COLORS | GREY).get(color, (0.5, 0.5, 0.5)))
     grey = full.mean()
     level = draw.uniform(0.28, 0.68) if color == "gray" else grey * math.exp(draw.gauss(0, 0.12))
@@ -298,7 +299,7 @@ def _muted(color: str | None, draw: Random) -> tuple[float, float, float]:
 
 
 def choose(pool: dict[str, float], draw: Random, traits: Traits) -> str:
-    """A category of a pool by weight; held-out ones only where the split has them, and there half of the time."""
+    """Draw a category by weight; held-out ones only if the split has them, then half of the time."""
     novel = [name for name in pool if name in NOVEL_CATEGORIES]
     if traits.novel and novel and draw.random() < 0.5:
         return draw.choice(novel)
@@ -308,18 +309,18 @@ def choose(pool: dict[str, float], draw: Random, traits: Traits) -> str:
 
 @dataclass
 class Floor:
-    """Which ground is taken: rectangles (x, z, half length, half width, yaw) that may not overlap."""
+    """Occupied ground: rectangles (x, z, half length, half width, yaw) that may not overlap."""
 
     taken: list[tuple[float, float, float, float, float]] = field(default_factory=list)
     gap: float = 0.05
 
     def covers(self, x: float, z: float) -> bool:
-        """Whether a point is taken: a quick no before anything is modelled for that place."""
+        """Return whether a point is occupied; a quick test before anything is modelled for that place."""
         point = (x, z, 0.0, 0.0, 0.0)
         return any(_overlap(point, other) for other in self.taken)
 
     def take(self, x: float, z: float, size, yaw: float) -> bool:
-        """Takes the ground under something of a size (length, height, width) if it is free."""
+        """Occupy the ground below an object of a size (length, height, width) and return whether it was free."""
         rectangle = (x, z, size[0] / 2 + self.gap, size[2] / 2 + self.gap, yaw)
         if any(_overlap(rectangle, other) for other in self.taken):
             return False
@@ -328,15 +329,15 @@ class Floor:
 
 
 def _overlap(a: tuple, b: tuple) -> bool:
-    """Whether two rectangles overlap, by the separating axis theorem."""
+    """Return whether two rectangles overlap, by the separating axis theorem."""
     if math.hypot(a[0] - b[0], a[1] - b[1]) > math.hypot(a[2], a[3]) + math.hypot(b[2], b[3]):
         return False
     for yaw in (a[4], a[4] + math.pi / 2, b[4], b[4] + math.pi / 2):
         axis = math.cos(yaw), -math.sin(yaw)
         reach = sum(
-            half * abs(math.cos(one[4] + extra - yaw))
-            for one in (a, b)
-            for half, extra in ((one[2], 0), (one[3], math.pi / 2))
+            half * abs(math.cos(rectangle[4] + extra - yaw))
+            for rectangle in (a, b)
+            for half, extra in ((rectangle[2], 0), (rectangle[3], math.pi / 2))
         )
         if abs((a[0] - b[0]) * axis[0] + (a[1] - b[1]) * axis[1]) > reach:
             return False
@@ -344,7 +345,7 @@ def _overlap(a: tuple, b: tuple) -> bool:
 
 
 def upright(x: float, z: float, ground: float, yaw: float, clothes: dict) -> Placed:
-    """An object of `dressed` that stands on the ground at y = `ground`."""
+    """Return an object of `dressed` that stands on the ground at y = `ground`."""
     position = np.array((x, ground - clothes["asset"].size[1] / 2, z))
     return Placed(position=position, rotation=turn(yaw), **clothes)
 
@@ -363,34 +364,34 @@ _CUBE_FACES = np.array(
 
 
 def quad(corners, surface: Surface) -> Piece:
-    """A flat piece with four corners [4, 3] in order."""
+    """Return a flat piece with four corners [4, 3] in order."""
     return Piece(np.array(corners, dtype=np.float64), _QUAD, surface)
 
 
 def ground(x: tuple[float, float], z: tuple[float, float], y: float, surface: Surface) -> Piece:
-    """A level rectangle."""
+    """Return a level rectangle."""
     return quad([(x[0], y, z[0]), (x[1], y, z[0]), (x[1], y, z[1]), (x[0], y, z[1])], surface)
 
 
 def block(center, size, surface: Surface) -> Piece:
-    """A box along the world's axes."""
+    """Return a box along the world's axes."""
     return Piece(_CUBE * np.array(size) + np.array(center), _CUBE_FACES, surface)
 
 
 def turned(piece: Piece, rotation: np.ndarray) -> Piece:
-    """A piece of scenery with the world turned about the camera; its texture stays on it."""
+    """Return a piece of scenery rotated about the camera; its texture rotates with it."""
     local = piece.vertices if piece.local is None else piece.local
     return replace(piece, vertices=piece.vertices @ rotation.T, local=local)
 
 
 def pale(draw: Random, low: float = 0.55, high: float = 0.95) -> tuple[float, float, float]:
-    """A colour without much colour, for walls and floors."""
+    """Draw a pale colour, for walls and floors."""
     level = draw.uniform(low, high)
     return tuple(min(1.0, max(0.0, level + draw.uniform(-0.08, 0.08))) for _ in range(3))
 
 
 def stained(draw: Random, colors, spread: float = 0.06) -> tuple[float, float, float]:
-    """Return one of some colours, a little changed."""
+    """Draw one of some colours, slightly changed."""
     level = draw.uniform(-spread, spread)
     return tuple(min(1.0, max(0.02, c + level + draw.uniform(-0.02, 0.02))) for c in draw.choice(colors))
 

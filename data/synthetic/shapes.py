@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Closed low-poly meshes to compose objects of.
+"""Closed low-poly meshes, from which objects are composed.
 
 Modelling frame of every function here and of every model built from them: x forward, y to the object's left, z up, in
 metres, the floor at z = 0. `assets.make_asset` turns it into the frame of the boxes (y down) at the end.
@@ -28,19 +28,19 @@ class Part:
 
 
 def sizes(draw: Random, *typical: float, common: float = 0.13, own: float = 0.07) -> list[float]:
-    """Lengths in metres about typical ones: a scale that they share, and a smaller one of each."""
+    """Draw lengths in metres about typical ones, by a common scale and a smaller one of each."""
     shared = math.exp(draw.uniform(-common, common))
     return [length * shared * math.exp(draw.uniform(-own, own)) for length in typical]
 
 
 def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return cross products of vectors [N, 3]; the same bits as `numpy.cross`, several times as fast."""
+    """Return cross products of vectors [N, 3], as `numpy.cross` does but several times as fast."""
     (x, y, z), (u, v, w) = a.T, b.T
     return np.stack((y * w - z * v, z * u - x * w, x * v - y * u), 1)
 
 
 def part(vertices, faces, paint: str) -> Part:
-    """A part with its faces outwards (all turned over if they look inwards) and without faces of no area."""
+    """Return a part whose faces look outwards, without faces of zero area."""
     vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     normals = cross(b - a, c - a)
@@ -50,7 +50,7 @@ def part(vertices, faces, paint: str) -> Part:
 
 
 def loft(rings, paint: str, closed: bool = False) -> Part:
-    """A skin over cross-sections [R, M, 3], of which the first and last are convex caps, or joined if `closed`."""
+    """Return a skin over cross-sections [R, M, 3]; the first and last are convex caps, or are joined if `closed`."""
     rings = np.asarray(rings, np.float64)
     count, sides = rings.shape[:2]
     return part(rings.reshape(-1, 3), _skin(count, sides, closed), paint)
@@ -73,7 +73,7 @@ def _skin(count: int, sides: int, closed: bool) -> np.ndarray:
 
 
 def block(x: Range, y: Range, z: Range, paint: str, bevel: float = 0.0, top: tuple[float, float] = (1.0, 1.0)) -> Part:
-    """A box over three ranges; `bevel` cuts its edges by so many metres; `top` shrinks its upper end along x and y."""
+    """Return a box over three ranges; `bevel` cuts its edges (metres), `top` scales its upper end along x and y."""
     (x0, x1), (y0, y1), (z0, z1) = x, y, z
     middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
 
@@ -95,22 +95,22 @@ def block(x: Range, y: Range, z: Range, paint: str, bevel: float = 0.0, top: tup
 
 
 def lathe(profile: Iterable[tuple[float, float]], paint: str, at: Point = (0, 0), sides: int = 12) -> Part:
-    """A solid of revolution about the upright line through `at` (x, y), from its (radius, z); an even number of sides
-    makes it the same after half a turn."""
+    """Return a solid of revolution about the upright line through `at` (x, y), from its profile of (radius, z); half a
+    turn leaves it unchanged if `sides` is even."""
     angles = (np.arange(sides) + 0.5) * 2 * math.pi / sides
     around = np.stack([np.cos(angles), np.sin(angles)], 1)
     return loft([np.c_[radius * around + np.asarray(at), np.full(sides, z)] for radius, z in profile], paint)
 
 
 def hoop(profile, paint: str, sides: int = 12) -> Part:
-    """A convex closed profile of (radius, z), clear of the upright axis, turned about it: a lampshade, a tyre."""
+    """Return a convex closed profile of (radius, z) revolved about the upright axis, which it keeps clear of."""
     angles = (np.arange(sides) + 0.5) * 2 * math.pi / sides
     return loft([[(r * math.cos(a), r * math.sin(a), z) for r, z in profile] for a in angles], paint, closed=True)
 
 
 def tube(points, radius, paint: str, sides: int = 6, closed: bool = False, side: Point | None = None) -> Part:
-    """A pipe along points [N, 3]; `radius` is a number, one a point, or pairs [N, 2] along `side` and across it.
-    `side` is a direction never along the path, by default the axis that the path keeps clear of."""
+    """Return a pipe along points [N, 3]. `radius` is a number, [N], or [N, 2] for along and across `side`, a direction
+    that the path never takes, by default the axis farthest from it."""
     points = np.asarray(points, np.float64)
     radius = np.asarray(radius, np.float64)
     radius = np.broadcast_to(radius[..., None] if radius.ndim < 2 else radius, (len(points), 2))
@@ -136,7 +136,7 @@ def tube(points, radius, paint: str, sides: int = 6, closed: bool = False, side:
 
 
 def circle(center: Point, radius: float, axis: int, count: int = 12, start: float = 0.0, turn: float = 360.0):
-    """Points [count, 3] on a circle about coordinate axis 0, 1 or 2, from angle `start` over `turn` degrees."""
+    """Return points [count, 3] on a circle about coordinate axis 0, 1 or 2, from angle `start` over `turn` degrees."""
     angles = np.radians(start + turn * np.arange(count) / (count if turn == 360 else count - 1))
     points = np.zeros((count, 3))
     points[:, (axis + 1) % 3], points[:, (axis + 2) % 3] = radius * np.cos(angles), radius * np.sin(angles)
@@ -144,14 +144,14 @@ def circle(center: Point, radius: float, axis: int, count: int = 12, start: floa
 
 
 def ellipsoid(center: Point, radii: Point, paint: str, sides: int = 8, rings: int = 5) -> Part:
-    """An ellipsoid with half axes `radii`, its poles up and down."""
+    """Return an ellipsoid with half axes `radii` and upright poles."""
     polar = np.linspace(0, math.pi, rings)
     ball = lathe([(math.sin(a), -math.cos(a)) for a in polar], paint, sides=sides)
     return part(ball.vertices * np.asarray(radii) + np.asarray(center), ball.faces, paint)
 
 
 def prism(outline, y: Range, paint: str) -> Part:
-    """A side view, a simple polygon of (x, z), drawn out over a range of y."""
+    """Return a simple polygon of (x, z) extruded over a range of y."""
     outline = [(float(u), float(v)) for u, v in outline]
     if sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(outline, outline[1:] + outline[:1], strict=True)) < 0:
         outline.reverse()
@@ -165,7 +165,7 @@ def prism(outline, y: Range, paint: str) -> Part:
 
 
 def panel(corners, thickness: float, paint: str) -> Part:
-    """A slab of so many metres to both sides of a flat convex polygon [N, 3]: a pane, a door, a leaf."""
+    """Return a flat convex polygon [N, 3] thickened by `thickness` metres to both sides: a pane, a door, a leaf."""
     corners = np.asarray(corners, np.float64)
     normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
     normal *= thickness / np.linalg.norm(normal)
@@ -173,7 +173,7 @@ def panel(corners, thickness: float, paint: str) -> Part:
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:
-    """Rotation matrix [3, 3] about coordinate axis 0, 1 or 2."""
+    """Return the rotation matrix [3, 3] about coordinate axis 0, 1 or 2."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix = np.eye(3)
     i, j = (axis + 1) % 3, (axis + 2) % 3
@@ -182,24 +182,24 @@ def turn(axis: int, degrees: float) -> np.ndarray:
 
 
 def placed(parts: Iterable[Part], at: Point = (0, 0, 0), matrix=None, about: Point = (0, 0, 0)) -> list[Part]:
-    """Parts after `matrix` [3, 3] (no reflection) about the point `about`, then a shift by `at`."""
+    """Return parts rotated or scaled by `matrix` [3, 3] (no reflection) about `about`, then shifted by `at`."""
     matrix = np.eye(3) if matrix is None else np.asarray(matrix, np.float64)
     about = np.asarray(about, np.float64)
     return [replace(p, vertices=(p.vertices - about) @ matrix.T + about + np.asarray(at)) for p in parts]
 
 
 def mirrored(parts: Iterable[Part]) -> list[Part]:
-    """Parts seen in a mirror that swaps left and right."""
+    """Return parts with left and right swapped."""
     return [Part(p.vertices * [1, -1, 1], p.faces[:, ::-1], p.paint) for p in parts]
 
 
 def both_sides(parts: Sequence[Part]) -> list[Part]:
-    """Parts and their mirror images on the object's other side."""
+    """Return parts and their mirror images on the other side."""
     return [*parts, *mirrored(parts)]
 
 
 def _ears(outline: list[tuple[float, float]]) -> list[tuple[int, int, int]]:
-    """Triangles of a simple counter-clockwise polygon."""
+    """Return triangles that fill a simple counter-clockwise polygon."""
 
     def cross(a, b, c):
         (ax, ay), (bx, by), (cx, cy) = outline[a], outline[b], outline[c]

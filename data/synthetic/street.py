@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Streets, seen ahead from a car as in KITTI (`driving`), or by six cameras all around as in nuScenes (`surround`)."""
+"""Streets: seen ahead from a car as in KITTI (`driving`), or by one of six cameras as in nuScenes (`surround`)."""
 
 import math
 from dataclasses import replace
@@ -11,6 +11,7 @@ from llmi3d.data.synthetic import townscape, version1_scenery
 from llmi3d.data.synthetic.camera_effects import draw_camera
 from llmi3d.data.synthetic.scene import (
     Floor,
+    Placed,
     Scene,
     Traits,
     camera,
@@ -27,7 +28,7 @@ DRIVING_SIZES, DRIVING_FOCAL = ((1242, 375), (1238, 374), (1224, 370)), (0.52, 0
 # Version 2 has KITTI's own focal length in most images, and cameras of other makes.
 OTHER_SIZES, OTHER_FOCAL, KITTI_FOCAL = ((1920, 1080), (1280, 720), (1600, 900), (1280, 960)), (0.5, 1.15), (0.57, 0.6)
 SURROUND_SIZES, SURROUND_FOCAL = ((1600, 900),), (0.5, 0.8)
-# Of nuScenes' six cameras against the car's own heading, degrees, clockwise.
+# Headings of nuScenes' six cameras relative to the car, degrees, clockwise.
 HEADINGS = (0, 55, -55, 110, -110, 180)
 
 ON_THE_ROAD = {"car": 5, "van": 1.5, "truck": 1.2, "bus": 1, "cyclist": 1.5, "motorcycle": 1.0}
@@ -38,7 +39,7 @@ SEEN_UP_TO = 65.0  # metres
 
 
 def driving(draw: Random, traits: Traits) -> Scene:
-    """A street, ahead."""
+    """Draw a street ahead of the camera."""
     if traits.version == 1:
         return _street(draw, traits, draw.choice(DRIVING_SIZES), DRIVING_FOCAL, 0.0, (1.55, 1.75))
     # Roads bend and cars turn, so that what is parked along them shows its side.
@@ -49,7 +50,7 @@ def driving(draw: Random, traits: Traits) -> Scene:
 
 
 def surround(draw: Random, traits: Traits) -> Scene:
-    """A street, by one of six cameras."""
+    """Draw a street around one of six cameras."""
     heading = math.radians(draw.choice(HEADINGS) + draw.gauss(0, 1))
     return _street(draw, traits, draw.choice(SURROUND_SIZES), SURROUND_FOCAL, heading, (1.45, 1.85))
 
@@ -82,7 +83,7 @@ def _street(draw, traits, image_size, focal_range, heading: float, heights) -> S
     for _ in range(40 * wanted):
         if len(placed) >= wanted:
             break
-        # Denser near the camera, as the pictures' own perspective would leave few there.
+        # Denser near the camera, where the view is narrow.
         distance = nearest + (reach - nearest) * draw.random() ** 1.8
         bearing = math.atan(draw.uniform(-1.05, 1.05) * half_view)
         ahead = np.array((distance * math.sin(bearing), 0.0, distance * math.cos(bearing)))
@@ -98,8 +99,7 @@ def _street(draw, traits, image_size, focal_range, heading: float, heights) -> S
         clothes = dressed(choose(pool, draw, traits), draw, traits)
         if math.hypot(x, z) < 3.2 + clothes["asset"].size[0] / 2 or not floor.take(x, z, clothes["asset"].size, yaw):
             continue
-        one = upright(x, z, height, yaw, clothes)
-        placed.append(replace(one, position=to_view @ one.position, rotation=to_view @ one.rotation))
+        placed.append(_seen_from(to_view, upright(x, z, height, yaw, clothes)))
     if not modern:
         drawn = (
             version1_scenery.street(draw, edges, lane, lanes, height),
@@ -120,7 +120,7 @@ def _street(draw, traits, image_size, focal_range, heading: float, heights) -> S
 
 
 def _parked(draw: Random, traits: Traits, edges, to_view, half_view: float, reach: float, height: float, floor: Floor):
-    """Rows of parked vehicles on either side: one behind the other, or side by side where there is room."""
+    """Draw rows of parked vehicles on either side: in line, or side by side where there is room."""
     left, right, parking, _ = edges
     placed = []
     for side, edge in ((-1, left), (1, right)):
@@ -144,13 +144,17 @@ def _parked(draw: Random, traits: Traits, edges, to_view, half_view: float, reac
             size = clothes["asset"].size
             if math.hypot(x, z - step) < 3.2 + size[0] / 2 or not floor.take(x, z - step, size, yaw):
                 continue
-            one = upright(x, z - step, height, yaw, clothes)
-            placed.append(replace(one, position=to_view @ one.position, rotation=to_view @ one.rotation))
+            placed.append(_seen_from(to_view, upright(x, z - step, height, yaw, clothes)))
     return placed
 
 
+def _seen_from(to_view: np.ndarray, item: Placed) -> Placed:
+    """Return an object of the street in the frame of a turned camera."""
+    return replace(item, position=to_view @ item.position, rotation=to_view @ item.rotation)
+
+
 def _spot(x: float, lane: float, edges, draw: Random, traits: Traits) -> tuple[float, float, dict] | None:
-    """Where something stands near x, which way it looks, and what it may be; None where buildings are."""
+    """Draw the x, yaw and possible categories of an object near x; None where buildings are."""
     left, right, parking, pavement = edges
     along, against = -math.pi / 2, math.pi / 2
     if left < x < right:

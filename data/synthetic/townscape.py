@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Streets of version 2 about the objects, with things that no category names, and daylight.
+"""Streets and daylight of version 2.
 
 Nothing here is labelled, so nothing here may look like one of the categories.
 """
@@ -65,7 +65,7 @@ def _leaf_faces(count: int) -> np.ndarray:
 
 
 def greenery(draw: Random) -> Surface:
-    """Draw how leaves look."""
+    """Draw the surface of leaves."""
     color = stained(draw, LEAVES, 0.04)
     return Surface(color, "foliage", second=tuple(0.6 * c for c in color))
 
@@ -95,7 +95,7 @@ def tree(draw: Random, x: float, z: float, height: float, look: Surface) -> list
 def hedge(
     draw: Random, x: tuple[float, float], z: tuple[float, float], height: float, tall: float, look: Surface
 ) -> list[Piece]:
-    """Draw a hedge: leaves about a dark core."""
+    """Draw a hedge: leaves around a solid core."""
     core = block(
         ((x[0] + x[1]) / 2, height - 0.47 * tall, (z[0] + z[1]) / 2),
         (0.8 * (x[1] - x[0]), 0.92 * tall, z[1] - z[0]),
@@ -218,7 +218,7 @@ def street(
         lane: width of a lane, metres.
         lanes: how many.
         height: of the camera, metres; the ground's y.
-        seen: whether the image may show what stands at (x, z), or its shadow; nothing else is drawn.
+        seen: returns whether the image may show an object at (x, z), or its shadow; others are not drawn.
     """
     left, right, parking, pavement = edges
     far = 220.0
@@ -285,7 +285,7 @@ def _markings(draw: Random, left: float, lane: float, lanes: int, height: float)
 def _roadside(
     draw: Random, side: int, edge: float, pavement: float, height: float, rural: bool, look: Surface, seen
 ) -> list[Piece]:
-    """What stands along one side, from the near to the far."""
+    """Draw buildings, trees, hedges, fences and poles along one side."""
     pieces, z = [], -115.0
     built = 0.0 if rural else draw.choice((0.15, 0.6, 0.85, 0.95))
     planted = draw.choice((0.0, 0.3, 0.8))
@@ -327,7 +327,7 @@ def _roadside(
 
 
 def _horizon(draw: Random, height: float, look: Surface, seen) -> list[Piece]:
-    """Woods, hills and distant houses all around."""
+    """Draw woods, hills and distant houses all around."""
     pieces = []
     for bearing in np.arange(0, 2 * math.pi, 0.2) + draw.uniform(0, 0.2):
         away = draw.uniform(125, 200)

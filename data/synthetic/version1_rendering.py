@@ -1,5 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""Rendering of version 1: one hard light, flat faces, a simple sensor. Kept so that its images can be made again."""
+"""Rendering of version 1, kept so that its images can be made again: one hard light, flat faces, a simple sensor."""
 
 import io
 import math
@@ -15,7 +15,7 @@ from llmi3d.data.synthetic.render import EPSILON, SCENERY, Light, Rendered, Trac
 
 @dataclass(frozen=True)
 class Sensor:
-    """What a camera does to light.
+    """A camera's effects on light.
 
     Attributes:
         exposure: factor.
@@ -37,7 +37,7 @@ class Sensor:
 def render(
     tracer: Tracer, intrinsics: np.ndarray, image_size: tuple[int, int], light: Light, oversample: int = 1
 ) -> Rendered:
-    """A picture of a scene.
+    """Render a scene.
 
     Args:
         tracer: the scene.
@@ -69,10 +69,10 @@ def render(
 def shade(
     tracer: Tracer, rays: np.ndarray, faces: np.ndarray, distance: np.ndarray, weights: np.ndarray, light: Light
 ) -> np.ndarray:
-    """Linear RGB [R, 3] of what rays hit: Lambert's law with shadows, a highlight, haze; the sky where nothing is."""
+    """Return linear RGB [R, 3] of hits, by Lambert's law with shadows, a highlight and haze, and of the sky."""
     up = -tracer.to_camera[:, 1].astype(np.float32)  # against gravity, camera frame
     steep = np.clip((rays @ up) / np.linalg.norm(rays, axis=1) * 2, 0, 1)[:, None]
-    horizon, zenith = (linear(np.array(one, np.float32)) for one in light.sky)
+    horizon, zenith = (linear(np.array(color, np.float32)) for color in light.sky)
     color = horizon * (1 - steep) + zenith * steep
     hit = np.flatnonzero(faces >= 0)
     if not len(hit):
@@ -106,7 +106,7 @@ def shade(
 
 
 def _surfaces(tracer: Tracer, face: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Linear albedo [R, 3], gloss [R] and glow [R] of hits."""
+    """Return linear albedo [R, 3], gloss [R] and glow [R] of hits."""
     corners = tracer.local[face]
     u, v = weights[:, :1], weights[:, 1:]
     where = corners[:, 0] * (1 - u - v) + corners[:, 1] * u + corners[:, 2] * v
@@ -130,7 +130,7 @@ def _surfaces(tracer: Tracer, face: np.ndarray, weights: np.ndarray) -> tuple[np
 
 
 def noise(points: np.ndarray) -> np.ndarray:
-    """Smooth noise between 0 and 1 at points [R, 3], with a period of about one: [R]."""
+    """Return smooth noise [R] between 0 and 1 at points [R, 3], with a period of about one."""
     base = np.floor(points)
     t = (points - base).astype(np.float32)
     t = t * t * (3 - 2 * t)
@@ -147,7 +147,7 @@ def noise(points: np.ndarray) -> np.ndarray:
 
 
 def _plane(points: np.ndarray, flat: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates within the surface, in periods: across (level where there is a choice) and along gravity."""
+    """Return coordinates within a surface, in periods: across (level where there is a choice) and along gravity."""
     across = np.where(flat == 0, points[:, 2], points[:, 0])
     along = np.where(flat == 1, points[:, 2], points[:, 1])
     return across / scale, along / scale
@@ -183,7 +183,7 @@ TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "cloud": lambda points, flat, scale: 0.6 * noise(points / scale) + 0.4 * noise(points / scale * 3.1),
     "wood": _wood,
     "weave": lambda points, flat, scale: (_grid(points, flat, scale, 0.5) + noise(points / scale * 3)) / 2,
-    "checks": lambda points, flat, scale: (sum(np.floor(one) for one in _plane(points, flat, scale)) % 2).astype(
+    "checks": lambda points, flat, scale: (sum(np.floor(axis) for axis in _plane(points, flat, scale)) % 2).astype(
         np.float32
     ),
     "stripes": lambda points, flat, scale: (_plane(points, flat, scale)[0] % 1 < 0.5).astype(np.float32),
@@ -197,7 +197,7 @@ TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
 
 
 def develop(color: np.ndarray, sensor: Sensor, seed: int) -> bytes:
-    """A JPEG file of linear light [H, W, 3] as the sensor gives it; the seed is that of its noise."""
+    """Return a JPEG file of linear light [H, W, 3]; `seed` decides the noise."""
     height, width = color.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     light = color * (sensor.exposure * np.array(sensor.white_balance, np.float32))
@@ -207,16 +207,16 @@ def develop(color: np.ndarray, sensor: Sensor, seed: int) -> bytes:
     if sensor.noise:
         draws = np.random.default_rng(seed).standard_normal(color.shape, dtype=np.float32)
         shown = shown + draws * (sensor.noise * (0.6 + 0.8 * (1 - shown)))
-    picture = Image.fromarray((np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8))
+    image = Image.fromarray((np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8))
     if sensor.blur_px:
-        picture = picture.filter(ImageFilter.GaussianBlur(sensor.blur_px))
+        image = image.filter(ImageFilter.GaussianBlur(sensor.blur_px))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=sensor.quality)
+    image.save(file, "JPEG", quality=sensor.quality)
     return file.getvalue()
 
 
 def sensor(draw: Random, quality: tuple[int, int] = (70, 95)) -> Sensor:
-    """Exposure, colour cast, blur and noise of some camera."""
+    """Draw exposure, colour cast, blur and noise."""
     return Sensor(
         exposure=math.exp(draw.uniform(-0.35, 0.4)),
         white_balance=tuple(draw.uniform(0.93, 1.07) for _ in range(3)),

@@ -1,6 +1,5 @@
 # Copyright 2026 The LLMI3D team. Licensed under the Apache License, Version 2.0.
-"""What surrounds the objects of version 1: streets, rooms and table tops, and their light. Kept so that its images can
-be made again."""
+"""Scenery and light of version 1, kept so that its images can be made again: streets, rooms and table tops."""
 
 import math
 from dataclasses import replace
@@ -13,6 +12,7 @@ from llmi3d.data.synthetic.scene import Placed, block, ground, pale, quad, tilt,
 
 
 def street(draw: Random, edges, lane: float, lanes: int, height: float) -> list[Piece]:
+    """Draw a street along z; see `townscape.street`."""
     left, right, parking, pavement = edges
     far = 160.0
     grass = (draw.uniform(0.3, 0.45), draw.uniform(0.42, 0.55), draw.uniform(0.2, 0.3))
@@ -48,7 +48,7 @@ def street(draw: Random, edges, lane: float, lanes: int, height: float) -> list[
 
 def _house(draw: Random, side: int, edge: float, z: float, deep: float, height: float) -> Piece:
     wide, tall, away = draw.uniform(6, 14), draw.uniform(4, 18), draw.choice((0.3, draw.uniform(0.3, 7)))
-    color = tuple(min(1.0, one * draw.uniform(0.8, 1.0)) for one in pale(draw, 0.4, 0.85))
+    color = tuple(min(1.0, c * draw.uniform(0.8, 1.0)) for c in pale(draw, 0.4, 0.85))
     surface = draw.choice(
         (
             Surface(color, "windows", second=(0.2, 0.25, 0.32), scale=draw.uniform(2.0, 3.5)),
@@ -72,6 +72,7 @@ def _tree(draw: Random, x: float, z: float, height: float) -> list[Piece]:
 
 
 def daylight(draw: Random) -> Light:
+    """Draw sun, sky and haze."""
     azimuth, elevation = draw.uniform(-math.pi, math.pi), math.radians(draw.uniform(20, 75))
     away = 500.0
     overcast = draw.random() < 0.35
@@ -93,6 +94,7 @@ def daylight(draw: Random) -> Light:
 
 
 def room(draw: Random, room, height: float) -> list[Piece]:
+    """Draw a room; see `interiors.room`."""
     left, right, depth = room
     top, behind = height - draw.uniform(2.4, 3.0), -1.5
     wood = (draw.uniform(0.4, 0.75), draw.uniform(0.3, 0.5), draw.uniform(0.2, 0.35))
@@ -107,9 +109,9 @@ def room(draw: Random, room, height: float) -> list[Piece]:
     wall = draw.choice(
         (
             Surface(color),
-            Surface(color, "cloud", scale=1.0, second=tuple(0.9 * one for one in color)),
-            Surface(color, "bricks", scale=0.4, second=tuple(0.85 * one for one in color)),
-            Surface(color, "stripes", scale=0.3, second=tuple(0.93 * one for one in color)),
+            Surface(color, "cloud", scale=1.0, second=tuple(0.9 * c for c in color)),
+            Surface(color, "bricks", scale=0.4, second=tuple(0.85 * c for c in color)),
+            Surface(color, "stripes", scale=0.3, second=tuple(0.93 * c for c in color)),
         )
     )
     pieces = [
@@ -125,7 +127,7 @@ def room(draw: Random, room, height: float) -> list[Piece]:
         half = draw.uniform(0.5, 1.0)
         rug = Surface(pale(draw, 0.2, 0.7), draw.choice(("checks", "stripes", "weave")), scale=0.25)
         pieces.append(ground((x - half, x + half), (z - half, z + half), height - 0.004, rug))
-    for _ in range(draw.randint(0, 2)):  # pictures or a window in the back wall
+    for _ in range(draw.randint(0, 2)):  # posters, or a window in the back wall
         x, y = draw.uniform(left + 0.6, right - 0.6), draw.uniform(top + 0.5, height - 1.3)
         size = draw.uniform(0.25, 0.7), draw.uniform(0.25, 0.5)
         bright = draw.random() < 0.4
@@ -135,6 +137,7 @@ def room(draw: Random, room, height: float) -> list[Piece]:
 
 
 def lamplight(draw: Random, room, height: float) -> Light:
+    """Draw a lamp below the ceiling."""
     left, right, depth = room
     strength, warm = draw.uniform(0.45, 0.9), draw.uniform(-0.05, 0.12)
     return Light(
@@ -145,15 +148,16 @@ def lamplight(draw: Random, room, height: float) -> Light:
 
 
 def tabletop(draw: Random, placed: list[Placed], middle: float, height: float, small: bool) -> list[Piece]:
+    """Draw a table, or a floor, and a wall."""
     # Nothing hangs in the air, or in a wall.
-    reach = [math.hypot(*one.asset.size) / 2 for one in placed]
-    last = max((one.position[2] + r for one, r in zip(placed, reach, strict=True)), default=middle)
-    side = max((abs(one.position[0]) + r for one, r in zip(placed, reach, strict=True)), default=0.0)
+    reach = [math.hypot(*item.asset.size) / 2 for item in placed]
+    last = max((item.position[2] + r for item, r in zip(placed, reach, strict=True)), default=middle)
+    side = max((abs(item.position[0]) + r for item, r in zip(placed, reach, strict=True)), default=0.0)
     wood = (draw.uniform(0.4, 0.8), draw.uniform(0.3, 0.6), draw.uniform(0.2, 0.4))
     unit = 0.3 if small else 1.0
     surface = draw.choice(
         (
-            Surface(wood, "wood", scale=0.8 * unit, second=tuple(0.8 * one for one in wood), gloss=0.05),
+            Surface(wood, "wood", scale=0.8 * unit, second=tuple(0.8 * c for c in wood), gloss=0.05),
             Surface(wood, "planks", scale=0.4 * unit),
             Surface(pale(draw, 0.3, 0.9), "tiles", scale=0.8 * unit),
             Surface(pale(draw, 0.3, 0.9), "speckle", scale=0.3 * unit),
@@ -174,6 +178,7 @@ def tabletop(draw: Random, placed: list[Placed], middle: float, height: float, s
 
 
 def tabletop_light(draw: Random) -> Light:
+    """Draw a lamp about the table."""
     strength, warm = draw.uniform(0.45, 0.95), draw.uniform(-0.06, 0.12)
     return Light(
         position=(draw.uniform(-2, 2), -draw.uniform(1.2, 2.5), draw.uniform(-1.5, 2.0)),

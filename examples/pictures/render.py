@@ -54,7 +54,7 @@ def main() -> None:
     pictures = []
     for name in NAMES:
         frame = source.frame(f"synthetic/test/{name}")
-        (folder / f"{name}.jpg").write_bytes(frame.picture)
+        (folder / f"{name}.jpg").write_bytes(frame.image)
         pictures.append({"image": f"{name}.jpg", **describe(source, frame)})
         print(name, [one["phrase"] for one in pictures[-1]["phrases"]])
     lines = ",\n".join(json.dumps(one) for one in pictures)
