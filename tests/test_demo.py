@@ -65,7 +65,7 @@ def test_card_and_log_say_how_it_was_made():
     card = (CHECKPOINT / "README.md").read_text()
     log = json.loads((CHECKPOINT / "training_log.json").read_text())
     assert "[[" not in card
-    assert f"{log['pictures']:,} training pictures" in card
+    assert f"{log['pictures']:,} training images" in card
     assert set(log["stages"]) == {"towers", "pretrain", "align", "finetune"}
 
 

@@ -236,5 +236,5 @@ def test_words_before_the_picture_cannot_share_it(chain, photograph):
         chat_template=template,
     )
     other.grounding_inputs(photograph, ["one"], intrinsics=K, share_images=True)
-    with pytest.raises(ValueError, match="chat_template: it writes words before the picture"):
+    with pytest.raises(ValueError, match="chat_template: it writes text before the image"):
         other.grounding_inputs(photograph, ["one", "other"], intrinsics=K, share_images=True)

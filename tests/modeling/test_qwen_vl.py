@@ -321,7 +321,7 @@ def test_weights_that_do_not_fit_are_named(new_qwen_base, new_qwen_chain, tmp_pa
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(
         ValueError,
-        match=r"it lacks model\.vision_tower\.merger\.norm\.weight; misshapen are lm_head\..*; unknown are extra",
+        match=r"missing: model\.vision_tower\.merger\.norm\.weight; misshapen: lm_head\..*; unknown: extra",
     ):
         new_qwen_chain(tmp_path)
 
