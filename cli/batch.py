@@ -70,9 +70,7 @@ def batch(
             device=own_device(state, device),
         )
         images = open_images(source, split)
-        report = predict_images(
-            images, predictor, out, batch_size=batch_size, part_size=part_size, progress=not quiet
-        )
+        report = predict_images(images, predictor, out, batch_size=batch_size, part_size=part_size, progress=not quiet)
     if state.is_main_process and as_json:
         typer.echo(json.dumps(asdict(report)))
     elif state.is_main_process and not quiet:

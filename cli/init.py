@@ -25,9 +25,7 @@ def init(
     ] = "convnext_tiny",
     high_res_weights: Annotated[
         Path | None,
-        typer.Option(
-            help="Weights of the CNN: with --base OpenCLIP's or timm's ConvNeXt, with --vision timm's file."
-        ),
+        typer.Option(help="Weights of the CNN: with --base OpenCLIP's or timm's ConvNeXt, with --vision timm's file."),
     ] = None,
     no_high_res: Annotated[
         bool, typer.Option("--no-high-res", help="Without the high-resolution CNN and feature mining.")

@@ -48,9 +48,7 @@ class LLMI3DTrainingArguments(TrainingArguments):
     gaze_loss_weight: float = field(
         default=0.0, metadata={"help": "Weight of the loss of attending to what words speak of; eager attention only."}
     )
-    name_loss_weight: float = field(
-        default=1.0, metadata={"help": "Weight of naming objects by dense labels."}
-    )
+    name_loss_weight: float = field(default=1.0, metadata={"help": "Weight of naming objects by dense labels."})
     muon: bool = field(default=False, metadata={"help": "Muon on matrices and AdamW on the rest, instead of `optim`."})
     new_parts_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of all that is trained besides LoRA adapters."}

@@ -242,7 +242,7 @@ def camera(
 
 
 def tilt(pitch: float, roll: float) -> np.ndarray:
-    """Return the rotation [3, 3], world to camera, of a camera pitched down by `pitch` and rolled by `roll`, radians."""
+    """Return the rotation [3, 3], world to camera, of a camera pitched down and rolled (radians)."""
     cos, sin = math.cos(pitch), math.sin(pitch)
     down = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     cos, sin = math.cos(roll), math.sin(roll)

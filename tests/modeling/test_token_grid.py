@@ -47,7 +47,7 @@ def test_the_grid_is_told_by_the_shape(tiny_config):
 @pytest.mark.parametrize(
     ("low", "high", "message"),
     [
-        ((12, 16), (48, 64), "pixel_values: got images of 12x16 pixels, want 16x16, or that cropped by equally many whole"),
+        ((12, 16), (48, 64), "pixel_values: got images of 12x16 pixels, want 16x16, or that cropped by equally"),
         ((8, 18), (32, 72), "pixel_values: got images of 8x18 pixels"),
         ((24, 16), (96, 64), "pixel_values: got images of 24x16 pixels"),
         ((8, 16), (64, 64), "high_res_pixel_values: got images of 64x64 pixels beside 8x16, want 32x64"),

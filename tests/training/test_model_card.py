@@ -37,9 +37,7 @@ def test_results_carry_protocol_interval_and_counts(report):
     by_name = {one.metric_type: one for one in eval_results(report)}
     one = by_name["acc@0.25"]
     assert (one.metric_value, one.dataset_config, one.dataset_split) == (50.0, "own", "test")
-    assert one.metric_args["count"] == 6 and one.metric_args["interval"].startswith(
-        "95% bootstrap over 3 images, 50"
-    )
+    assert one.metric_args["count"] == 6 and one.metric_args["interval"].startswith("95% bootstrap over 3 images, 50")
     assert one.metric_args["low"] <= 50 <= one.metric_args["high"] and one.metric_name == "acc@0.25 (%)"
     assert by_name["depth_error_median"].metric_name == "depth_error_median (m)"
     assert "abstention_f1" not in by_name  # nothing absent was asked for
