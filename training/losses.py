@@ -61,7 +61,7 @@ class Box3DLossWeights:
 def paint_depth_bins(
     boxes_2d_px: Tensor, depths_virtual: Tensor, mask: Tensor, map_size: tuple[int, int], config: LLMI3DConfig
 ) -> Tensor:
-    """Paints objects' 2D boxes with the bin of their virtual depth, near over far; the rest is background.
+    """Paint objects' 2D boxes with the bin of their virtual depth, near over far; the rest is background.
 
     A box too small to hold the middle of a cell paints the cell in which its own middle lies.
 
@@ -115,7 +115,7 @@ def pointing_loss(log_probs: Tensor, places: Tensor) -> Tensor:
 
 
 def depth_map_loss(depth_logits: Tensor, bins: Tensor, gamma: float = 2.0) -> Tensor:
-    """Focal cross-entropy of the depth map, object cells and background weighing the same: one value an image, [B].
+    """Return the focal cross-entropy of the depth map for each image, [B]; objects and background weigh the same.
 
     Args:
         depth_logits: [B, D + 1, H, W].
@@ -132,7 +132,7 @@ def depth_map_loss(depth_logits: Tensor, bins: Tensor, gamma: float = 2.0) -> Te
 
 
 def corner_distance(corners: Tensor, true_corners: Tensor, symmetric: Tensor) -> Tensor:
-    """Mean L1 distance of corresponding corners, or the chamfer distance where the object is symmetric.
+    """Return the mean L1 distance of corresponding corners, or the chamfer distance of a symmetric object.
 
     Args:
         corners, true_corners: [K, 8, 3], metres.
@@ -151,7 +151,7 @@ def corner_distance(corners: Tensor, true_corners: Tensor, symmetric: Tensor) ->
 
 @dataclass
 class Box3DTargets:
-    """The truth of a batch, on the tensors' device.
+    """Targets of a batch.
 
     Attributes:
         mask: bool [B, Q], False where Q is padding.
@@ -188,10 +188,10 @@ class Box3DLoss:
 
 
 class Box3DCriterion(nn.Module):
-    """Judges raw network answers against the truth, box by box.
+    """Compare raw network outputs with the truth, box by box.
 
-    Losses are sums over the boxes (and, of the depth map, over the images) divided by counts that the caller gives,
-    so that batches of an accumulated or distributed step add up to the loss of the whole.
+    Losses are sums over boxes (for the depth map, over images) divided by counts that the caller gives, so that the
+    batches of an accumulated or distributed step add up to the loss of the whole.
     """
 
     def __init__(self, config: LLMI3DConfig, weights: Box3DLossWeights | None = None):
@@ -212,10 +212,10 @@ class Box3DCriterion(nn.Module):
             boxes: raw outputs of the 3D heads.
             depth_logits: [B, D + 1, H, W], or None without depth branch.
             targets: the truth.
-            num_boxes, num_images: what the sums are divided by; this batch's counts by default.
+            num_boxes, num_images: divisors of the sums; this batch's counts by default.
 
         Raises:
-            ValueError: a sample with another number of query tokens than of boxes.
+            ValueError: a sample whose numbers of query tokens and of boxes differ.
         """
         predicted, wanted = boxes.mask.sum(-1), targets.mask.sum(-1)
         if not torch.equal(predicted, wanted):
@@ -245,7 +245,7 @@ class Box3DCriterion(nn.Module):
         return Box3DLoss(sum(losses.values()), {name: loss.detach() for name, loss in losses.items()}, iou)
 
     def _box_terms(self, boxes: Box3DHeadOutput, targets: Box3DTargets) -> tuple[dict[str, Tensor], Tensor]:
-        """Each component for each box, [K], and the achieved IoU, [K]."""
+        """Return each component for each box, [K], and the achieved IoU, [K]."""
         focal_length, canvas = self.config.virtual_focal_length, self.config.high_res_image_size
         queries = targets.mask.shape[1]
         k = targets.intrinsics[:, None].expand(-1, queries, -1, -1)[targets.mask]
@@ -273,7 +273,7 @@ class Box3DCriterion(nn.Module):
         used = predicted["depth_weights"] > 0
         likelihood = depth_error * (-log_scales).exp() + log_scales
 
-        # Parts of a box far outside the picture say nothing that pixels could show.
+        # Pixels cannot show the parts of a box that lie far outside the image.
         true_2d = truth.box_2d_px.clamp(-0.5 * canvas, 1.5 * canvas) / canvas
         box_2d = predicted["box_2d_px"] / canvas
         giou = generalized_box_iou_loss(box_2d, true_2d, reduction="none")
