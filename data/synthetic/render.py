@@ -180,7 +180,7 @@ class Tracer:
 
     def owners(self, rays: np.ndarray) -> np.ndarray:
         """Return the owner of each ray's first hit, int [R]; SCENERY where there is none."""
-        faces = self.hit(rays)[0]
+        faces = self.scene.run(np.zeros_like(rays), rays)
         return np.where(faces < 0, SCENERY, self.owner_of_face[faces])
 
     def shadowed(self, points: np.ndarray, light: np.ndarray) -> np.ndarray:
