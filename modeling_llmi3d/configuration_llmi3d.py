@@ -81,7 +81,7 @@ class LLMI3DConfig(PreTrainedConfig):
             (a field of view of 53 degrees), so that the range of virtual depth does not depend on the resolution.
         box_head_dim: width of the 3D heads.
         pointing: whether the 3D query token points at the place that it means, and boxes are read there. Off by
-            default, so that checkpoints from before it exist answer unchanged; `llmi3d init` turns it on.
+            default, so that earlier checkpoints answer unchanged; `llmi3d init --vision` turns it on.
         pointing_dim: channels in which query tokens are compared with places.
         depth_from_regression, depth_from_height, depth_from_map: which of the three estimates of virtual depth are
             fused. At least one; the third needs `depth_branch`.
